@@ -1,0 +1,35 @@
+# make parity   set up if needed, then the main job: prove that both models agree
+# make test     set up if needed, then the test suite
+# make lint     ruff, import-linter, mypy
+PYTHON ?= $(shell for v in 3.11 3.12 3.13 3; do p=$$(command -v python$$v) && \
+  $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: parity test lint clean
+parity: .venv/installed
+	$(BIN)/mlp-parity check $(ARGS)
+
+test: .venv/installed
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/linters
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+# The stamps are written last, so that an interrupted installation is taken up again.
+.venv/installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11, 3.12 or 3.13 found; set one with: make PYTHON=/path/to/python" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	@echo "Installing into .venv (torch and jax are large: a few minutes on a first run) ..."
+	$(PIP) -e '.[test]'
+	@touch $@
+
+.venv/linters: .venv/installed
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv report runs

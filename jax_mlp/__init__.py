@@ -1,0 +1,44 @@
+"""The multilayer perceptron of d2l 5.2 in JAX: `import jax_mlp as d2l`."""
+
+import jax.numpy as jnp
+
+from jax_mlp.classifier import Classifier, Module
+from jax_mlp.data import ArrayLoader, DataModule, FashionMNIST
+from jax_mlp.keys import get_key, manual_seed
+from jax_mlp.mlp import MLP
+from jax_mlp.scratch import MLPScratch, relu
+from jax_mlp.training import Trainer
+from mlp_core.history import History
+from mlp_core.shell import HyperParameters, ProgressBoard, add_to_class, show_images
+
+
+def reshape(x, *args, **kwargs):
+    """jnp.reshape."""
+    return jnp.reshape(jnp.asarray(x), *args, **kwargs)
+
+
+def matmul(a, b):
+    """jnp.matmul of arrays or nnx.Params."""
+    return jnp.matmul(jnp.asarray(a), jnp.asarray(b))
+
+
+__all__ = [
+    "MLP",
+    "ArrayLoader",
+    "Classifier",
+    "DataModule",
+    "FashionMNIST",
+    "History",
+    "HyperParameters",
+    "MLPScratch",
+    "Module",
+    "ProgressBoard",
+    "Trainer",
+    "add_to_class",
+    "get_key",
+    "manual_seed",
+    "matmul",
+    "relu",
+    "reshape",
+    "show_images",
+]

@@ -1,0 +1,27 @@
+"""The stream of random keys behind get_key: what torch.manual_seed governs on the other side."""
+
+import itertools
+
+import jax
+
+_seed = 0
+_drawn = itertools.count()
+
+
+def manual_seed(seed: int) -> None:
+    """Restart the stream: the same seed gives the same initial weights and shuffles after it.
+
+    A process that never calls this starts from seed 0, so it is reproducible as well.
+    """
+    global _seed, _drawn
+    _seed, _drawn = seed, itertools.count()
+
+
+def get_key() -> jax.Array:
+    """The next key of the stream, for jax.random. Not inside jit: there it would be a constant."""
+    return jax.random.fold_in(jax.random.key(_seed), next(_drawn))
+
+
+def next_seed() -> int:
+    """The next number of the stream, in [0, 2**32), for a NumPy generator."""
+    return int(jax.random.bits(get_key()))

@@ -1,0 +1,60 @@
+"""The MLP from Flax NNX's layers (d2l 5.2.2)."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jax_mlp.classifier import Classifier
+from jax_mlp.keys import get_key
+from mlp_core.weights import layer_sizes
+
+
+def flatten(X: Float[Array, "batch ..."]) -> Float[Array, "batch features"]:
+    return X.reshape((X.shape[0], -1))
+
+
+class MLP(Classifier):
+    """Flatten, then Linear and ReLU for each hidden layer, then Linear.
+
+    The gradient of ReLU at 0 is 0.
+    """
+
+    def __init__(
+        self,
+        num_outputs: int,
+        num_hiddens: int | Sequence[int],
+        lr: float | int,
+        num_inputs: int = 784,
+        init: Literal["torch", "flax"] = "torch",
+        rngs: nnx.Rngs | None = None,
+    ) -> None:
+        """num_inputs: NNX has no lazy layers, so the number of pixels is an argument.
+
+        init: "torch" draws weights and biases from U(-1/sqrt(fan_in), +1/sqrt(fan_in)); "flax"
+        draws weights from a truncated normal of variance 1/fan_in (LeCun) and sets biases to 0.
+        """
+        super().__init__()
+        self.save_hyperparameters()
+        if init not in ("torch", "flax"):
+            raise ValueError(f"MLP: init = {init!r}, expected 'torch' or 'flax'")
+        rngs = nnx.Rngs(get_key()) if rngs is None else rngs
+        layers: list = [flatten]
+        sizes = layer_sizes(num_inputs, num_hiddens, num_outputs)
+        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+            own = torch_init(inputs) if init == "torch" else {}
+            layers += [nnx.Linear(inputs, outputs, rngs=rngs, **own), nnx.relu]
+        self.net = nnx.Sequential(*layers[:-1])
+
+
+def torch_init(fan_in: int) -> dict[str, Any]:
+    """What torch.nn.Linear does by default, for weights and biases alike."""
+    spread = 1 / math.sqrt(fan_in)
+
+    def uniform(key, shape, dtype=jax.numpy.float32, out_sharding=None):
+        return jax.random.uniform(key, shape, dtype, -spread, spread, out_sharding=out_sharding)
+
+    return {"kernel_init": uniform, "bias_init": uniform}

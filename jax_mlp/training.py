@@ -1,0 +1,237 @@
+"""Trainer: whole epochs as one compiled call each (d2l 3.2, 3.4)."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import lax
+
+from jax_mlp.classifier import Classifier
+from jax_mlp.data import ArrayLoader
+from mlp_core.fashion_mnist import check_labels
+from mlp_core.history import Epoch, History, about
+from mlp_core.shell import HyperParameters, progress_bar
+
+Carry = Any  # what goes from step to step: a pytree
+Tape = dict[tuple[str, bool], Any]  # (key, train) -> what was plotted
+
+
+def is_trained(path: tuple, leaf: Any) -> bool:
+    """Whether a leaf of a module is a parameter: an nnx.Param, or a plain floating array."""
+    if isinstance(leaf, nnx.Variable):
+        return isinstance(leaf, nnx.Param)
+    return isinstance(leaf, (jax.Array, np.ndarray)) and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def split(model: nnx.Module) -> tuple[Any, Any, Any]:
+    """(structure, parameters, the rest of the state), which nnx.merge puts together again."""
+    structure, *states = nnx.split(model, is_trained, ...)
+    return structure, states[0], states[1]
+
+
+class Trainer(HyperParameters):
+    """Fits a Module to a DataModule."""
+
+    def __init__(
+        self, max_epochs: int, num_gpus: int = 0, gradient_clip_val: float | int = 0
+    ) -> None:
+        """num_gpus: accepted for the book's sake; JAX runs on its default device, which is the
+        accelerator where there is one. gradient_clip_val: largest global norm of the gradient; 0
+        clips nothing.
+        """
+        self.save_hyperparameters()
+
+    def prepare_data(self, data: Any) -> None:
+        self.train_dataloader = data.train_dataloader()
+        self.val_dataloader = data.val_dataloader()
+        self.num_train_batches = len(self.train_dataloader)
+        self.num_val_batches = len(self.val_dataloader) if self.val_dataloader is not None else 0
+
+    def prepare_model(self, model: Any) -> None:
+        model.trainer = self
+        model.board.xlim = [0, self.max_epochs]
+        self.model = model
+
+    def prepare_batch(self, batch: Any) -> Any:
+        """The batch as the model gets it. Traced, like the step that follows it."""
+        return batch
+
+    def fit(self, model: Any, data: Any) -> History:
+        """Train `model` on `data` for max_epochs.
+
+        Ctrl-C stops after the epoch that runs; then `trainer.history` holds what was measured
+        until then, and the model the weights of its last whole epoch.
+        Raises LabelError for a label that the model has no output for.
+        """
+        self.prepare_data(data)
+        self.prepare_model(model)
+        self.optim = model.configure_optimizers()
+        self.opt_state = self.optim.init(split(model)[1])
+        self.epoch = self.train_batch_idx = self.val_batch_idx = 0
+        device = jax.devices()[0].device_kind
+        self.history = History(about=about("jax", model, data, self, device, ["jax", "flax"]))
+        self._compiled: dict[Any, Any] = {}
+        with progress_bar(self.max_epochs * self.num_train_batches, "step", "jax") as self.bar:
+            try:
+                for epoch in range(self.max_epochs):
+                    self.epoch = epoch
+                    self.fit_epoch()
+            except KeyboardInterrupt:
+                self.history.interrupted = True
+                raise
+            finally:
+                del self._compiled  # holds the structure of this model: not for the next
+        return self.history
+
+    def fit_epoch(self) -> None:
+        """All training batches, then all validation batches."""
+        self.model.train()
+        structure, params, rest = split(self.model)
+        carry = (params, rest, self.opt_state)
+        carry, (losses, tape), sizes, seconds = self._run(
+            "train", self._train_step(structure), carry, self.train_dataloader
+        )
+        params, rest, self.opt_state = carry
+        nnx.update(self.model, params, rest)
+        self.history.train_loss += losses.tolist()
+        record = Epoch(steps=len(losses), samples=sum(sizes), seconds=seconds)
+        self.history.epochs.append(record)
+        for i in range(len(losses)):
+            self._replay(tape, i)
+            self.train_batch_idx += 1
+        self.bar.update(len(losses))
+        if self.val_dataloader is None:
+            return
+        self.model.eval()
+        structure, *state = split(self.model)
+        _, tape, sizes, _ = self._run(
+            "val", self._validation_step(structure), tuple(state), self.val_dataloader
+        )
+        self._validation: dict[str, tuple[float, int]] = {}
+        for i, self._batch_examples in enumerate(sizes):
+            self._replay(tape, i)
+            self.val_batch_idx += 1
+        record.val = {key: total / n for key, (total, n) in self._validation.items()}
+        self.bar.set_postfix(record.val)
+
+    def record_validation(self, key: str, value: float) -> None:
+        """Add one batch's mean to the epoch's example-weighted mean. Called by Module.plot."""
+        total, examples = self._validation.get(key, (0.0, 0))
+        n = self._batch_examples
+        self._validation[key] = (total + n * value, examples + n)
+
+    def clip_gradients(self, grad_clip_val: float | int, grads: Any) -> Any:
+        """The gradients, scaled so that their global norm is at most grad_clip_val.
+
+        g <- g * min(1, c / norm(g)). Source: d2l 9.5.
+        """
+        norm = optax.tree.norm(grads)
+        scale = jnp.where(norm > grad_clip_val, grad_clip_val / norm, 1)
+        return jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
+
+    def _train_step(self, structure: Any) -> Callable[[Carry, Any], tuple[Carry, Any]]:
+        def step(carry: Carry, batch: Any) -> tuple[Carry, Any]:
+            params, rest, opt_state = carry
+
+            def loss_of(params: Any) -> tuple[Any, Any]:
+                model = nnx.merge(structure, params, rest)
+                self.tape: Tape = {}
+                loss = model.training_step(self.prepare_batch(batch))
+                return loss, (self.tape, split(model)[2])
+
+            (loss, (tape, rest)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+            if self.gradient_clip_val > 0:
+                grads = self.clip_gradients(self.gradient_clip_val, grads)
+            updates, opt_state = self.optim.update(grads, opt_state, params)
+            return (optax.apply_updates(params, updates), rest, opt_state), (loss, tape)
+
+        return step
+
+    def _validation_step(self, structure: Any) -> Callable[[Carry, Any], tuple[Carry, Tape]]:
+        def step(carry: Carry, batch: Any) -> tuple[Carry, Tape]:
+            model = nnx.merge(structure, *carry)
+            self.tape = {}
+            model.validation_step(self.prepare_batch(batch))
+            return carry, self.tape
+
+        return step
+
+    def _run(
+        self, name: str, step: Callable, carry: Carry, loader: Any
+    ) -> tuple[Carry, Any, list[int], float]:
+        """One epoch of `step` over a loader: (carry, outputs [steps], batch sizes, seconds)."""
+        start, before = time.perf_counter(), self.history.compile_seconds
+        if isinstance(loader, ArrayLoader):
+            order = loader.next_order()
+            size = loader.schedule.batch_size
+            sizes = [len(order[i : i + size]) for i in range(0, len(order), size)]
+
+            def epoch(carry: Carry, arrays: Any, order: Any) -> tuple[Carry, Any]:
+                return scan_batches(step, carry, arrays, order, size, loader.transform)
+
+            if name not in self._compiled:
+                self._check_labels(loader.host_arrays[-1])
+            compiled = self._compile(name, epoch, (carry, loader.arrays, order))
+            carry, outputs = compiled(carry, loader.arrays, order)
+        else:
+            sizes, collected = [], []
+            for batch in loader:
+                batch = jax.tree.map(np.asarray, tuple(batch))
+                self._check_labels(batch[-1])
+                sizes.append(len(batch[-1]))
+                compiled = self._compile((name, sizes[-1]), step, (carry, batch))
+                carry, output = compiled(carry, batch)
+                collected.append(output)
+            outputs = jax.tree.map(lambda *values: np.stack(values), *collected)
+        carry, outputs = jax.block_until_ready((carry, jax.device_get(outputs)))
+        compiling = self.history.compile_seconds - before
+        return carry, outputs, sizes, time.perf_counter() - start - compiling
+
+    def _compile(self, key: Any, function: Callable, args: tuple) -> Callable:
+        """`function` compiled for these arguments, once a fit; the time is recorded apart."""
+        if key not in self._compiled:
+            start = time.perf_counter()
+            self._compiled[key] = jax.jit(function).lower(*args).compile()
+            self.history.compile_seconds += time.perf_counter() - start
+        return self._compiled[key]
+
+    def _check_labels(self, labels: Any) -> None:
+        """XLA can't raise: labels are checked here, where data enters."""
+        if isinstance(self.model, Classifier) and np.issubdtype(labels.dtype, np.integer):
+            check_labels(labels, where=type(self.model).__name__)
+
+    def _replay(self, tape: Tape, i: int) -> None:
+        for (key, train), values in tape.items():
+            self.model.plot(key, values[i], train)
+
+
+def scan_batches(
+    step: Callable[[Carry, Any], tuple[Carry, Any]],
+    carry: Carry,
+    arrays: tuple,
+    order: Any,
+    batch_size: int,
+    transform: Callable,
+) -> tuple[Carry, Any]:
+    """`step` over the batches of an epoch: a scan over the full ones, then the partial one.
+
+    arrays: [examples, ...] each. order: [examples] int32, indices into them. Returns the last carry
+    and what the steps gave, stacked to [steps, ...].
+    """
+    whole = len(order) // batch_size * batch_size
+
+    def body(carry: Carry, rows: Any) -> tuple[Carry, Any]:
+        # A Schedule is a permutation: no index needs a check.
+        batch = (array.at[rows].get(mode="promise_in_bounds") for array in arrays)
+        return step(carry, transform(*batch))
+
+    carry, outputs = lax.scan(body, carry, order[:whole].reshape(-1, batch_size))
+    if whole < len(order):
+        carry, last = body(carry, order[whole:])
+        outputs = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), outputs, last)
+    return carry, outputs

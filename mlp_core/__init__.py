@@ -1,0 +1,1 @@
+"""What both sides share, in NumPy alone: data, schedule, weights, history."""

@@ -1,0 +1,79 @@
+"""The IDX format of the MNIST family: a header, then the values, row-major.
+
+    0  0  <type>  <dims>   dims big-endian uint32 sizes   values
+
+Only unsigned bytes (type 0x08) occur in this family, so the values need no byte order and a file
+maps into memory as it lies on disk. Source: LeCun, Cortes, Burges, *The MNIST database*.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+UINT8 = 0x08
+
+
+class DataError(Exception):
+    """Data that can't be used: where, what was expected, what was got, what to do."""
+
+    def __init__(self, where: object, expected: str, got: str, remedy: str = "") -> None:
+        # All four stay in args: an exception that crosses processes is rebuilt from them.
+        super().__init__(where, expected, got, remedy)
+
+    def __str__(self) -> str:
+        where, expected, got, remedy = self.args
+        return f"{where}: expected {expected}, got {got}" + (f"; {remedy}" if remedy else "")
+
+
+def header(shape: tuple[int, ...]) -> bytes:
+    """The header of a uint8 array: 4 + 4 * len(shape) bytes."""
+    return struct.pack(f">4B{len(shape)}I", 0, 0, UINT8, len(shape), *shape)
+
+
+def parse_header(head: bytes, where: object = "IDX header") -> tuple[int, ...]:
+    """The shape that a file's first bytes announce; bytes after the header are ignored.
+
+    Raises DataError for a magic number of another kind, or a header cut short.
+    """
+    if len(head) < 4 or head[:3] != bytes([0, 0, UINT8]) or head[3] == 0:
+        remedy = "it looks gzipped: name it *.gz" if head[:2] == b"\x1f\x8b" else ""
+        expected = "an IDX magic number 00 00 08 <dims>"
+        raise DataError(where, expected, head[:4].hex(" ") or "an empty file", remedy)
+    dims = head[3]
+    if len(head) < 4 + 4 * dims:
+        raise DataError(where, f"a header of {4 + 4 * dims} bytes", f"{len(head)} bytes")
+    return struct.unpack_from(f">{dims}I", head, 4)
+
+
+def encode(array: UInt8[np.ndarray, "..."]) -> bytes:
+    """The IDX file of an array, which `open_idx` gives back."""
+    return header(array.shape) + array.tobytes()
+
+
+def open_idx(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "..."]:
+    """The array in an IDX file: read-only, memory-mapped; nothing is read or allocated.
+
+    Raises DataError for a wrong magic number, and for a file whose size isn't what its header
+    announces (truncated, or with bytes after the end).
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            shape = parse_header(file.read(4 + 4 * 255), path)
+            offset, got = len(header(shape)), os.fstat(file.fileno()).st_size
+            if got != offset + math.prod(shape):
+                expected = f"{offset + math.prod(shape):,} bytes for uint8 {shape}"
+                raise DataError(path, expected, f"{got:,} bytes")
+            if 0 in shape:  # mmap refuses an empty range
+                return np.frombuffer(b"", np.uint8).reshape(shape)
+            mapped = np.memmap(file, np.uint8, mode="r", offset=offset, shape=shape)
+    except OSError as error:
+        raise DataError(path, "a readable file", error.strerror or str(error)) from error
+    # A plain view: np.memmap's own slicing costs Python time at each batch.
+    return mapped.view(np.ndarray)

@@ -1,0 +1,24 @@
+"""Proof that a JAX model and a Torch model are the same model.
+
+from parity import check, assert_parity
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from parity.checking import Verdict, assert_parity, check
+    from parity.compare import Comparison, compare
+    from parity.ladder import LEVELS, Level
+
+__all__ = ["LEVELS", "Comparison", "Level", "Verdict", "assert_parity", "check", "compare"]
+
+_HOME = {"compare": "compare", "Comparison": "compare", "LEVELS": "ladder", "Level": "ladder"}
+
+
+def __getattr__(name: str) -> Any:
+    """Load on first use: `parity.cli --help` should not wait for two frameworks."""
+    if name not in __all__:
+        raise AttributeError(f"module 'parity' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"parity.{_HOME.get(name, 'checking')}"), name)

@@ -1,0 +1,193 @@
+"""check and assert_parity: the ladder as a library call on a pair of models."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from mlp_core import fashion_mnist
+from mlp_core.weights import WeightsError, canonical_names
+from parity.config import CheckConfig
+from parity.ladder import LEVELS, SIDES, Level, Result, Rungs, climb, curves
+from parity.sides import Examples, JaxSide, TorchSide
+
+DEFAULTS = CheckConfig()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `check` found. ok: every level agreed, and none was vacuous.
+
+    results: one entry for each level and precision. curves: {"jax float32": {"train_loss": ...}}.
+    about: the models, versions, devices, precision, data and arguments of this check.
+    """
+
+    pair: str
+    results: tuple[Result, ...]
+    curves: dict[str, dict[str, np.ndarray]]
+    about: dict[str, Any]
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.results) and all(r.ok for r in self.results)
+
+    def __str__(self) -> str:
+        lines = [f"{self.pair}: {'agree' if self.ok else 'DIFFER'}"]
+        for r in self.results:
+            verdict = "vacuous" if r.vacuous else "ok" if r.ok else "FAILED"
+            lines.append(f"  {r.level.name:10} {r.precision:8} {verdict}")
+            if not r.ok and not r.vacuous:
+                failed = [c for c in r.comparisons if not c.ok]
+                lines += [f"      {c}" for c in failed[:5]]
+                lines += [f"      and {len(failed) - 5} more"] if len(failed) > 5 else []
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the curves' arrays, in plain types; non-finite numbers as text."""
+        levels = [
+            {
+                "level": r.level.name,
+                "asks": r.level.asks,
+                "rule": r.level.rule,
+                "precision": r.precision,
+                "ok": r.ok,
+                "vacuous": r.vacuous,
+                "seconds": round(r.seconds, 3),
+                "comparisons": [asdict(c) for c in r.comparisons],
+            }
+            for r in self.results
+        ]
+        return _plain({"pair": self.pair, "ok": self.ok, "about": self.about, "levels": levels})
+
+
+def check(
+    jax_model: Any,
+    torch_model: Any,
+    *,
+    data: Any = None,
+    names: Mapping[str, str] | None = None,
+    epochs: int = DEFAULTS.epochs,
+    batch_size: int = DEFAULTS.batch_size,
+    seed: int = DEFAULTS.seed,
+    lr: float = DEFAULTS.lr,
+    levels: Sequence[Level] = LEVELS,
+    pair: str | None = None,
+    on_start: Callable[[str], None] = lambda what: None,
+    on_result: Callable[[Result], None] = lambda result: None,
+) -> Verdict:
+    """Load the Torch model's weights into the JAX model and climb the ladder with both.
+
+    jax_model: a flax.nnx.Module. torch_model: a torch.nn.Module. Classifiers of this project train
+    by their own loss and optimiser; any other module by cross-entropy and plain SGD at rate `lr`.
+    Neither model is changed.
+    data: a folder of Fashion-MNIST, "sample", None to look for it; or (X, y) or (X, y, X_val,
+    y_val) as NumPy arrays: float32 inputs [n, ...], integer labels [n].
+    names: {path in the JAX model: name in the Torch model} of every parameter, for instance
+    {"out.kernel": "head.weight"}; None pairs MLPs by their layers, and equal names.
+    epochs: length of the training curves. on_start, on_result: called as levels begin and end.
+
+    Returns a Verdict. Raises ValueError if parameters cannot be paired or have other shapes.
+    """
+    examples = Examples(_resolved(data), batch_size, seed)
+    dtypes = ("float32", "float64")
+    jax_sides = {dtype: JaxSide(jax_model, examples, dtype, lr) for dtype in dtypes}
+    torch_sides = {dtype: TorchSide(torch_model, examples, dtype, lr) for dtype in dtypes}
+    source = torch_sides["float32"].params()
+    paired = pair_names(jax_sides["float32"].params(), source, names)
+    rungs = Rungs(jax_sides, torch_sides, paired, examples, epochs, on_start=on_start)
+    rungs.params = rungs.rename(source, "torch")
+    for dtype in dtypes:
+        jax_sides[dtype].load({a: rungs.params[name] for name, (a, _) in paired.items()})
+        torch_sides[dtype].load({b: rungs.params[name] for name, (_, b) in paired.items()})
+    results = []
+    for result in climb(rungs, levels):
+        results.append(result)
+        on_result(result)
+    jax_about, torch_about = jax_sides["float32"].about(), torch_sides["float32"].about()
+    about = {
+        "jax": jax_about,
+        "torch": torch_about,
+        "parameters": {name: list(array.shape) for name, array in rungs.params.items()},
+        "batch_size": batch_size,
+        "epochs": epochs,
+        "seed": seed,
+    }
+    all_curves = {
+        f"{side} {dtype}" if scale == 1.0 else "yardstick": curves(run)
+        for (side, dtype, scale), run in rungs.runs()
+    }
+    label = pair or f"{jax_about['model']} = {torch_about['model']}"
+    return Verdict(label, tuple(results), all_curves, about)
+
+
+def assert_parity(jax_model: Any, torch_model: Any, **options: Any) -> Verdict:
+    """`check`, which raises AssertionError with every failed comparison unless all levels agree."""
+    verdict = check(jax_model, torch_model, **options)
+    if not verdict.ok:
+        raise AssertionError(str(verdict))
+    return verdict
+
+
+def pair_names(
+    jax: Mapping[str, np.ndarray],
+    torch: Mapping[str, np.ndarray],
+    names: Mapping[str, str] | None = None,
+) -> dict[str, tuple[str, str]]:
+    """{the ladder's name: (name in JAX, name in Torch)} for every parameter.
+
+    Raises ValueError, with what there is on both sides, if that is not clear.
+    """
+    if names is not None:
+        pairs = {name: (name, other) for name, other in names.items()}
+    elif set(jax) == set(torch):
+        pairs = {name: (name, name) for name in jax}
+    else:
+        try:
+            own = [
+                canonical_names(side, where)[1]
+                for side, where in zip((jax, torch), SIDES, strict=True)
+            ]
+            pairs = {name: (own[0][name], own[1].get(name, "")) for name in own[0]}
+        except WeightsError:
+            pairs = {}
+    problems = []
+    if {a for a, _ in pairs.values()} != set(jax) or {b for _, b in pairs.values()} != set(torch):
+        problems = ["not every parameter has a partner; pass names={jax path: torch name}"]
+    else:
+        for a, b in pairs.values():
+            if jax[a].shape != torch[b].shape:
+                problems.append(
+                    f"jax '{a}' has shape {jax[a].shape}, torch '{b}' (as [in, out]) "
+                    f"{torch[b].shape}"
+                )
+    if problems:
+        listed = [f"{s}: {', '.join(side)}" for s, side in zip(SIDES, (jax, torch), strict=True)]
+        raise ValueError("\n  ".join(["cannot pair the parameters:", *problems, *listed]))
+    return pairs
+
+
+def _resolved(data: Any) -> Any:
+    """Arrays in the form that both sides take; or where Fashion-MNIST is, announced once."""
+    if not isinstance(data, (tuple, list)):
+        return "sample" if fashion_mnist.load(data).is_sample else data
+    if len(data) not in (2, 4):
+        raise ValueError(f"data: {len(data)} arrays, expected (X, y) or (X, y, X_val, y_val)")
+    arrays = tuple(np.asarray(a) for a in data)
+    for X, y in zip(arrays[::2], arrays[1::2], strict=True):
+        if X.dtype != np.float32 or not np.issubdtype(y.dtype, np.integer) or len(X) != len(y):
+            raise ValueError(
+                f"data: X {X.dtype} {X.shape} and y {y.dtype} {y.shape}, "
+                "expected float32 and integers, of one length"
+            )
+    return arrays
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,136 @@
+"""The commands. Frameworks are imported by the command that needs them, so that --help is quick.
+
+Exit codes: 0 agree, or done; 1 differ; 2 usage, missing or bad data; 130 interrupted.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import tyro
+
+from parity.config import CheckConfig, ConvertConfig, DataConfig, TrainConfig
+
+
+def run_check(config: CheckConfig) -> int:
+    from rich.console import Console
+
+    config.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    log = Console(stderr=True)
+    if log.is_terminal:
+        log.print("Loading JAX and Torch ...", end="\r")
+    from parity.report import run
+
+    report = run(config, log)
+    report.print(Console())
+    report.write(config.out)
+    print(f"Report: {config.out / 'index.html'}")
+    return 130 if report.interrupted else 0 if report.ok else 1
+
+
+def run_train(config: TrainConfig) -> int:
+    import importlib
+
+    side = importlib.import_module(f"{config.side}_mlp")
+    checkpoint = importlib.import_module(f"{config.side}_mlp.checkpoint")
+    config.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    _seed(config)
+    data = side.FashionMNIST(config.batch_size, data=config.data, seed=config.seed)
+    print(f"Data: {data.dataset.source}")
+    if config.model == "scratch":
+        model = side.MLPScratch(784, 10, config.hiddens, config.lr)
+    else:
+        model = side.MLP(10, config.hiddens, config.lr)
+    trainer = side.Trainer(config.epochs, gradient_clip_val=config.clip)
+    try:
+        trainer.fit(model, data)
+        code = 0
+    except KeyboardInterrupt:
+        code = 130
+    history = trainer.history
+    checkpoint.save(model, config.out / "weights.safetensors")
+    history.save(config.out / "history.json")
+    history.save(config.out / "history.csv")
+    history.plot(config.out / "curve.png")
+    print(f"{config.side} {config.model}: {history}")
+    print(f"Weights, history and curve: {config.out}")
+    return code
+
+
+def run_convert(config: ConvertConfig) -> int:
+    from mlp_core.weights import Weights
+
+    weights = Weights.load(config.source)
+    weights.save(config.target, config.to)
+    print(f"{config.target}: {'-'.join(map(str, weights.sizes))} in {config.to} layout")
+    return 0
+
+
+def run_data(config: DataConfig) -> int:
+    from mlp_core import fashion_mnist
+
+    for place, found in fashion_mnist.search(config.data):
+        if isinstance(found, str):
+            print(f"{place}: {found}")
+        else:
+            print(f"{place}: found\n\n{fashion_mnist.describe(found)}")
+            if found.is_sample and config.data != "sample":
+                print("\nThis is NOT the whole of Fashion-MNIST.")
+    return 0
+
+
+COMMANDS: dict[type, Callable[[Any], int]] = {
+    CheckConfig: run_check,
+    TrainConfig: run_train,
+    ConvertConfig: run_convert,
+    DataConfig: run_data,
+}
+
+
+def parse(arguments: Sequence[str] | None = None) -> Any:
+    """The configuration that a command line asks for. Exits with 2 if it is none."""
+    union: Any = None
+    for config in COMMANDS:
+        name = config.__name__.removesuffix("Config").lower()
+        help_text = inspect.getdoc(config)
+        command: Any = Annotated[config, tyro.conf.subcommand(name, description=help_text)]
+        union = command if union is None else union | command
+    return tyro.cli(
+        union,
+        prog="mlp-parity",
+        description="Prove that a JAX model and a Torch model are the same model.",
+        args=arguments,
+        config=(tyro.conf.FlagConversionOff,),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; every error that a user can cause is one message and exit code 2."""
+    config = parse(arguments)
+    from mlp_core.idx import DataError
+    from mlp_core.weights import WeightsError
+
+    try:
+        return COMMANDS[type(config)](config)
+    except (DataError, WeightsError, OSError) as error:
+        print(f"mlp-parity: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mlp-parity: interrupted", file=sys.stderr)
+        return 130
+
+
+def _seed(config: TrainConfig) -> None:
+    if config.side == "torch":
+        import torch
+
+        torch.manual_seed(config.seed)
+    else:
+        import jax_mlp
+
+        jax_mlp.manual_seed(config.seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

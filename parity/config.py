@@ -1,0 +1,127 @@
+"""What each command takes. The one source of defaults: CLI, library and tests read them here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+
+def _at_least(config: object, **least: float) -> None:
+    """Refuse numbers out of range, all at once."""
+    wrong = []
+    for name, minimum in least.items():
+        values = getattr(config, name)
+        for value in values if isinstance(values, tuple) else (values,):
+            if not value >= minimum:  # so that NaN is refused too
+                wrong.append(f"{name} = {value}, expected at least {minimum}")
+    if wrong:
+        raise ValueError("; ".join(wrong))
+
+
+@dataclass(frozen=True)
+class CheckConfig:
+    """Confirm that the JAX and the Torch models agree, from the first input to the last weight.
+
+    Writes a report and exits with 0 if they agree, 1 if they differ, 2 if it can't tell.
+
+    Examples:
+
+    mlp-parity check
+
+    mlp-parity check --epochs 1 --model scratch --data sample
+
+    mlp-parity check --hiddens 128 64 --seed 7 --out /tmp/report
+    """
+
+    model: Literal["both", "scratch", "mlp"] = "both"
+    """Which pair: explicit parameters, layers of the frameworks, or both."""
+    epochs: int = 10
+    """Length of the training curves."""
+    hiddens: tuple[int, ...] = (256,)
+    """Widths of the hidden layers."""
+    lr: float = 0.1
+    """Learning rate."""
+    batch_size: int = 256
+    """Examples in a batch; the last of an epoch may have fewer."""
+    seed: int = 0
+    """Of the initial weights and of the shuffles."""
+    data: str | None = None
+    """A folder of Fashion-MNIST, or "sample"; the default is to look for it: `mlp-parity data`."""
+    out: Path = Path("report")
+    """Folder of the report."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, epochs=1, hiddens=1, lr=0, batch_size=1, seed=0)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train one model on one side; writes weights, history and a picture of the curves.
+
+    Ctrl-C keeps what has been measured, and the weights.
+
+    Examples:
+
+    mlp-parity train --side torch --model mlp
+
+    mlp-parity train --side jax --model scratch --hiddens 512 256 --lr 0.05 --out runs/deep
+    """
+
+    side: Literal["jax", "torch"] = "jax"
+    """Which framework."""
+    model: Literal["scratch", "mlp"] = "mlp"
+    """Explicit parameters, or the framework's layers."""
+    epochs: int = 10
+    """Passes over the training set."""
+    hiddens: tuple[int, ...] = (256,)
+    """Widths of the hidden layers."""
+    lr: float = 0.1
+    """Learning rate."""
+    batch_size: int = 256
+    """Examples in a batch; the last of an epoch may have fewer."""
+    seed: int = 0
+    """Of the initial weights and of the shuffles."""
+    clip: float = 0.0
+    """Largest global norm of the gradient; 0 clips nothing."""
+    data: str | None = None
+    """A folder of Fashion-MNIST, or "sample"; the default is to look for it: `mlp-parity data`."""
+    out: Path = Path("runs/latest")
+    """Folder for weights.safetensors, history.json, history.csv, curve.png."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, epochs=1, hiddens=1, lr=0, batch_size=1, seed=0, clip=0)
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Rewrite a safetensors file of MLP weights in another layout, to the same bits.
+
+    Reads any layout: W1 b1 ..., a Torch state_dict, Flax kernels.
+
+    Examples:
+
+    mlp-parity convert torch.safetensors flax.safetensors --to flax
+    """
+
+    source: Positional[Path]
+    """File to read."""
+    target: Positional[Path]
+    """File to write."""
+    to: Literal["scratch", "torch", "flax"] = "scratch"
+    """Layout to write: W [in, out]; Torch's weight [out, in]; Flax's kernel [in, out]."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Find or fetch Fashion-MNIST, check every byte, and say what was found.
+
+    Examples:
+
+    mlp-parity data
+
+    mlp-parity data --data /usr/share/datasets/fashion-mnist
+    """
+
+    data: str | None = None
+    """A folder of Fashion-MNIST, or "sample"; by default every known place is tried in turn."""

@@ -1,0 +1,263 @@
+"""The levels: inputs, weights, logits, loss, gradients, step, curve; and what each one asks.
+
+A level is a judge: (Rungs, precision) -> comparisons. Later levels join by a line in LEVELS.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from parity.compare import Comparison, compare, compare_trees
+from parity.sides import Evaluation, Examples, JaxSide, Run, TorchSide
+
+SIDES = ("jax", "torch")
+ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53}
+
+# The curve in float64 is judged by a yardstick: a third run, on the JAX side, whose every update is
+# too large by one part in 10^9. The sides must be closer to each other than that run is to JAX's.
+YARDSTICK = 1e-9
+# The curve in float32: two honest float32 runs leave the float64 curve by similar distances, a
+# TF32 run (11 bits for 24) by 2^13 times as much. The line is drawn half way, in bits.
+PRECISION_RATIO = 2.0 ** ((24 - 11) / 2)
+
+
+@dataclass
+class Rungs:
+    """What the levels of one pair share; everything is computed once, when first asked for."""
+
+    jax: dict[str, JaxSide]
+    torch: dict[str, TorchSide]
+    names: dict[str, tuple[str, str]]
+    examples: Examples
+    epochs: int
+    params: dict[str, np.ndarray] = field(default_factory=dict)
+    on_start: Callable[[str], None] = lambda what: None
+    _evaluations: dict[Any, Any] = field(default_factory=dict)
+    _runs: dict[Any, Run] = field(default_factory=dict)
+
+    @cached_property
+    def batches(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """The first batch of the first epoch and its last, which is partial if any is."""
+        first = last = None
+        for last in self.jax["float32"].batches():
+            first = first or last
+        assert first is not None and last is not None
+        return {f"batch of {len(y)}": (X, y) for X, y in (first, last)}
+
+    @cached_property
+    def val_examples(self) -> int:
+        return sum(len(y) for _, y in self.jax["float32"].batches(train=False))
+
+    def evaluate(self, side: str, precision: str, batch: str) -> Evaluation:
+        key = side, precision, batch
+        if key not in self._evaluations:
+            one = getattr(self, side)[precision].evaluate(*self.batches[batch])
+            self._evaluations[key] = self._canonical(one, side)
+        return self._evaluations[key]
+
+    def bounds(self, precision: str, batch: str) -> tuple[Evaluation, Evaluation]:
+        """(float64 value, rounding bound) of what an evaluation gives."""
+        key = "bounds", precision, batch
+        if key not in self._evaluations:
+            pair = self.jax[precision].bounds(*self.batches[batch], roundoff=ROUNDOFF[precision])
+            self._evaluations[key] = tuple(self._canonical(one, "jax") for one in pair)
+        return self._evaluations[key]
+
+    def run(self, side: str, precision: str, update_scale: float = 1.0) -> Run:
+        key = side, precision, update_scale
+        if key not in self._runs:
+            self.on_start(f"{self.epochs} epochs, {side} {precision}")
+            run = getattr(self, side)[precision].train(self.epochs, update_scale)
+            self._runs[key] = Run(run.history, self.rename(run.params, side))
+        return self._runs[key]
+
+    def runs(self) -> Iterator[tuple[tuple[str, str, float], Run]]:
+        """(side, precision, update scale) and run, of all runs made so far."""
+        yield from self._runs.items()
+
+    def rename(self, arrays: dict[str, np.ndarray], side: str) -> dict[str, np.ndarray]:
+        """From the names of one side's model to the ladder's."""
+        return {name: arrays[own[SIDES.index(side)]] for name, own in self.names.items()}
+
+    def _canonical(self, one: Evaluation, side: str) -> Evaluation:
+        trees = self.rename(one.gradients, side), self.rename(one.step, side)
+        return Evaluation(one.logits, one.loss, *trees)
+
+
+Judge = Callable[[Rungs, str], list[Comparison]]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One rung. asks: the question; rule: what decides it; precisions: in which it is asked."""
+
+    name: str
+    asks: str
+    rule: str
+    judge: Judge
+    precisions: tuple[str, ...] = ("float64", "float32")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a level found at one precision. No comparison at all is vacuous, and not ok."""
+
+    level: Level
+    precision: str
+    comparisons: tuple[Comparison, ...]
+    seconds: float
+
+    @property
+    def vacuous(self) -> bool:
+        return not self.comparisons
+
+    @property
+    def ok(self) -> bool:
+        return not self.vacuous and all(c.ok for c in self.comparisons)
+
+    @property
+    def worst(self) -> Comparison:
+        """The comparison with the largest margin."""
+        return max(self.comparisons, key=lambda c: (not c.ok, c.margin))
+
+
+def judge_inputs(rungs: Rungs, precision: str) -> list[Comparison]:
+    """Every batch of the first epoch, and every validation batch, as each pipeline makes it."""
+    found = []
+    for train, kind in ((True, "train"), (False, "val")):
+        pairs = zip(*(getattr(rungs, s)["float32"].batches(train) for s in SIDES), strict=True)
+        for i, ((X, y), (X2, y2)) in enumerate(pairs):
+            found.append(compare(X, X2, name=f"{kind} batch {i} images", sides=SIDES))
+            found.append(compare(y, y2, name=f"{kind} batch {i} labels", sides=SIDES))
+    return found
+
+
+def judge_weights(rungs: Rungs, precision: str) -> list[Comparison]:
+    """The shared weights, read back from both models."""
+    jax = rungs.rename(rungs.jax["float32"].params(), "jax")
+    torch = rungs.rename(rungs.torch["float32"].params(), "torch")
+    return compare_trees(jax, torch, name="params", sides=SIDES) + compare_trees(
+        jax, rungs.params, name="params", sides=("jax", "source")
+    )
+
+
+def judge_part(part: str) -> Judge:
+    """A part of the evaluation, on a full and on a partial batch, against its rounding bound.
+
+    float32: each side against the float64 value. float64: the sides against each other, within
+    twice the bound, since both err.
+    """
+
+    def judge(rungs: Rungs, precision: str) -> list[Comparison]:
+        found = []
+        for batch in rungs.batches:
+            sides = {s: _tree(rungs.evaluate(s, precision, batch), part) for s in SIDES}
+            value, bound = (_tree(e, part) for e in rungs.bounds(precision, batch))
+            name = f"{batch}: "
+            if precision == "float64":
+                twice = {key: 2 * leaf for key, leaf in bound.items()}
+                found += compare_trees(sides["jax"], sides["torch"], twice, sides=SIDES, name=name)
+            else:
+                # The reference is itself rounded, in float64: 2^-29 of this bound and less.
+                room = {key: (1 + 2.0**-28) * leaf for key, leaf in bound.items()}
+                for s in SIDES:
+                    against = (s, "float64 value")
+                    found += compare_trees(sides[s], value, room, sides=against, name=name)
+        return found
+
+    return judge
+
+
+def judge_curve(rungs: Rungs, precision: str) -> list[Comparison]:
+    """Losses of every step, validation figures of every epoch, final weights, of whole runs."""
+    jax64 = rungs.run("jax", "float64")
+    if precision == "float64":
+        torch64 = rungs.run("torch", "float64")
+        off = rungs.run("jax", "float64", 1 + YARDSTICK)
+        floor = float(rungs.bounds("float64", next(iter(rungs.batches)))[1].loss)
+        found = []
+        for name, curve in curves(jax64).items():
+            # How far the yardstick has come by then: it may cross the curve again and again.
+            reach = np.maximum.accumulate(np.abs(curve - curves(off)[name]))
+            # An accuracy is a count over n, rounded in float32: half an example is none.
+            least = 0.5 / rungs.val_examples if name == "val_acc" else 2 * floor
+            other = curves(torch64)[name]
+            found.append(compare(curve, other, reach + least, name=name, sides=SIDES))
+        for name, array in jax64.params.items():
+            apart = np.abs(array - off.params[name]).max()
+            found.append(
+                compare(array, torch64.params[name], apart, name=f"final {name}", sides=SIDES)
+            )
+        return found
+    found = []
+    for name, exact in curves(jax64).items():
+        away = {s: _rms(curves(rungs.run(s, "float32"))[name] - exact) for s in SIDES}
+        least = ROUNDOFF["float32"] * _rms(exact)
+        for s, opposite in (SIDES, SIDES[::-1]):
+            room = PRECISION_RATIO * max(away[opposite], least)
+            label = f"{name}: distance of {s} float32 from the float64 curve"
+            found.append(compare(away[s], 0.0, room, name=label, sides=(s, "expected")))
+    return found
+
+
+LEVELS = (
+    Level(
+        "inputs",
+        "Does every batch hold the same images and labels?",
+        "same bits",
+        judge_inputs,
+        ("bits",),
+    ),
+    Level(
+        "weights",
+        "Do both models hold the shared weights after the round trip?",
+        "same bits",
+        judge_weights,
+        ("bits",),
+    ),
+    Level("logits", "Same outputs for the same batch?", "rounding bound", judge_part("logits")),
+    Level("loss", "Same mean loss?", "rounding bound", judge_part("loss")),
+    Level(
+        "gradients",
+        "Same gradient of the loss, leaf by leaf?",
+        "rounding bound",
+        judge_part("gradients"),
+    ),
+    Level("step", "Same weights after one step?", "rounding bound", judge_part("step")),
+    Level(
+        "curve",
+        "Same losses, step by step, and same weights at the end?",
+        "closer than a run with updates off by 1e-9; in float32, same effective bits",
+        judge_curve,
+    ),
+)
+
+
+def climb(rungs: Rungs, levels: Sequence[Level] = LEVELS) -> Iterator[Result]:
+    """Judge every level at each of its precisions, from the first input to the last weight."""
+    for level in levels:
+        for precision in level.precisions:
+            rungs.on_start(f"{level.name} {precision}")
+            start = time.perf_counter()
+            comparisons = tuple(level.judge(rungs, precision))
+            yield Result(level, precision, comparisons, time.perf_counter() - start)
+
+
+def curves(run: Run) -> dict[str, np.ndarray]:
+    """Losses of all steps, and validation figures of all epochs, by name."""
+    keys = run.history.epochs[0].val
+    val = {f"val_{key}": np.array(run.history.val(key)) for key in keys}
+    return {"train_loss": np.array(run.history.train_loss), **val}
+
+
+def _tree(one: Evaluation, part: str) -> dict[str, np.ndarray]:
+    value = getattr(one, part)
+    return value if isinstance(value, dict) else {part: value}
+
+
+def _rms(x: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(x))))

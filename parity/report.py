@@ -1,0 +1,212 @@
+"""What a check found: terminal table, JSON, a page that holds everything, PNGs."""
+
+import base64
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mlp_core import fashion_mnist
+from mlp_core.files import write_atomically
+from parity import pictures
+from parity.checking import Verdict, check
+from parity.config import CheckConfig
+from parity.ladder import Result
+from parity.sides import book_pair
+
+CAPTION = """\
+of bound   share of its bound that the worst element used; at most 1 agrees
+differ by  largest difference over the largest value
+Bounds: none for bits; the rounding bound computed from the tensors; for curves,
+a run whose updates are off by one part in 10^9, and in float32 the distance of
+the other side from the float64 curve, to 6.5 bits.
+"""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The verdicts on all pairs, with what it takes to repeat them."""
+
+    verdicts: tuple[Verdict, ...]
+    about: dict[str, Any]
+    seconds: float
+    interrupted: bool = False
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.verdicts) and not self.interrupted and all(v.ok for v in self.verdicts)
+
+    @property
+    def verdict(self) -> str:
+        """One sentence."""
+        if self.interrupted:
+            return "INTERRUPTED: what is above was found before; no verdict."
+        if self.ok:
+            levels = len(self.verdicts[0].results)
+            pairs = " and ".join(v.pair for v in self.verdicts)
+            return f"AGREE: JAX and Torch are the same model ({pairs}; {levels} checks each)."
+        failed = [
+            f"{v.pair} {r.level.name} {r.precision}"
+            for v in self.verdicts
+            for r in v.results
+            if not r.ok
+        ]
+        return f"DIFFER: first at {failed[0]} ({len(failed)} checks failed)."
+
+    def table(self) -> Table:
+        """A row for each level and precision, three columns for each pair."""
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table.add_column("level")
+        table.add_column("in")
+        for v in self.verdicts:
+            table.add_column(v.pair)
+            table.add_column("of bound", justify="right")
+            table.add_column("differ by", justify="right")
+        by_place = [{(r.level.name, r.precision): r for r in v.results} for v in self.verdicts]
+        for place in dict.fromkeys(place for found in by_place for place in found):
+            table.add_row(
+                *place, *(cell for found in by_place for cell in _cells(found.get(place)))
+            )
+        return table
+
+    def print(self, console: Console) -> None:
+        console.print(f"Parity of JAX and Torch on {self.about['data']}", highlight=False)
+        console.print(self.table())
+        console.print(CAPTION, highlight=False)
+        for v in self.verdicts:
+            if not v.ok and not self.interrupted:
+                console.print(str(v), highlight=False, markup=False)
+        console.print(self.verdict, style="bold green" if self.ok else "bold red", highlight=False)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "ok": self.ok,
+            "verdict": self.verdict,
+            "interrupted": self.interrupted,
+            "seconds": round(self.seconds, 2),
+            "about": self.about,
+            "pairs": [v.to_json() for v in self.verdicts],
+        }
+
+    def write(self, folder: Path) -> None:
+        """report.json, the pictures, and index.html with all of it inside."""
+        text = json.dumps(self.to_json(), indent=1, allow_nan=False)
+        write_atomically(folder / "report.json", text.encode())
+        drawn = dict(self.pictures())
+        for name, png in drawn.items():
+            write_atomically(folder / name, png)
+        write_atomically(folder / "index.html", self._page(drawn).encode())
+
+    def pictures(self) -> Iterator[tuple[str, bytes]]:
+        """(file name, PNG) of each picture that the results allow."""
+        for v in self.verdicts:
+            if v.curves:
+                yield f"curves-{v.pair}.png", pictures.curves(v)
+        if any(v.results for v in self.verdicts):
+            yield "ladder.png", pictures.ladder(self.verdicts)
+
+    def _page(self, drawn: dict[str, bytes]) -> str:
+        import jinja2
+
+        loader = jinja2.PackageLoader("parity")
+        page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+        images = {name: base64.b64encode(png).decode() for name, png in drawn.items()}
+        return page.get_template("report.html").render(report=self, images=images)
+
+
+def run(config: CheckConfig, log: Console) -> Report:
+    """Check the pairs that the configuration names. Ctrl-C keeps the results so far."""
+    start = time.perf_counter()
+    dataset = fashion_mnist.load(config.data)
+    about = environment() | {"data": f"Fashion-MNIST, {dataset.source}", "command": command()}
+    verdicts: list[Verdict] = []
+    interrupted = False
+    for name in ("scratch", "mlp") if config.model == "both" else (config.model,):
+        done: list[Result] = []
+        try:
+            verdicts.append(
+                check(
+                    *book_pair(name, config.hiddens, config.lr, config.seed),
+                    data="sample" if dataset.is_sample else config.data,
+                    epochs=config.epochs,
+                    batch_size=config.batch_size,
+                    seed=config.seed,
+                    pair=name,
+                    on_start=partial(_tell_start, log, name),
+                    on_result=partial(_tell_result, log, name, done),
+                )
+            )
+        except KeyboardInterrupt:
+            verdicts.append(Verdict(name, tuple(done), {}, {}))
+            interrupted = True
+            break
+    return Report(tuple(verdicts), about, time.perf_counter() - start, interrupted)
+
+
+def environment() -> dict[str, Any]:
+    """Versions and hardware that the figures depend on."""
+    names = ("mlp-parity", "jax", "jaxlib", "flax", "optax", "torch", "torchvision", "numpy")
+    return {
+        "versions": {"python": platform.python_version()} | {n: version(n) for n in names},
+        "hardware": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "machine": platform.machine(),
+        },
+        "matmul precision": "highest on both sides",
+        "time": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+    }
+
+
+def command() -> str:
+    """The command line that repeats this run."""
+    program, *arguments = sys.argv
+    return shlex.join([Path(program).name, *arguments])
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _cells(result: Result | None) -> tuple[str, str, str]:
+    """(verdict, margin, relative difference) as the table shows them."""
+    if result is None:
+        return "-", "", ""
+    if result.vacuous:
+        return "[yellow]VACUOUS[/]", "", ""
+    worst = result.worst
+    verdict = "[green]ok[/]" if result.ok else "[red]FAILED[/]"
+    if result.precision == "bits" and result.ok:
+        return verdict, "", "0"
+    return verdict, f"{worst.margin:.1g}", f"{worst.relative:.0e}"
+
+
+def _tell_start(log: Console, pair: str, what: str) -> None:
+    if log.is_terminal:
+        log.print(f"{pair}: {what} ...".ljust(60), end="\r", highlight=False)
+
+
+def _tell_result(log: Console, pair: str, done: list[Result], result: Result) -> None:
+    done.append(result)
+    if log.is_terminal:
+        found = f"{_cells(result)[0]} ({result.seconds:.1f} s)"
+        line = f"{pair:8}{result.level.name:11}{result.precision:9}{found}"
+        log.print(line.ljust(60), highlight=False)

@@ -1,0 +1,234 @@
+"""The arithmetic that's judged: what a rounding, a flush to zero, a library function may cost.
+
+    fl(x op y) = (x op y)(1 + e), |e| <= u          n of them: |error| <= gamma(n) = n u / (1 - n u)
+
+Sources: Higham, Accuracy and Stability of Numerical Algorithms (2002), ch. 3; Higham & Mary,
+A New Approach to Probabilistic Rounding Error Analysis (2019), for 6 sqrt(n) u.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Array = Any  # a float64 (or integer, or boolean) array, traced or not
+Delta = Any  # its elementwise bound: a float64 array, or EXACT
+
+
+class _Exact:
+    """The bound of an exact value. It costs nothing, and times infinity it's still zero."""
+
+    __array_ufunc__ = None  # NumPy scalars then defer to the operators below
+
+    def __add__(self, other: Any) -> Any:
+        return other
+
+    def __mul__(self, other: Any) -> _Exact:
+        return self
+
+    __radd__ = __add__
+    __rmul__ = __truediv__ = __mul__
+
+
+EXACT = _Exact()
+jax.tree_util.register_pytree_node(_Exact, lambda _: ((), None), lambda *_: EXACT)
+
+
+class Tag(NamedTuple):
+    """Where a value came from, for the few rules that must know it."""
+
+    kind: str
+    of: tuple[Any, ...] = ()
+
+
+@jax.tree_util.register_pytree_node_class
+@dataclass(frozen=True, eq=False)
+class Approx:
+    """A float64 value with its deterministic and its probabilistic bound."""
+
+    value: Array
+    bound: Delta = EXACT
+    likely: Delta = EXACT
+    tag: Tag | None = None
+
+    def tree_flatten(self) -> tuple[tuple[Array, Delta, Delta], None]:
+        return (self.value, self.bound, self.likely), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, children: tuple[Array, Delta, Delta]) -> Approx:
+        return cls(*children)
+
+    def dense(self) -> Approx:
+        """The same with both bounds as arrays, so that its structure is that of any other."""
+        full = partial(dense, like=self.value)
+        return Approx(self.value, full(self.bound), full(self.likely))
+
+
+def dense(delta: Delta, like: Array) -> Array:
+    """delta as a float64 array of the shape of `like`."""
+    return jnp.broadcast_to(0.0 if delta is EXACT else delta, jnp.shape(like))
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Unit roundoff u and range of the computation that's judged.
+
+    gamma(n) = n u / (1 - n u), the worst case of n roundings, or with `statistical` at most
+    6 sqrt(n) u, passed with probability below 1e-7 if rounding errors are independent.
+    Outside the range: at `huge` the bound is infinite, and every product may lose `tiny`, the
+    smallest normal number, because XLA on CPU flushes subnormal operands and results to zero.
+    """
+
+    u: float
+    operand: float  # (2 u_in + u_in^2) of rounded operands (TF32, bf16), else 0
+    tiny: float
+    huge: float
+    statistical: bool = False
+    exact: bool = False  # integers and booleans
+
+    @property
+    def double(self) -> bool:
+        return self.tiny < 1e-300
+
+    def of(self, x: Approx) -> Delta:
+        """The bound of x that belongs to this arithmetic."""
+        return x.likely if self.statistical else x.bound
+
+    def gamma(self, n: int | Array) -> Array:
+        worst = jnp.where(n * self.u < 0.5, n * self.u / jnp.maximum(1 - n * self.u, 0.5), jnp.inf)
+        return jnp.minimum(worst, 6 * jnp.sqrt(n) * self.u) if self.statistical else worst
+
+    def round(self, size: Array, n: int | Array = 1) -> Delta:
+        """n roundings of terms whose absolute values sum to at most `size`."""
+        return self._local(size, lambda: self.gamma(n) * size, 3 * self.tiny * n)
+
+    def ulps(self, size: Array, count: float) -> Delta:
+        """An error of count * u relative to `size`, whatever its distribution."""
+        return self._local(size, lambda: count * self.u * size, self.tiny)
+
+    def _local(self, size: Array, error: Callable[[], Array], lost: Array) -> Delta:
+        if self.exact:
+            return EXACT
+        return jnp.where(size < self.huge, error() + jnp.where(size > 0, lost, 0.0), jnp.inf)
+
+    def underflow(self, a: Array, b: Array) -> Delta:
+        """What a product of sizes a and b loses if it, a or b is flushed to zero."""
+        return EXACT if self.exact else jnp.where((a > 0) & (b > 0), self.tiny * (1 + a + b), 0.0)
+
+    def read(self, x: Array, dx: Delta) -> Delta:
+        """dx, more where x itself is subnormal and may be read as zero."""
+        return dx + jnp.where(jnp.abs(x) < self.tiny, jnp.abs(x), 0.0)
+
+
+# --- elementary functions ------------------------------------------------------------------------
+#
+#     |computed f(x) - f(x)| <= u * (relative * |f(x)| + extra(x, f(x)))
+#
+# Measured, then doubled: the four figures are the largest |error| / (u |f(x)|) of JAX and Torch
+# over 2,000,000 float32 points (against float64) and 20,000 float64 points (against mpmath, 200
+# bits), in the order jax32 torch32 jax64 torch64; x86 with AVX-512, jax 0.10.2, torch 2.14.1.
+# CUDA's documented worst cases (2 ulp = 4 u for exp, tanh, erf, rsqrt) lie within too.
+
+
+class Function(NamedTuple):
+    """f, its drift under an argument off by d, and its own error in units of u."""
+
+    f: Callable[[Array], Array]
+    drift: Callable[[Array, Array, Array], Array]  # (x, f(x), d) -> sup |f(x + e) - f(x)|, |e| <= d
+    relative: tuple[float, float]  # in float32, in float64
+    extra: Callable[[Array, Array], Array] | None = None
+
+
+def nearest(x: Array, d: Array) -> Array:
+    """The least |t| for t in [x - d, x + d]: where a bell-shaped derivative is largest."""
+    return jnp.maximum(jnp.abs(x) - d, 0.0)
+
+
+def inside(domain: Array, drift: Array) -> Array:
+    """drift where the whole interval lies in the function's domain, else infinity."""
+    return jnp.where(domain, drift, jnp.inf)
+
+
+def _sech2(t: Array) -> Array:
+    e = jnp.exp(-2 * t)
+    return 4 * e / (1 + e) ** 2
+
+
+def _bell(t: Array) -> Array:
+    e = jnp.exp(-t)
+    return e / (1 + e) ** 2
+
+
+def _erf_drift(x: Array, v: Array, d: Array) -> Array:
+    return jnp.minimum(d * 1.1283791670955126 * jnp.exp(-(nearest(x, d) ** 2)), 2.0)
+
+
+def _sqrt_drift(x: Array, v: Array, d: Array) -> Array:
+    low = jnp.maximum(x - d, 0.0)
+    return inside((x >= d) & (x >= 0), jnp.where(d > 0, d / (v + jnp.sqrt(low)), 0.0))
+
+
+def _rsqrt_drift(x: Array, v: Array, d: Array) -> Array:
+    low = x - d
+    root = jnp.sqrt(jnp.where(low > 0, low, 1.0))
+    return inside(low > 0, d * v / (root * (1 / v + root)))
+
+
+def _log_drift(x: Array, v: Array, d: Array) -> Array:
+    return inside(x > d, -jnp.log1p(-jnp.where(x > d, d / x, 0.0)))
+
+
+FUNCTIONS: dict[str, Function] = {
+    # 1.38 1.03 1.96 1.10. The extra u|x|: GPUs compute 2^(x log2 e) with a rounded argument, and
+    # Torch takes the exponential of a rounded log-softmax, one rounding more than exp(x - max).
+    "exp": Function(
+        jnp.exp,
+        lambda x, v, d: v * jnp.expm1(d),
+        (4, 4),
+        lambda x, v: jnp.where(v > 0, jnp.abs(x) * v, 0.0),
+    ),
+    # XLA's grows as 0.73|x|: 69 and 89 at |x| = 122; Torch 1.16 1.12.
+    "exp2": Function(
+        jnp.exp2,
+        lambda x, v, d: v * jnp.expm1(0.6931471805599454 * d),
+        (4, 4),
+        lambda x, v: jnp.where(v > 0, 2 * jnp.abs(x) * v, 0.0),
+    ),
+    # 6.25 1.50 4.04 1.49
+    "expm1": Function(jnp.expm1, lambda x, v, d: (1 + v) * jnp.expm1(d), (14, 14)),
+    # 2.00 1.01 0.99 1.03
+    "log": Function(jnp.log, _log_drift, (4, 4)),
+    # 3.37 1.05 237 1.16: XLA's float64 log1p loses 7 bits near x = -0.41.
+    "log1p": Function(jnp.log1p, lambda x, v, d: _log_drift(1 + x, v, d), (8, 512)),
+    # 4.71 1.06 6.92 1.09
+    "tanh": Function(
+        jnp.tanh, lambda x, v, d: jnp.minimum(d * _sech2(nearest(x, d)), 2.0), (14, 14)
+    ),
+    # 2.41 2.41 2.43 2.10
+    "logistic": Function(
+        lax.logistic, lambda x, v, d: jnp.minimum(d * _bell(nearest(x, d)), 1.0), (6, 6)
+    ),
+    # 5.34 1.05 1.21 1.13
+    "erf": Function(lax.erf, _erf_drift, (12, 12)),
+    # XLA's grows as 0.9 x^2 in the tail: 66 and 64 near x = 9; Torch 1.50 1.50. The extra 8 u is
+    # for Torch's GELU, which takes 1 + erf(x) where JAX takes erfc(-x).
+    "erfc": Function(lax.erfc, _erf_drift, (6, 6), lambda x, v: 2 * x * x * v + 8.0),
+    # 1.00 1.05 1.00 1.18
+    "sqrt": Function(jnp.sqrt, _sqrt_drift, (3, 3)),
+    # 1.24 1.50 1.40 1.47
+    "rsqrt": Function(lax.rsqrt, _rsqrt_drift, (4, 4)),
+    # 1.06 1.09 1.00 1.00 for |x| <= 100
+    "sin": Function(jnp.sin, lambda x, v, d: jnp.minimum(d, 2.0), (3, 3)),
+    "cos": Function(jnp.cos, lambda x, v, d: jnp.minimum(d, 2.0), (3, 3)),
+}
+
+# x / c: 2.00 0.67 1.33 1.00, because XLA multiplies by a rounded reciprocal of a constant.
+DIVISION = 4
+# pow(x, y), seven exponents from -1.3 to 30.1: 1.00 1.06 0.99 1.06
+POWER = 4

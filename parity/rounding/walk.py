@@ -1,0 +1,280 @@
+"""The interpreter: walks a jaxpr equation by equation, carrying (value, bound)."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend import core
+
+from . import choices
+from .arithmetic import EXACT, Approx, Arithmetic, Array, Delta, dense
+from .rules import RULES, Op
+
+
+class UnsupportedPrimitive(NotImplementedError):
+    """A primitive without a rounding rule; the message names it and the line that called it."""
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["count", "mask"],
+    meta_fields=["primitive", "source", "shape"],
+)
+@dataclass(frozen=True)
+class Kink:
+    """A decision that rounding could turn: elements where |a - b| <= da + db.
+
+    mask: bool, of `shape`, behind the lengths of the scans around it; None where not asked for.
+    """
+
+    primitive: str
+    source: str
+    shape: tuple[int, ...]
+    count: Any
+    mask: Any = None
+
+
+def unit(kind: Any) -> float:
+    return float(jnp.finfo(kind).eps) / 2
+
+
+def real(kind: Any) -> bool:
+    return jnp.issubdtype(kind, jnp.floating)
+
+
+def dtype(v: Any) -> Any:
+    """The type of a jaxpr's variable or literal."""
+    return v.aval.dtype
+
+
+def constant(x: Any, kind: Any) -> Array:
+    """x as the program sees it, at its own type, then exactly in float64."""
+    if not jnp.issubdtype(kind, jnp.number) and kind != jnp.bool_:
+        return x  # a random key
+    return jnp.asarray(x).astype(kind).astype(jnp.float64 if real(kind) else kind)
+
+
+def _libraries() -> tuple[Path, ...]:
+    names = ("jax", "jaxlib", "flax", "optax")
+    files = (getattr(sys.modules.get(name), "__file__", None) for name in names)
+    return tuple(Path(f).parent for f in files if f)
+
+
+def source(eqn: core.JaxprEqn, caller: str) -> str:
+    """file:line (function) of the user's call, else that of the call around it.
+
+    JAX keeps the innermost frames only, and caches what its own functions trace.
+    """
+    libraries, own = _libraries(), Path(__file__).parents[1] / "bounds.py"
+    traceback: Any = eqn.source_info.traceback
+    for frame in traceback.frames if traceback else ():
+        file = Path(frame.file_name)
+        if file == own:
+            break
+        if file.is_absolute() and not any(file.is_relative_to(home) for home in libraries):
+            return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
+    return caller
+
+
+_KINKS = {"eq", "ne", "lt", "le", "gt", "ge", "sign", "argmax", "argmin"}
+_REAL_ONLY = {"div", "pow", "integer_pow", "square", "sign"}
+_CALLS = {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call",
+          "custom_vjp_call", "custom_vjp_call_jaxpr"}  # fmt: skip
+
+
+@dataclass
+class Walk:
+    """The interpreter: equation by equation, with the decisions that it met."""
+
+    worst: Arithmetic
+    chance: Arithmetic
+    base: float  # unit roundoff of the program's own type
+    kinks: list[Kink] = field(default_factory=list)
+    line: str = "an unknown line"  # of the equation at hand
+
+    def within(self) -> Walk:
+        return replace(self, kinks=[])
+
+    def closed(self, closed: core.ClosedJaxpr, inputs: list[Approx]) -> list[Approx]:
+        consts = [
+            Approx(constant(c, dtype(v)))
+            for c, v in zip(closed.consts, closed.jaxpr.constvars, strict=True)
+        ]
+        return self.open(closed.jaxpr, consts, inputs)
+
+    def open(self, jaxpr: core.Jaxpr, consts: list[Approx], inputs: list[Approx]) -> list[Approx]:
+        known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs], strict=True))
+
+        def read(v: Any) -> Approx:
+            if isinstance(v, core.Literal):
+                return Approx(constant(v.val, dtype(v)))
+            return known[v]
+
+        caller = self.line
+        for eqn in jaxpr.eqns:
+            self.line = source(eqn, caller)
+            known.update(
+                zip(eqn.outvars, self.equation(eqn, [*map(read, eqn.invars)]), strict=True)
+            )
+        self.line = caller
+        return [read(v) for v in jaxpr.outvars]
+
+    def equation(self, eqn: core.JaxprEqn, operands: list[Approx]) -> list[Approx]:
+        name = eqn.primitive.name
+        if name in _CALLS:
+            inner = next(
+                eqn.params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in eqn.params
+            )
+            if isinstance(inner, core.ClosedJaxpr):
+                return self.closed(inner, operands)
+            return self.open(inner, [], operands)
+        control = {"scan": self.scan, "while": self.loop, "cond": self.branch}.get(name)
+        if control:
+            return control(eqn, operands)
+        exact = not any(real(dtype(v)) for v in (*eqn.invars, *eqn.outvars))
+        if name not in RULES or (exact and name in _REAL_ONLY):
+            return self.discrete(eqn, operands)
+        found = self.apply(eqn, operands, exact=exact)
+        self.note(eqn, operands, found[0])
+        return found
+
+    def apply(self, eqn: core.JaxprEqn, operands: list[Approx], exact: bool) -> list[Approx]:
+        aval: Any = eqn.outvars[0].aval
+        coarse = max(1.0, unit(aval.dtype) / self.base) if real(aval.dtype) else 1.0
+        op = Op(
+            eqn.primitive.name,
+            eqn.params,
+            tuple(operands),
+            partial(eqn.primitive.bind, **eqn.params),
+            aval.shape,
+            jnp.float64 if real(aval.dtype) else aval.dtype,
+            narrows=coarse > 1,
+        )
+        value, spread, *tag = RULES[op.name](op, *(x.value for x in operands))
+
+        def spreads(r: Arithmetic) -> Any:
+            r = replace(r, u=r.u * coarse, exact=exact)
+            return spread(r, *(r.of(x) for x in operands))
+
+        bound, likely = spreads(self.worst), spreads(self.chance)
+        if not eqn.primitive.multiple_results:
+            return [self.guard(value, bound, likely, *tag)]
+        parts = [[d] * len(value) if d is EXACT else d for d in (bound, likely)]
+        return [self.guard(*each) for each in zip(value, *parts, strict=True)]
+
+    def guard(self, value: Array, bound: Delta, likely: Delta, tag: Any = None) -> Approx:
+        """No bound is NaN; where the judged arithmetic overflows, it's infinite."""
+
+        def sound(d: Delta) -> Delta:
+            if d is EXACT:
+                return d
+            d = dense(d, value)
+            return jnp.where((d >= 0) & (jnp.abs(value) + d < self.worst.huge), d, jnp.inf)
+
+        return Approx(value, sound(bound), sound(likely), tag)
+
+    def note(self, eqn: core.JaxprEqn, operands: list[Approx], found: Approx) -> None:
+        name = eqn.primitive.name
+        if name in _KINKS:
+            doubt = found.bound
+        elif name in ("max", "min"):
+            x, y = operands
+            doubt = choices.undecided(self.worst, x.value, y.value, x.bound, y.bound)
+        elif name == "select_n":
+            doubt = operands[0].bound
+        else:
+            return
+        if doubt is not EXACT:
+            mask = jnp.broadcast_to(doubt > 0, found.value.shape)
+            self.kinks.append(Kink(name, self.line, mask.shape, jnp.sum(mask), mask))
+
+    def discrete(self, eqn: core.JaxprEqn, operands: list[Approx]) -> list[Approx]:
+        """Any primitive of integers and booleans: exact, or unknown where an operand is."""
+        name = eqn.primitive.name
+        if any(real(dtype(v)) for v in eqn.invars) or [*core.jaxprs_in_params(eqn.params)]:
+            raise UnsupportedPrimitive(
+                f"primitive '{name}' has no rounding rule; called at {self.line}. "
+                "Write the function without it, or add its rule to parity/rules.py"
+            )
+        found = eqn.primitive.bind(*(x.value for x in operands), **eqn.params)
+        values = found if eqn.primitive.multiple_results else [found]
+        delta: Delta = EXACT
+        for x in operands:
+            if x.bound is not EXACT:
+                delta = delta + jnp.where(jnp.any(x.bound > 0), jnp.inf, 0.0)
+        made = []
+        for v, out in zip(values, eqn.outvars, strict=True):
+            d = EXACT if delta is EXACT else dense(delta, v)
+            made.append(Approx(constant(v, dtype(out)), d, d))
+        return made
+
+    # --- control flow ------------------------------------------------------------------------
+
+    def scan(self, eqn: core.JaxprEqn, operands: list[Approx]) -> list[Approx]:
+        p = eqn.params
+        first, last = p["num_consts"], p["num_consts"] + p["num_carry"]
+
+        def body(carry: list[Approx], xs: list[Approx]) -> Any:
+            walk = self.within()
+            out = walk.closed(p["jaxpr"], [*operands[:first], *carry, *xs])
+            n = p["num_carry"]
+            return [x.dense() for x in out[:n]], (out[n:], walk.kinks)
+
+        carry, (ys, kinks) = lax.scan(
+            body,
+            [x.dense() for x in operands[first:last]],
+            operands[last:],
+            length=p["length"],
+            reverse=p["reverse"],
+        )
+        self.kinks += [replace(k, count=jnp.sum(k.count)) for k in kinks]
+        return [*carry, *ys]
+
+    def loop(self, eqn: core.JaxprEqn, operands: list[Approx]) -> list[Approx]:
+        """A while loop whose end isn't certain makes everything in it uncertain."""
+        p = eqn.params
+        n, m = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
+
+        def going(carry: list[Approx]) -> Approx:
+            return self.within().closed(p["cond_jaxpr"], [*operands[:n], *carry])[0].dense()
+
+        def body(state: Any) -> Any:
+            carry, doubt = state
+            out = self.within().closed(p["body_jaxpr"], [*operands[n:m], *carry])
+            return [x.dense() for x in out], doubt + going(carry).bound
+
+        start = [x.dense() for x in operands[m:]]
+        carry, doubt = lax.while_loop(lambda s: going(s[0]).value, body, (start, jnp.float64(0)))
+        doubt = doubt + going(carry).bound
+
+        def unless(d: Delta) -> Array:
+            return jnp.where(doubt > 0, jnp.inf, d)
+
+        return [Approx(x.value, unless(x.bound), unless(x.likely)) for x in carry]
+
+    def branch(self, eqn: core.JaxprEqn, operands: list[Approx]) -> list[Approx]:
+        """All branches are walked, then selected from, so that a doubt spans them."""
+        which, *rest = operands
+        results = []
+        for i, closed in enumerate(eqn.params["branches"]):
+            walk = self.within()
+            results.append(walk.closed(closed, rest))
+            taken = (which.value == i) | (dense(which.bound, which.value) > 0)
+            for k in walk.kinks:
+                mask = k.mask & taken
+                self.kinks.append(replace(k, mask=mask, count=jnp.sum(mask)))
+        made = []
+        for cases in zip(*results, strict=True):
+            value, spread, _ = RULES["select_n"](None, which.value, *(c.value for c in cases))
+            deltas = [
+                spread(r, *(r.of(x) for x in (which, *cases))) for r in (self.worst, self.chance)
+            ]
+            made.append(self.guard(value, *deltas))
+        return made

@@ -1,0 +1,25 @@
+"""The book's multilayer perceptron in Torch: `import torch_mlp as d2l` (d2l 5.2)."""
+
+from mlp_core.history import History
+from mlp_core.shell import HyperParameters, ProgressBoard, add_to_class, show_images
+from torch_mlp.classifier import Classifier, Module
+from torch_mlp.data import DataModule, FashionMNIST
+from torch_mlp.mlp import MLP
+from torch_mlp.scratch import MLPScratch, relu
+from torch_mlp.training import Trainer
+
+__all__ = [
+    "MLP",
+    "Classifier",
+    "DataModule",
+    "FashionMNIST",
+    "History",
+    "HyperParameters",
+    "MLPScratch",
+    "Module",
+    "ProgressBoard",
+    "Trainer",
+    "add_to_class",
+    "relu",
+    "show_images",
+]

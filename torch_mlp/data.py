@@ -1,0 +1,136 @@
+"""DataModule and FashionMNIST; torchvision reads the files on this side (d2l 3.2, 4.2)."""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    TensorDataset,
+)
+from torchvision import transforms
+
+from mlp_core import fashion_mnist
+from mlp_core.schedule import Schedule
+from mlp_core.shell import HyperParameters, show_images
+
+
+class DataModule(HyperParameters):
+    """The base class of data: one loader for training, one for validation."""
+
+    def __init__(self, root: str = "../data", num_workers: int = 4) -> None:
+        self.save_hyperparameters()
+
+    def get_dataloader(self, train: bool) -> Any:
+        raise NotImplementedError(f"{type(self).__name__}.get_dataloader")
+
+    def train_dataloader(self) -> Any:
+        return self.get_dataloader(train=True)
+
+    def val_dataloader(self) -> Any:
+        return self.get_dataloader(train=False)
+
+    def get_tensorloader(
+        self, tensors: Sequence[Tensor], train: bool, indices: slice = slice(0, None)
+    ) -> DataLoader:
+        """Batches of `self.batch_size` rows out of tensors that lie in memory."""
+        rows = TensorDataset(*(tensor[indices] for tensor in tensors))
+        return DataLoader(rows, self.batch_size, shuffle=train)
+
+
+class Images(torchvision.datasets.FashionMNIST):
+    """Torchvision's data set, which also takes a list of indices and gives their batch at once.
+
+    The batch has the bits that ToTensor gives each image: uint8 to float32, divided by 255.
+    """
+
+    def __init__(self, root: str | os.PathLike, train: bool, resize: tuple[int, int]) -> None:
+        resized = resize != (28, 28)
+        steps = [transforms.Resize(resize)] if resized else []
+        super().__init__(
+            root, train=train, transform=transforms.Compose([*steps, transforms.ToTensor()])
+        )
+        fashion_mnist.check_labels(self.targets.numpy(), where=self.raw_folder)
+        self._whole_batches = not resized
+
+    @property
+    def raw_folder(self) -> str:
+        return os.path.join(self.root, "FashionMNIST", "raw")
+
+    def __getitem__(self, index: Any) -> Any:
+        if not isinstance(index, list):
+            return super().__getitem__(index)
+        if self._whole_batches:
+            return self.data[index].unsqueeze(1).to(torch.float32).div(255), self.targets[index]
+        return torch.stack([super(Images, self).__getitem__(i)[0] for i in index]), self.targets[
+            index
+        ]
+
+
+class ScheduleSampler(Sampler):
+    """Batches of a Schedule: the order that every side shares. Each pass is the next epoch."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.next_epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.schedule)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch, self.next_epoch = self.next_epoch, self.next_epoch + 1
+        for batch in self.schedule.batches(epoch):
+            yield batch.tolist()
+
+
+class FashionMNIST(DataModule):
+    """Fashion-MNIST in batches (X [batch, 1, height, width] in [0, 1], labels [batch] int64)."""
+
+    def __init__(
+        self,
+        batch_size: int = 64,
+        resize: tuple[int, int] = (28, 28),
+        data: str | os.PathLike | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """data: where to look, see mlp_core.fashion_mnist.load. seed: None shuffles with Torch's
+        global generator, as the book does; a number, with the Schedule that both sides share.
+        """
+        super().__init__()
+        self.save_hyperparameters()
+        self.dataset = fashion_mnist.load(data)
+        self.root = self.dataset.root
+        size = (resize[0], resize[1])
+        self.train = Images(self.root, train=True, resize=size)
+        self.val = Images(self.root, train=False, resize=size)
+
+    def text_labels(self, indices: Any) -> list[str]:
+        """Names of label numbers."""
+        return [fashion_mnist.CLASSES[int(i)] for i in indices]
+
+    def get_dataloader(self, train: bool) -> DataLoader:
+        # A loader that is handed whole lists of indices draws from Torch's generator what the
+        # book's loader with four workers draws, and collates nothing: same numbers, 7 times faster.
+        data: Dataset = self.train if train else self.val
+        sampler: Sampler
+        if train and self.seed is not None:
+            sampler = ScheduleSampler(Schedule(len(self.train), self.batch_size, self.seed))
+        else:
+            order = RandomSampler(self.train) if train else SequentialSampler(self.val)
+            sampler = BatchSampler(order, self.batch_size, drop_last=False)
+        return DataLoader(data, batch_size=None, sampler=sampler)
+
+    def visualize(
+        self, batch: Any, nrows: int = 1, ncols: int = 8, labels: Sequence[str] = ()
+    ) -> None:
+        """Draw the images of a batch with their names."""
+        X, y = batch
+        show_images(X.squeeze(1), nrows, ncols, titles=labels or self.text_labels(y))
