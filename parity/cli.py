@@ -35,7 +35,7 @@ def run_train(config: TrainConfig) -> int:
     side = importlib.import_module(f"{config.side}_mlp")
     checkpoint = importlib.import_module(f"{config.side}_mlp.checkpoint")
     config.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
-    _seed(config)
+    side.manual_seed(config.seed)
     data = side.FashionMNIST(config.batch_size, data=config.data, seed=config.seed)
     print(f"Data: {data.dataset.source}")
     if config.model == "scratch":
@@ -119,17 +119,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("mlp-parity: interrupted", file=sys.stderr)
         return 130
-
-
-def _seed(config: TrainConfig) -> None:
-    if config.side == "torch":
-        import torch
-
-        torch.manual_seed(config.seed)
-    else:
-        import jax_mlp
-
-        jax_mlp.manual_seed(config.seed)
 
 
 if __name__ == "__main__":

@@ -120,6 +120,11 @@ class Result:
         return not self.vacuous and all(c.ok for c in self.comparisons)
 
     @property
+    def relative(self) -> float:
+        """Largest difference over largest value, of all comparisons."""
+        return float(np.max([c.relative for c in self.comparisons]))  # a NaN stays
+
+    @property
     def worst(self) -> Comparison:
         """The comparison with the largest margin."""
         return max(self.comparisons, key=lambda c: (not c.ok, c.margin))

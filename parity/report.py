@@ -192,11 +192,10 @@ def _cells(result: Result | None) -> tuple[str, str, str]:
         return "-", "", ""
     if result.vacuous:
         return "[yellow]VACUOUS[/]", "", ""
-    worst = result.worst
     verdict = "[green]ok[/]" if result.ok else "[red]FAILED[/]"
     if result.precision == "bits" and result.ok:
         return verdict, "", "0"
-    return verdict, f"{worst.margin:.1g}", f"{worst.relative:.0e}"
+    return verdict, f"{result.worst.margin:.2g}", f"{result.relative:.0e}"
 
 
 def _tell_start(log: Console, pair: str, what: str) -> None:

@@ -1,5 +1,7 @@
 """The book's multilayer perceptron in Torch: `import torch_mlp as d2l` (d2l 5.2)."""
 
+from torch import manual_seed
+
 from mlp_core.history import History
 from mlp_core.shell import HyperParameters, ProgressBoard, add_to_class, show_images
 from torch_mlp.classifier import Classifier, Module
@@ -20,6 +22,7 @@ __all__ = [
     "ProgressBoard",
     "Trainer",
     "add_to_class",
+    "manual_seed",
     "relu",
     "show_images",
 ]

@@ -56,6 +56,7 @@ class Approx:
     bound: Delta = EXACT
     likely: Delta = EXACT
     tag: Tag | None = None
+    nonnegative: bool = False  # in every arithmetic, as a sum of squares is
 
     def tree_flatten(self) -> tuple[tuple[Array, Delta, Delta], None]:
         return (self.value, self.bound, self.likely), None
@@ -100,7 +101,7 @@ class Arithmetic:
         """The bound of x that belongs to this arithmetic."""
         return x.likely if self.statistical else x.bound
 
-    def gamma(self, n: int | Array) -> Array:
+    def gamma(self, n: Array) -> Array:
         worst = jnp.where(n * self.u < 0.5, n * self.u / jnp.maximum(1 - n * self.u, 0.5), jnp.inf)
         return jnp.minimum(worst, 6 * jnp.sqrt(n) * self.u) if self.statistical else worst
 
@@ -169,9 +170,10 @@ def _erf_drift(x: Array, v: Array, d: Array) -> Array:
     return jnp.minimum(d * 1.1283791670955126 * jnp.exp(-(nearest(x, d) ** 2)), 2.0)
 
 
-def _sqrt_drift(x: Array, v: Array, d: Array) -> Array:
-    low = jnp.maximum(x - d, 0.0)
-    return inside((x >= d) & (x >= 0), jnp.where(d > 0, d / (v + jnp.sqrt(low)), 0.0))
+def sqrt_drift(x: Array, v: Array, d: Array, nonnegative: bool = False) -> Array:
+    low = jnp.sqrt(jnp.maximum(x - d, 0.0))
+    drift = jnp.where(d > 0, jnp.minimum(d / (v + low), jnp.sqrt(d)), 0.0)
+    return drift if nonnegative else inside((x >= d) & (x >= 0), drift)
 
 
 def _rsqrt_drift(x: Array, v: Array, d: Array) -> Array:
@@ -220,7 +222,7 @@ FUNCTIONS: dict[str, Function] = {
     # for Torch's GELU, which takes 1 + erf(x) where JAX takes erfc(-x).
     "erfc": Function(lax.erfc, _erf_drift, (6, 6), lambda x, v: 2 * x * x * v + 8.0),
     # 1.00 1.05 1.00 1.18
-    "sqrt": Function(jnp.sqrt, _sqrt_drift, (3, 3)),
+    "sqrt": Function(jnp.sqrt, sqrt_drift, (3, 3)),
     # 1.24 1.50 1.40 1.47
     "rsqrt": Function(lax.rsqrt, _rsqrt_drift, (4, 4)),
     # 1.06 1.09 1.00 1.00 for |x| <= 100

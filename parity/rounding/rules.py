@@ -28,6 +28,7 @@ from .arithmetic import (
     Function,
     Tag,
     dense,
+    sqrt_drift,
 )
 
 
@@ -150,9 +151,12 @@ def _pow(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
 def _elementary(function: Function) -> Rule:
     def apply(op: Op, x: Array) -> tuple[Any, ...]:
         v = function.f(x)
+        drifts = function.drift
+        if op.name == "sqrt":  # a norm: its square can't have been rounded below zero
+            drifts = partial(sqrt_drift, nonnegative=op.operands[0].nonnegative)
 
         def spread(r: Arithmetic, dx: Delta) -> Delta:
-            drift = function.drift(x, v, r.read(x, dx))
+            drift = drifts(x, v, r.read(x, dx))
             error = r.ulps(jnp.abs(v) + drift, function.relative[r.double])
             if function.extra:
                 error += r.u * function.extra(x, v)
@@ -228,7 +232,8 @@ def _nonzero(a: Array, b: Array, dimension_numbers: Any) -> Array:
         tuple(i - sum(j < i for j in over) for i in axes)
         for axes, over in zip(batch, contract, strict=True)
     ]
-    return lax.dot_general(rows, columns, (((), ()), tuple(kept)))
+    left, right = kept
+    return lax.dot_general(rows, columns, (((), ()), (left, right)))
 
 
 @rule("scatter-add")

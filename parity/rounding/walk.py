@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend import core
 
@@ -89,6 +90,21 @@ _CALLS = {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "cu
           "custom_vjp_call", "custom_vjp_call_jaxpr"}  # fmt: skip
 
 
+_SQUARES = {"square", "abs", "exp", "exp2", "logistic", "sqrt", "rsqrt", "erfc"}
+_SIGN_KEEPING = {"add", "add_any", "mul", "div", "max", "min", "reduce_sum", "cumsum", "reduce_max",
+                 "copy", "reshape", "broadcast_in_dim", "squeeze", "convert_element_type",
+                 "stop_gradient"}  # fmt: skip
+
+
+def _nonnegative(op: Op) -> bool:
+    if op.name == "mul" and op.operands[0] is op.operands[1]:
+        return True
+    if op.name == "integer_pow" and op.params["y"] % 2 == 0:
+        return True
+    kept = op.name in _SIGN_KEEPING and all(x.nonnegative for x in op.operands)
+    return kept or op.name in _SQUARES
+
+
 @dataclass
 class Walk:
     """The interpreter: equation by equation, with the decisions that it met."""
@@ -114,7 +130,8 @@ class Walk:
 
         def read(v: Any) -> Approx:
             if isinstance(v, core.Literal):
-                return Approx(constant(v.val, dtype(v)))
+                sign = dtype(v) != jnp.bool_ and bool(np.all(np.asarray(v.val) >= 0))
+                return Approx(constant(v.val, dtype(v)), nonnegative=sign)
             return known[v]
 
         caller = self.line
@@ -165,7 +182,8 @@ class Walk:
 
         bound, likely = spreads(self.worst), spreads(self.chance)
         if not eqn.primitive.multiple_results:
-            return [self.guard(value, bound, likely, *tag)]
+            found = self.guard(value, bound, likely, *tag)
+            return [replace(found, nonnegative=_nonnegative(op))]
         parts = [[d] * len(value) if d is EXACT else d for d in (bound, likely)]
         return [self.guard(*each) for each in zip(value, *parts, strict=True)]
 
