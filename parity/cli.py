@@ -4,6 +4,7 @@ Exit codes: 0 agree, or done; 1 differ; 2 usage, missing or bad data; 130 interr
 """
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -108,9 +109,13 @@ def parse(arguments: Sequence[str] | None = None) -> Any:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; every error that a user can cause is one message and exit code 2."""
     config = parse(arguments)
+    from mlp_core import cache
     from mlp_core.idx import DataError
     from mlp_core.weights import WeightsError
 
+    # Compiled programs outlive the process. JAX keeps by default only what took over a second.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.folder() / "xla"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     try:
         return COMMANDS[type(config)](config)
     except (DataError, WeightsError, OSError) as error:

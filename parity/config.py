@@ -7,7 +7,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 
-def _at_least(config: object, **least: float) -> None:
+def _at_least(config: object, **least: float | int) -> None:
     """Refuse numbers out of range, all at once."""
     wrong = []
     for name, minimum in least.items():

@@ -47,7 +47,8 @@ def curves(verdict: Verdict) -> bytes:
     if exact:
         for name, (color, label) in APART.items():
             if name in verdict.curves:
-                difference = np.abs(verdict.curves[name]["train_loss"] - exact["train_loss"])
+                other = verdict.curves[name]["train_loss"]  # the yardstick's is shorter
+                difference = np.abs(other - exact["train_loss"][: len(other)])
                 apart.semilogy(
                     1 + np.arange(len(difference)), difference, color=color, lw=0.7, label=label
                 )
@@ -56,6 +57,9 @@ def curves(verdict: Verdict) -> bytes:
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
+    if apart.lines:
+        apart.set_ylim(1e-17, 10 * apart.get_ylim()[1])
+        apart.legend(fontsize="small", loc="upper center", ncols=2)
     return _png(figure)
 
 
@@ -94,7 +98,7 @@ def ladder(verdicts: Sequence[Verdict]) -> bytes:
     axes.set_yticks(range(len(rows)), [f"{level} {precision}" for level, precision in rows])
     axes.invert_yaxis()
     axes.set_xlim(least, 30)
-    axes.legend(fontsize="small", loc="lower left")
+    axes.legend(fontsize="small", loc="upper right")
     return _png(figure)
 
 

@@ -59,6 +59,16 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Pullback:
+    """Logits [batch, classes], and the gradient of sum(logits * cotangent) by each parameter and
+    by the inputs: no loss takes part, so integers stay integers."""
+
+    logits: np.ndarray
+    gradients: Arrays
+    inputs: np.ndarray
+
+
+@dataclass(frozen=True)
 class Run:
     """What a training run gives: its history, and the final parameters."""
 
@@ -80,7 +90,15 @@ class Side(Protocol):
     def batches(self, train: bool = True) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The batches of the first epoch as this side's own pipeline makes them, in float32."""
 
+    def stream(self, epochs: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The training batches of whole epochs in a row, as this side's own pipeline makes them."""
+
     def evaluate(self, X: np.ndarray, y: np.ndarray) -> Evaluation: ...
+
+    def pullback(
+        self, params: Mapping[str, np.ndarray], X: np.ndarray, cotangent: np.ndarray
+    ) -> Pullback:
+        """With these parameters; the loaded ones stay."""
 
     def train(self, epochs: int, update_scale: float = 1.0) -> Run:
         """Train by the side's own Trainer, from the loaded parameters, which stay as they are.
@@ -123,13 +141,33 @@ class JaxSide:
             jax_mlp.checkpoint.set_params(self.model, cast)
 
     def batches(self, train: bool = True) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for X, y in _JaxData(self.examples).get_dataloader(train) or ():
+        for X, y in self.loader(train) or ():
             yield np.asarray(X), np.asarray(y)
+
+    def loader(self, train: bool = True) -> Any:
+        """A fresh jax_mlp.ArrayLoader, at the first epoch; None where there is no such data."""
+        return _JaxData(self.examples).get_dataloader(train)
+
+    def stream(self, epochs: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        loader = self.loader()
+        for _ in range(epochs):
+            for X, y in loader:
+                yield np.asarray(X), np.asarray(y)
 
     def evaluate(self, X: np.ndarray, y: np.ndarray) -> Evaluation:
         with self._settings():
             values = self._evaluate(self.params(), np.asarray(X, self.dtype), y)
             return Evaluation(*jax.tree.map(np.asarray, values))
+
+    def pullback(
+        self, params: Mapping[str, np.ndarray], X: np.ndarray, cotangent: np.ndarray
+    ) -> Pullback:
+        with self._settings():
+            given = {self._inside(n): np.asarray(a, self.dtype) for n, a in params.items()}
+            arrays = (np.asarray(X, self.dtype), np.asarray(cotangent, self.dtype))
+            logits, (grads, by_X) = jax.jit(self._pulled_back)(given, *arrays)
+            named = {self._outside(name): np.asarray(leaf) for name, leaf in grads.items()}
+            return Pullback(np.asarray(logits), named, np.asarray(by_X))
 
     def bounds(
         self, X: np.ndarray, y: np.ndarray, roundoff: float
@@ -166,7 +204,9 @@ class JaxSide:
 
         def loss_of(params: Any) -> tuple[Any, Any]:
             model: Any = jax_mlp.checkpoint.with_params(self.model, params)
-            return model.training_step((X, y)), model(X)
+            forward, seen = model.forward, []
+            model.forward = lambda *inputs: seen.append(forward(*inputs)) or seen[-1]
+            return model.training_step((X, y)), seen[0]
 
         (loss, logits), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
         optimizer = self.model.configure_optimizers()
@@ -176,6 +216,14 @@ class JaxSide:
             for tree in (grads, optax.apply_updates(params, updates))
         ]
         return logits, loss, *named
+
+    def _pulled_back(self, params: Any, X: Any, cotangent: Any) -> tuple:
+        def logits_of(params: Any, X: Any) -> Any:
+            model: Any = jax_mlp.checkpoint.with_params(self.model, params)
+            return model(X)
+
+        logits, back = jax.vjp(logits_of, params, X)
+        return logits, back(cotangent)
 
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:
@@ -239,6 +287,12 @@ class TorchSide:
         for X, y in _TorchData(self.examples).get_dataloader(train) or ():
             yield X.numpy(), y.numpy().astype(np.int32)
 
+    def stream(self, epochs: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        loader = _TorchData(self.examples).get_dataloader(True)
+        for _ in range(epochs):
+            for X, y in loader:
+                yield X.numpy(), y.numpy().astype(np.int32)
+
     def evaluate(self, X: np.ndarray, y: np.ndarray) -> Evaluation:
         before = self.params()
         trainer = self.model.trainer = torch_mlp.Trainer(max_epochs=1)
@@ -246,8 +300,10 @@ class TorchSide:
         with self._settings():
             optimizer = self.model.configure_optimizers()
             batch = torch.tensor(np.asarray(X, self.dtype)), torch.tensor(y, dtype=torch.int64)
-            logits = self.model(batch[0])
+            seen: list[torch.Tensor] = []
+            tap = self.model.register_forward_hook(lambda model, X, out: seen.append(out))
             loss = self.model.training_step(batch)
+            tap.remove()
             optimizer.zero_grad()
             loss.backward()
             gradients = {
@@ -256,7 +312,28 @@ class TorchSide:
             }
             optimizer.step()
         result = Evaluation(
-            logits.detach().numpy(), loss.detach().numpy(), self._named(gradients), self.params()
+            seen[0].detach().numpy(), loss.detach().numpy(), self._named(gradients), self.params()
+        )
+        self.load(before)
+        return result
+
+    def pullback(
+        self, params: Mapping[str, np.ndarray], X: np.ndarray, cotangent: np.ndarray
+    ) -> Pullback:
+        before = self.params()
+        self.load(params)
+        names, leaves = zip(*self._inner.named_parameters(), strict=True)
+        with self._settings():
+            inputs = torch.tensor(np.asarray(X, self.dtype)).requires_grad_()
+            logits = self.model(inputs)
+            weights = torch.tensor(np.asarray(cotangent, self.dtype))
+            *by_params, by_X = torch.autograd.grad(
+                logits, [*leaves, inputs], weights, materialize_grads=True
+            )
+        result = Pullback(
+            logits.detach().numpy(),
+            self._named(dict(zip(names, by_params, strict=True))),
+            by_X.numpy(),
         )
         self.load(before)
         return result

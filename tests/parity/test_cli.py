@@ -1,0 +1,155 @@
+"""The commands as a user types them: what they print, write and return."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from mlp_core.history import History
+from parity.cli import main, parse
+from parity.config import CheckConfig, TrainConfig
+
+QUICK = ["--data", "sample", "--epochs", "1", "--hiddens", "8"]
+
+
+def test_the_main_job_ends_to_end_on_the_sample(tmp_path, capsys):
+    code = main(["check", *QUICK, "--model", "scratch", "--out", str(tmp_path / "report")])
+    out = capsys.readouterr().out
+    assert code == 0 and "AGREE" in out and "gradients" in out
+    report = json.loads((tmp_path / "report/report.json").read_text())
+    assert report["ok"] and report["pairs"][0]["about"]["epochs"] == 1
+    assert {level["level"] for level in report["pairs"][0]["levels"]} >= {"inputs", "curve"}
+    page = (tmp_path / "report/index.html").read_text()
+    assert "AGREE" in page and page.count("data:image/png;base64,") == 2
+    assert "src=\"http" not in page and "href=\"http" not in page
+    for name in ("curves-scratch.png", "ladder.png"):
+        assert (tmp_path / "report" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_difference_gives_exit_code_1_and_names_the_level(tmp_path, capsys, monkeypatch):
+    import jax_mlp
+
+    class Off(jax_mlp.MLPScratch):
+        def forward(self, X):
+            return super().forward(X) + 1e-3
+
+    monkeypatch.setattr(jax_mlp, "MLPScratch", Off)
+    code = main(["check", *QUICK, "--model", "scratch", "--out", str(tmp_path)])
+    assert code == 1
+    assert "DIFFER: first at scratch logits float64" in capsys.readouterr().out
+    assert json.loads((tmp_path / "report.json").read_text())["ok"] is False
+    assert "FAILED" in (tmp_path / "index.html").read_text()
+
+
+@pytest.mark.parametrize("side", ["jax", "torch"])
+@pytest.mark.parametrize("model", ["scratch", "mlp"])
+def test_train_writes_weights_history_and_curve(tmp_path, capsys, side, model):
+    arguments = ["train", *QUICK, "--side", side, "--model", model, "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    history = History.load(tmp_path / "history.json")
+    assert len(history.train_loss) == 24 and history.about["side"] == side
+    arrays = load_file(tmp_path / "weights.safetensors")
+    assert len(arrays) == 4 and all(np.isfinite(a).all() for a in arrays.values())
+    assert (tmp_path / "history.csv").read_text().count("\n") == 25
+    assert (tmp_path / "curve.png").exists()
+    assert "samples/s" in capsys.readouterr().out
+    first = (tmp_path / "weights.safetensors").read_bytes()
+    assert main(arguments) == 0  # twice in a row, to the same bits
+    assert (tmp_path / "weights.safetensors").read_bytes() == first
+
+
+def test_convert_there_and_back_gives_the_same_bits(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    original = {
+        "net.1.weight": rng.standard_normal((3, 5)).astype(np.float32),
+        "net.1.bias": rng.standard_normal(3).astype(np.float32),
+        "net.3.weight": rng.standard_normal((3, 3)).astype(np.float32),
+        "net.3.bias": rng.standard_normal(3).astype(np.float32),
+    }
+    save_file(original, tmp_path / "torch.safetensors")
+    flax, back = str(tmp_path / "flax.safetensors"), str(tmp_path / "back.safetensors")
+    assert main(["convert", str(tmp_path / "torch.safetensors"), flax, "--to", "flax"]) == 0
+    kernel = load_file(flax)["net.layers.3.kernel"]
+    np.testing.assert_array_equal(kernel, original["net.3.weight"].T)
+    assert main(["convert", flax, back, "--to", "torch"]) == 0
+    for name, array in load_file(back).items():
+        assert array.tobytes() == original[name].tobytes()
+
+
+def test_convert_lists_all_problems_and_writes_nothing(tmp_path, capsys):
+    bad = {"W1": np.full((2, 2), np.inf, np.float32), "x": np.zeros(1, np.float32)}
+    save_file(bad, tmp_path / "bad.safetensors")
+    assert main(["convert", str(tmp_path / "bad.safetensors"), str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert "bad.safetensors" in err and "'b1' is missing" in err
+    assert "'x'" in err and "non-finite" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_says_what_it_found(capsys):
+    assert main(["data", "--data", "sample"]) == 0
+    out = capsys.readouterr().out
+    assert "sha256" in out and "ankle boot" in out
+
+
+def test_a_folder_that_is_not_there_is_exit_code_2(tmp_path, capsys):
+    for command in ("check", "train"):
+        out = ["--out", str(tmp_path / "out")]
+        assert main([command, "--data", str(tmp_path / "nowhere"), *out]) == 2
+        err = capsys.readouterr().err
+        assert "nowhere" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "chek", "check --epochs x", "check --epochs 0", "train --side numpy", "train --lr nan"],
+)
+def test_usage_errors_are_exit_code_2_with_a_message(line, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(line.split())
+    assert caught.value.code == 2
+    assert capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config", [CheckConfig, TrainConfig])
+def test_defaults_have_one_source(config):
+    name = config.__name__.removesuffix("Config").lower()
+    assert parse([name]) == config()
+    assert all(f.default is not dataclasses.MISSING for f in dataclasses.fields(config))
+
+
+def test_help_shows_examples_and_loads_no_framework():
+    code = (
+        "import sys\n"
+        "from parity.cli import main\n"
+        "try: main(['check', '--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'jax', 'torch'} & set(sys.modules), 'a framework was loaded'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Examples" in done.stdout and "--data sample" in done.stdout
+
+
+@pytest.mark.parametrize("side", ["jax", "torch"])
+def test_ctrl_c_keeps_weights_and_history(tmp_path, side):
+    command = [sys.executable, "-m", "parity.cli", "train", "--side", side, "--data", "sample"]
+    command += ["--epochs", "100000", "--hiddens", "8", "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ, text=True
+    )
+    assert process.stdout is not None
+    assert "Data" in process.stdout.readline()  # training is about to begin
+    time.sleep(6)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    history = History.load(tmp_path / "history.json")
+    assert history.interrupted and history.train_loss
+    assert load_file(tmp_path / "weights.safetensors")

@@ -1,0 +1,222 @@
+"""Each level passes on a faithful port and fails on a planted fault."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from torch import nn
+
+import jax_mlp
+import torch_mlp
+from parity import assert_parity, check
+from parity.ladder import LEVELS
+from parity.sides import JaxSide
+
+SMALL = {"epochs": 2, "batch_size": 32, "seed": 5}
+BY_NAME = {level.name: level for level in LEVELS}
+
+
+def scratch_pair(hiddens=(6, 6), lr=0.1):
+    torch.manual_seed(1)
+    # A larger spread than the book's 0.01, so that a small net has something to get wrong.
+    arguments = (12, 4, hiddens, lr, 0.5)
+    return jax_mlp.MLPScratch(*arguments), torch_mlp.MLPScratch(*arguments)
+
+
+def concise_pair(hiddens=(6, 6), lr=0.1):
+    torch.manual_seed(1)
+    return jax_mlp.MLP(4, hiddens, lr, num_inputs=12), torch_mlp.MLP(4, hiddens, lr)
+
+
+def found(verdict):
+    """{level: precisions at which it failed}"""
+    failed = {}
+    for r in verdict.results:
+        if not r.ok:
+            failed.setdefault(r.level.name, []).append(r.precision)
+    return failed
+
+
+@pytest.mark.parametrize("pair", [scratch_pair, concise_pair])
+def test_a_faithful_port_passes_every_level(digits, pair):
+    verdict = check(*pair(), data=digits, **SMALL)
+    assert verdict.ok, verdict
+    assert [(r.level.name, r.precision) for r in verdict.results] == [
+        (level.name, precision) for level in LEVELS for precision in level.precisions
+    ]
+    assert not any(r.vacuous for r in verdict.results)
+    assert set(verdict.curves) >= {"jax float64", "torch float32", "yardstick"}
+    assert len(verdict.curves["jax float32"]["train_loss"]) == 2 * 3  # 70 examples in 32s
+
+
+def test_the_models_of_the_caller_are_left_as_they_were(digits):
+    ours, theirs = scratch_pair()
+    before = np.array(ours.W1), theirs.W1.detach().clone()
+    check(ours, theirs, data=digits, levels=[BY_NAME["step"]], **SMALL)
+    np.testing.assert_array_equal(np.array(ours.W1), before[0])
+    assert torch.equal(theirs.W1, before[1])
+    assert not hasattr(theirs, "trainer") and not hasattr(ours, "trainer")
+
+
+def other_relu(ours):
+    ours.forward = lambda X: _forward(ours, X)
+
+
+def _forward(model, X):
+    H = X.reshape((-1, 12))
+    for i in (1, 2):
+        H = jax.nn.relu(H @ getattr(model, f"W{i}") + getattr(model, f"b{i}"))
+    return H @ model.W3 + model.b3
+
+
+class TransposedSquare(jax_mlp.MLPScratch):
+    def forward(self, X):
+        params = {**self.params, "W2": self.W2.T}
+        return jax_mlp.scratch.forward(params, X.reshape((-1, self.num_inputs)))
+
+
+class SmoothedLoss(jax_mlp.MLPScratch):
+    def loss(self, Y_hat, Y, averaged=True):
+        classes = Y_hat.shape[-1]
+        target = jax.nn.one_hot(Y, classes) * (1 - 1e-6) + 1e-6 / classes
+        return -(target * jax.nn.log_softmax(Y_hat)).sum(1).mean()
+
+
+class SumForMean(jax_mlp.MLPScratch):
+    def loss(self, Y_hat, Y, averaged=True):
+        return super().loss(Y_hat, Y, averaged=False).sum()
+
+
+class StoppedGradient(jax_mlp.MLPScratch):
+    def forward(self, X):
+        params = {**self.params, "b1": jax.lax.stop_gradient(self.b1)}
+        return jax_mlp.scratch.forward(params, X.reshape((-1, self.num_inputs)))
+
+
+class OtherRate(jax_mlp.MLPScratch):
+    def configure_optimizers(self):
+        import optax
+
+        return optax.sgd(self.lr * (1 + 1e-6))
+
+
+class NaNUnit(jax_mlp.MLPScratch):
+    def forward(self, X):
+        return super().forward(X) * jnp.array([jnp.nan, 1, 1, 1])
+
+
+FAULTS = {
+    TransposedSquare: "logits",
+    SmoothedLoss: "loss",
+    SumForMean: "loss",
+    StoppedGradient: "gradients",
+    OtherRate: "step",
+    NaNUnit: "logits",
+}
+
+
+@pytest.mark.parametrize(("faulty", "level"), FAULTS.items(), ids=lambda x: getattr(x, "__name__", x))
+def test_a_planted_fault_is_caught_at_the_level_where_it_is_made(digits, faulty, level):
+    _, theirs = scratch_pair()
+    ours = faulty(12, 4, (6, 6), 0.1)
+    verdict = check(ours, theirs, data=digits, **SMALL)
+    failed = found(verdict)
+    assert next(iter(failed)) == level and "float64" in failed[level], verdict
+    assert not verdict.ok
+
+
+def test_a_fault_of_the_training_loop_alone_is_caught_by_the_curve(digits):
+    class Decaying(jax_mlp.MLPScratch):
+        """Right in its first step from any weights; momentum shows from the second on."""
+
+        def configure_optimizers(self):
+            import optax
+
+            return optax.sgd(self.lr, momentum=1e-4)
+
+    _, theirs = scratch_pair()
+    verdict = check(Decaying(12, 4, (6, 6), 0.1), theirs, data=digits, **SMALL)
+    assert list(found(verdict)) == ["curve"]
+
+
+def test_inputs_that_differ_by_an_ulp_are_caught_first(digits, monkeypatch):
+    honest = JaxSide.batches
+
+    def off(self, train=True):
+        for X, y in honest(self, train):
+            X = X.copy()
+            X[-1, 0, 2, 3] = np.nextafter(X[-1, 0, 2, 3], np.float32(9))
+            yield X, y
+
+    monkeypatch.setattr(JaxSide, "batches", off)
+    verdict = check(*scratch_pair(), data=digits, levels=[BY_NAME["inputs"]], **SMALL)
+    assert not verdict.ok
+    worst = verdict.results[0].worst
+    assert "images" in worst.name and worst.index == (31, 0, 2, 3)
+
+
+def test_weights_that_do_not_survive_the_round_trip_are_caught(digits, monkeypatch):
+    honest = JaxSide.load
+
+    def lossy(self, params):
+        honest(self, {k: a.astype(np.float16).astype(np.float32) for k, a in params.items()})
+
+    monkeypatch.setattr(JaxSide, "load", lossy)
+    verdict = check(*scratch_pair(), data=digits, levels=[BY_NAME["weights"]], **SMALL)
+    assert list(found(verdict)) == ["weights"]
+
+
+def test_low_precision_in_float32_fails_the_bound_while_float64_is_right(digits, monkeypatch):
+    honest = JaxSide.evaluate
+
+    def bf16(self, X, y):
+        if self.dtype == "float32":
+            X = np.asarray(jnp.asarray(X, jnp.bfloat16).astype(jnp.float32))
+        return honest(self, X, y)
+
+    monkeypatch.setattr(JaxSide, "evaluate", bf16)
+    verdict = check(*scratch_pair(), data=digits, levels=[BY_NAME["logits"]], **SMALL)
+    assert found(verdict) == {"logits": ["float32"]}
+
+
+def test_no_level_at_all_is_no_agreement(digits):
+    assert not check(*scratch_pair(), data=digits, levels=[], **SMALL).ok
+
+
+def test_plain_modules_are_checked_too_with_names(digits):
+    class Net(nnx.Module):
+        def __init__(self):
+            self.a = nnx.Linear(12, 5, rngs=nnx.Rngs(0))
+            self.b = nnx.Linear(5, 4, rngs=nnx.Rngs(1))
+
+        def __call__(self, X):
+            return self.b(jnp.tanh(self.a(X.reshape((len(X), -1)))))
+
+    theirs = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 4))
+    names = {
+        "a.kernel": "1.weight",
+        "a.bias": "1.bias",
+        "b.kernel": "3.weight",
+        "b.bias": "3.bias",
+    }
+    assert_parity(Net(), theirs, data=digits, names=names, **SMALL)
+    with pytest.raises(ValueError, match="pass names=.*\n.*jax: .*kernel.*\n.*torch: 1.weight"):
+        check(Net(), theirs, data=digits, **SMALL)
+    theirs[2] = nn.Sigmoid()
+    with pytest.raises(AssertionError, match="logits"):
+        assert_parity(Net(), theirs, data=digits, names=names, **SMALL)
+
+
+def test_shapes_that_cannot_be_paired_are_named(digits):
+    ours, _ = scratch_pair(hiddens=(7, 6))
+    _, theirs = scratch_pair()
+    with pytest.raises(ValueError, match=r"'W1' has shape \(12, 7\), torch 'W1'.*\(12, 6\)"):
+        check(ours, theirs, data=digits, **SMALL)
+
+
+@pytest.mark.parametrize("bad", [(np.zeros((3, 2)),), (np.zeros((3, 2)), np.zeros(3, int))])
+def test_arrays_of_the_wrong_kind_are_refused(bad):
+    with pytest.raises(ValueError, match="data: "):
+        check(*scratch_pair(), data=bad, **SMALL)
