@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .arithmetic import EXACT, Approx, Arithmetic, Array, Delta, Tag, dense
-from .rules import Op, rule, unless
+from .rules import Op, Spread, rule, unless
 
 # --- order -----------------------------------------------------------------------------------
 
@@ -25,17 +25,7 @@ def undecided(r: Arithmetic, x: Array, y: Array, dx: Delta, dy: Delta) -> Array:
     return ~(jnp.abs(x - y) > margin + flush) & ((x != y) | (margin > 0))
 
 
-_COMPARISONS = {
-    "eq": jnp.equal,
-    "ne": jnp.not_equal,
-    "lt": jnp.less,
-    "le": jnp.less_equal,
-    "gt": jnp.greater,
-    "ge": jnp.greater_equal,
-}
-
-
-@rule(*_COMPARISONS)
+@rule("eq", "ne", "lt", "le", "gt", "ge")
 def _compare(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
     x_, y_ = op.operands
 
@@ -57,7 +47,7 @@ def _compare(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
             return jnp.maximum(dense(dx, x), dense(dy, y))
         return undecided(r, x, y, dx, dy).astype(float)
 
-    return _COMPARISONS[op.name](x, y), spread
+    return op.bind(x, y), spread
 
 
 def _contested(x: Array, dx: Delta, axes: tuple[int, ...]) -> Array:
@@ -142,6 +132,11 @@ def _is_finite(op: Op, x: Array) -> tuple[Any, ...]:
 
 @rule("select_n")
 def _select_n(op: Op, which: Array, *cases: Array) -> tuple[Any, ...]:
+    return *select(which, *cases), Tag("cases", op.operands[1:])
+
+
+def select(which: Array, *cases: Array) -> tuple[Array, Spread]:
+    """One of the cases, or where `which` is uncertain any of them."""
     v = lax.select_n(which, *cases)
 
     def spread(r: Arithmetic, d: Delta, *ds: Delta) -> Delta:
@@ -158,7 +153,7 @@ def _select_n(op: Op, which: Array, *cases: Array) -> tuple[Any, ...]:
         span = jnp.max(jnp.stack(far), axis=0)
         return jnp.where(dense(d, which) > 0, span, certain)
 
-    return v, spread, Tag("cases", op.operands[1:] if op else ())
+    return v, spread
 
 
 @rule("clamp")
@@ -228,7 +223,8 @@ def _convert(op: Op, x: Array) -> tuple[Any, ...]:
 # Which operands are data; the others are indices.
 _MOVES: dict[str, Any] = {
     "copy": (0,),
-    "copy_p": (0,),
+    "name": (0,),
+    "sharding_constraint": (0,),
     "stop_gradient": (0,),
     "reshape": (0,),
     "broadcast_in_dim": (0,),
@@ -239,6 +235,9 @@ _MOVES: dict[str, Any] = {
     "slice": (0,),
     "split": (0,),
     "concatenate": slice(None),
+    "stack": slice(None),
+    "unstack": (0,),
+    "tile": (0,),
     "pad": (0, 1),
     "gather": (0,),
     "dynamic_slice": (0,),

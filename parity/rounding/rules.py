@@ -64,6 +64,22 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     return enter
 
 
+_SQUARES = {"square", "abs", "exp", "exp2", "logistic", "sqrt", "rsqrt", "erfc"}
+_SIGN_KEEPING = {"add", "add_any", "mul", "div", "max", "min", "reduce_sum", "cumsum", "reduce_max",
+                 "copy", "reshape", "broadcast_in_dim", "squeeze", "convert_element_type",
+                 "stop_gradient"}  # fmt: skip
+
+
+def nonnegative(op: Op) -> bool:
+    """Whether the result is never negative, in any arithmetic."""
+    if op.name == "mul" and op.operands[0] is op.operands[1]:
+        return True
+    if op.name == "integer_pow" and op.params["y"] % 2 == 0:
+        return True
+    kept = op.name in _SIGN_KEEPING and all(x.nonnegative for x in op.operands)
+    return kept or op.name in _SQUARES
+
+
 # --- arithmetic ------------------------------------------------------------------------------
 
 
@@ -92,8 +108,7 @@ def _add(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
 def _mul(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
     def spread(r: Arithmetic, dx: Delta, dy: Delta) -> Delta:
         a, b = jnp.abs(x), jnp.abs(y)
-        drift = a * dy + dx * b + dx * dy
-        return drift + r.round((a + dx) * (b + dy)) + r.underflow(a + dx, b + dy)
+        return a * dy + dx * (b + dy) + r.product(a + dx, b + dy)
 
     return x * y, spread
 
@@ -108,9 +123,8 @@ def _div(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
         if branches and branches.kind == "cases":
             cases = [jnp.abs(c.value) - dense(r.of(c), c.value) for c in branches.of]
             low = jnp.maximum(low, jnp.min(jnp.stack(jnp.broadcast_arrays(*cases)), axis=0))
-        inverse = jnp.where(low > 0, 1 / low, jnp.inf)
         drift = jnp.where(low > 0, (dx + jnp.abs(v) * dy + jnp.zeros(op.shape)) / low, jnp.inf)
-        return drift + r.ulps(jnp.abs(v) + drift, DIVISION) + r.underflow(jnp.abs(x) + dx, inverse)
+        return drift + r.product(jnp.abs(x) + dx, 1 / low, DIVISION)
 
     return v, spread
 
@@ -125,8 +139,10 @@ def _integer_pow(op: Op, x: Array) -> tuple[Any, ...]:
         edge = jnp.abs(x) + d if n > 0 else jnp.abs(x) - d  # where |n t^(n-1)| is largest
         drift = abs(n) * lax.integer_pow(jnp.where(edge > 0, edge, 1.0), n - 1) * d
         drift = jnp.where(edge > 0, drift, 0.0 if n > 0 else jnp.inf)
-        size = jnp.abs(v) + drift
-        return drift + r.round(size, abs(n)) + abs(n) * r.underflow(jnp.abs(x), 1 + size)
+        size = jnp.abs(v) + drift + jnp.where(x != 0, r.tiny, 0.0)
+        if n < 0:  # x^|n| may be flushed to zero, and its inverse infinite
+            drift = jnp.where(size * r.tiny < 0.5, drift, jnp.inf)
+        return drift + r.round(size, abs(n) + (n < 0))
 
     return v, spread
 
@@ -236,7 +252,7 @@ def _nonzero(a: Array, b: Array, dimension_numbers: Any) -> Array:
     return lax.dot_general(rows, columns, (((), ()), (left, right)))
 
 
-@rule("scatter-add")
+@rule("scatter-add", "scatter-sub")
 def _scatter_add(op: Op, x: Array, index: Array, y: Array) -> tuple[Any, ...]:
     flags = {k: op.params[k] for k in ("indices_are_sorted", "unique_indices", "mode")}
 
@@ -250,7 +266,7 @@ def _scatter_add(op: Op, x: Array, index: Array, y: Array) -> tuple[Any, ...]:
             drift += r.round(add(jnp.abs(x) + dx, index, jnp.abs(y) + dy), terms)
         return unless(di, drift)
 
-    return add(x, index, y), spread
+    return add(x, index, -y if op.name == "scatter-sub" else y), spread
 
 
 def unless(index: Delta, delta: Delta) -> Delta:

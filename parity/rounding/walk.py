@@ -16,7 +16,7 @@ from jax.extend import core
 
 from . import choices
 from .arithmetic import EXACT, Approx, Arithmetic, Array, Delta, dense
-from .rules import RULES, Op
+from .rules import RULES, Op, nonnegative
 
 
 class UnsupportedPrimitive(NotImplementedError):
@@ -59,7 +59,18 @@ def constant(x: Any, kind: Any) -> Array:
     """x as the program sees it, at its own type, then exactly in float64."""
     if not jnp.issubdtype(kind, jnp.number) and kind != jnp.bool_:
         return x  # a random key
-    return jnp.asarray(x).astype(kind).astype(jnp.float64 if real(kind) else kind)
+    if not real(kind):
+        return jnp.asarray(x).astype(kind)
+    if not isinstance(x, jax.core.Tracer):
+        return jnp.asarray(np.asarray(x).astype(kind).astype(np.float64))
+    x = x.astype(kind)
+    if kind != jnp.float32:
+        return x.astype(jnp.float64)
+    # XLA on CPU reads a subnormal as zero, also when it only widens it; Torch doesn't.
+    bits = lax.bitcast_convert_type(x, jnp.uint32)
+    small = (bits & 0x7FFFFF).astype(jnp.float64) * 2.0**-149
+    subnormal = (bits & 0x7F800000) == 0
+    return jnp.where(subnormal, jnp.where(bits >> 31, -small, small), x.astype(jnp.float64))
 
 
 def _libraries() -> tuple[Path, ...]:
@@ -80,7 +91,7 @@ def source(eqn: core.JaxprEqn, caller: str) -> str:
         if file == own:
             break
         if file.is_absolute() and not any(file.is_relative_to(home) for home in libraries):
-            return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
+            return f"{frame.file_name}:{frame.line_num} ({frame.function_name.split('.')[-1]})"
     return caller
 
 
@@ -88,21 +99,6 @@ _KINKS = {"eq", "ne", "lt", "le", "gt", "ge", "sign", "argmax", "argmin"}
 _REAL_ONLY = {"div", "pow", "integer_pow", "square", "sign"}
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call",
           "custom_vjp_call", "custom_vjp_call_jaxpr"}  # fmt: skip
-
-
-_SQUARES = {"square", "abs", "exp", "exp2", "logistic", "sqrt", "rsqrt", "erfc"}
-_SIGN_KEEPING = {"add", "add_any", "mul", "div", "max", "min", "reduce_sum", "cumsum", "reduce_max",
-                 "copy", "reshape", "broadcast_in_dim", "squeeze", "convert_element_type",
-                 "stop_gradient"}  # fmt: skip
-
-
-def _nonnegative(op: Op) -> bool:
-    if op.name == "mul" and op.operands[0] is op.operands[1]:
-        return True
-    if op.name == "integer_pow" and op.params["y"] % 2 == 0:
-        return True
-    kept = op.name in _SIGN_KEEPING and all(x.nonnegative for x in op.operands)
-    return kept or op.name in _SQUARES
 
 
 @dataclass
@@ -183,7 +179,7 @@ class Walk:
         bound, likely = spreads(self.worst), spreads(self.chance)
         if not eqn.primitive.multiple_results:
             found = self.guard(value, bound, likely, *tag)
-            return [replace(found, nonnegative=_nonnegative(op))]
+            return [replace(found, nonnegative=nonnegative(op))]
         parts = [[d] * len(value) if d is EXACT else d for d in (bound, likely)]
         return [self.guard(*each) for each in zip(value, *parts, strict=True)]
 
@@ -194,7 +190,8 @@ class Walk:
             if d is EXACT:
                 return d
             d = dense(d, value)
-            return jnp.where((d >= 0) & (jnp.abs(value) + d < self.worst.huge), d, jnp.inf)
+            # An exact infinity, of a mask perhaps, is no overflow.
+            return jnp.where((d == 0) | (jnp.abs(value) + d < self.worst.huge), d, jnp.inf)
 
         return Approx(value, sound(bound), sound(likely), tag)
 
@@ -219,7 +216,7 @@ class Walk:
         if any(real(dtype(v)) for v in eqn.invars) or [*core.jaxprs_in_params(eqn.params)]:
             raise UnsupportedPrimitive(
                 f"primitive '{name}' has no rounding rule; called at {self.line}. "
-                "Write the function without it, or add its rule to parity/rules.py"
+                "Write the function without it, or add its rule to parity/rounding/rules.py"
             )
         found = eqn.primitive.bind(*(x.value for x in operands), **eqn.params)
         values = found if eqn.primitive.multiple_results else [found]
@@ -290,9 +287,8 @@ class Walk:
                 self.kinks.append(replace(k, mask=mask, count=jnp.sum(mask)))
         made = []
         for cases in zip(*results, strict=True):
-            value, spread, _ = RULES["select_n"](None, which.value, *(c.value for c in cases))
-            deltas = [
-                spread(r, *(r.of(x) for x in (which, *cases))) for r in (self.worst, self.chance)
-            ]
+            value, spread = choices.select(which.value, *(c.value for c in cases))
+            ways = (self.worst, self.chance)
+            deltas = [spread(r, *(r.of(x) for x in (which, *cases))) for r in ways]
             made.append(self.guard(value, *deltas))
         return made
