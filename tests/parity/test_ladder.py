@@ -1,6 +1,5 @@
 """Each level passes on a faithful port and fails on a planted fault."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -60,51 +59,46 @@ def test_the_models_of_the_caller_are_left_as_they_were(digits):
     assert not hasattr(theirs, "trainer") and not hasattr(ours, "trainer")
 
 
-def other_relu(ours):
-    ours.forward = lambda X: _forward(ours, X)
+# Planted in Torch, where nothing has to be compiled: JAX and its bounds stay what they were.
 
 
-def _forward(model, X):
-    H = X.reshape((-1, 12))
-    for i in (1, 2):
-        H = jax.nn.relu(H @ getattr(model, f"W{i}") + getattr(model, f"b{i}"))
-    return H @ model.W3 + model.b3
-
-
-class TransposedSquare(jax_mlp.MLPScratch):
+class TransposedSquare(torch_mlp.MLPScratch):
     def forward(self, X):
-        params = {**self.params, "W2": self.W2.T}
-        return jax_mlp.scratch.forward(params, X.reshape((-1, self.num_inputs)))
+        H = torch_mlp.relu(X.reshape((-1, 12)) @ self.W1 + self.b1)
+        return torch_mlp.relu(H @ self.W2.T + self.b2) @ self.W3 + self.b3
 
 
-class SmoothedLoss(jax_mlp.MLPScratch):
+class SmoothedLoss(torch_mlp.MLPScratch):
     def loss(self, Y_hat, Y, averaged=True):
-        classes = Y_hat.shape[-1]
-        target = jax.nn.one_hot(Y, classes) * (1 - 1e-6) + 1e-6 / classes
-        return -(target * jax.nn.log_softmax(Y_hat)).sum(1).mean()
+        return nn.functional.cross_entropy(Y_hat, Y, label_smoothing=1e-6)
 
 
-class SumForMean(jax_mlp.MLPScratch):
+class SumForMean(torch_mlp.MLPScratch):
     def loss(self, Y_hat, Y, averaged=True):
         return super().loss(Y_hat, Y, averaged=False).sum()
 
 
-class StoppedGradient(jax_mlp.MLPScratch):
+class StoppedGradient(torch_mlp.MLPScratch):
     def forward(self, X):
-        params = {**self.params, "b1": jax.lax.stop_gradient(self.b1)}
-        return jax_mlp.scratch.forward(params, X.reshape((-1, self.num_inputs)))
+        H = torch_mlp.relu(X.reshape((-1, 12)) @ self.W1 + self.b1.detach())
+        return torch_mlp.relu(H @ self.W2 + self.b2) @ self.W3 + self.b3
 
 
-class OtherRate(jax_mlp.MLPScratch):
+class OtherRate(torch_mlp.MLPScratch):
     def configure_optimizers(self):
-        import optax
-
-        return optax.sgd(self.lr * (1 + 1e-6))
+        return torch.optim.SGD(self.parameters(), lr=self.lr * (1 + 1e-6))
 
 
-class NaNUnit(jax_mlp.MLPScratch):
+class NaNUnit(torch_mlp.MLPScratch):
     def forward(self, X):
-        return super().forward(X) * jnp.array([jnp.nan, 1, 1, 1])
+        return super().forward(X) * torch.tensor([torch.nan, 1, 1, 1])
+
+
+class LittleMomentum(torch_mlp.MLPScratch):
+    """Right in its first step from any weights; momentum shows from the second on."""
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=1e-4)
 
 
 FAULTS = {
@@ -114,31 +108,20 @@ FAULTS = {
     StoppedGradient: "gradients",
     OtherRate: "step",
     NaNUnit: "logits",
+    LittleMomentum: "curve",
 }
 
 
-@pytest.mark.parametrize(("faulty", "level"), FAULTS.items(), ids=lambda x: getattr(x, "__name__", x))
+@pytest.mark.parametrize(
+    ("faulty", "level"), FAULTS.items(), ids=lambda x: getattr(x, "__name__", x)
+)
 def test_a_planted_fault_is_caught_at_the_level_where_it_is_made(digits, faulty, level):
-    _, theirs = scratch_pair()
-    ours = faulty(12, 4, (6, 6), 0.1)
-    verdict = check(ours, theirs, data=digits, **SMALL)
+    ours, _ = scratch_pair()
+    torch.manual_seed(1)
+    verdict = check(ours, faulty(12, 4, (6, 6), 0.1, 0.5), data=digits, **SMALL)
     failed = found(verdict)
     assert next(iter(failed)) == level and "float64" in failed[level], verdict
     assert not verdict.ok
-
-
-def test_a_fault_of_the_training_loop_alone_is_caught_by_the_curve(digits):
-    class Decaying(jax_mlp.MLPScratch):
-        """Right in its first step from any weights; momentum shows from the second on."""
-
-        def configure_optimizers(self):
-            import optax
-
-            return optax.sgd(self.lr, momentum=1e-4)
-
-    _, theirs = scratch_pair()
-    verdict = check(Decaying(12, 4, (6, 6), 0.1), theirs, data=digits, **SMALL)
-    assert list(found(verdict)) == ["curve"]
 
 
 def test_inputs_that_differ_by_an_ulp_are_caught_first(digits, monkeypatch):
