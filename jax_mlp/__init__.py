@@ -8,13 +8,14 @@ from jax_mlp.keys import get_key, manual_seed
 from jax_mlp.mlp import MLP
 from jax_mlp.scratch import MLPScratch, relu
 from jax_mlp.training import Trainer
+from mlp_core.arithmetic import any_arithmetic
 from mlp_core.history import History
 from mlp_core.shell import HyperParameters, ProgressBoard, add_to_class, show_images
 
 
 def reshape(x, *args, **kwargs):
-    """jnp.reshape."""
-    return jnp.reshape(jnp.asarray(x), *args, **kwargs)
+    """x.reshape of an array or an nnx.Param; the new shape as a tuple or as so many arguments."""
+    return jnp.asarray(x).reshape(*args, **kwargs)
 
 
 def matmul(a, b):
@@ -35,6 +36,7 @@ __all__ = [
     "ProgressBoard",
     "Trainer",
     "add_to_class",
+    "any_arithmetic",
     "get_key",
     "manual_seed",
     "matmul",

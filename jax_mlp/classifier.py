@@ -2,12 +2,13 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jax_mlp import layers
+from jax_mlp.reproducible import SGD, Arithmetic, arithmetic
+from mlp_core.arithmetic import any_arithmetic, in_force, unmarked
 from mlp_core.shell import HyperParameters, ProgressBoard
 
 
@@ -19,6 +20,9 @@ class Module(nnx.Module, HyperParameters):
     traced value, no side effects but `self.plot`.
     """
 
+    arithmetic: str = "native"  # or "reproducible": the same bits everywhere, and in Torch
+    native: Arithmetic = layers.NATIVE
+    relu_tie: float = 0.0  # the gradient at 0 of the ReLU in `native`
     _never_saved = ("self", "rngs")  # a generator is no hyperparameter, and static data to NNX
 
     def __init__(self, plot_train_per_epoch: int = 2, plot_valid_per_epoch: int = 1) -> None:
@@ -26,16 +30,38 @@ class Module(nnx.Module, HyperParameters):
         self.save_hyperparameters()
         self.board = ProgressBoard()
 
+    @property
+    def ops(self) -> Arithmetic:
+        """What to compute with: the arithmetic of the trainer if it has one, else of the model."""
+        chosen = in_force(self, getattr(self, "trainer", None))
+        return arithmetic(chosen, self.native, self.relu_tie)
+
+    def not_reproducible(self, optimizer: Any = None) -> list[str]:
+        """Why this model can't train in the reproducible arithmetic in force; empty if it can.
+
+        A `net` of Linear and ReLU layers can, and so can methods marked @any_arithmetic.
+        optimizer: what configure_optimizers gave, if it has been called.
+        """
+        reasons = unmarked(self)
+        if type(self).forward is Module.forward and hasattr(self, "net"):
+            reasons += layers.problems(self.net)
+        optimizer = self.configure_optimizers() if optimizer is None else optimizer
+        if not isinstance(optimizer, SGD):
+            found = type(optimizer).__name__
+            reasons.append(f"configure_optimizers gives {found}, expected self.ops.SGD(rate)")
+        return reasons
+
     def loss(self, y_hat: Array, y: Array) -> Array:
         raise NotImplementedError(f"{type(self).__name__}.loss")
 
+    @any_arithmetic
     def forward(self, X: Array) -> Array:
         """The output of `self.net`; override it for a model without one."""
         if not hasattr(self, "net"):
             raise NotImplementedError(
                 f"{type(self).__name__}: expected a forward method or a `net` attribute"
             )
-        return self.net(X)
+        return self.net(X) if self.ops is self.native else layers.run(self.net, X, self.ops)
 
     def __call__(self, *inputs: Any) -> Any:
         return self.forward(*inputs)
@@ -48,8 +74,8 @@ class Module(nnx.Module, HyperParameters):
         examples of their batch; the board draws the mean of batch means, as the book does.
         """
         trainer = self.trainer
-        if isinstance(value, jax.core.Tracer):
-            trainer.tape[key, train] = value
+        if trainer.tape is not None:
+            trainer.tape[key, train] = jnp.asarray(value)
             return
         self.board.xlabel = "epoch"
         number = float(value)
@@ -62,6 +88,7 @@ class Module(nnx.Module, HyperParameters):
             trainer.record_validation(key, number)
         self.board.draw(x, number, ("train_" if train else "val_") + key, every_n=int(every_n))
 
+    @any_arithmetic
     def training_step(self, batch: Any) -> Float[Array, ""]:
         """The loss of one batch (*inputs, labels)."""
         loss = self.loss(self(*batch[:-1]), batch[-1])
@@ -71,9 +98,9 @@ class Module(nnx.Module, HyperParameters):
     def validation_step(self, batch: Any) -> None:
         self.plot("loss", self.loss(self(*batch[:-1]), batch[-1]), train=False)
 
-    def configure_optimizers(self) -> optax.GradientTransformation:
-        """Plain SGD with the rate `self.lr`."""
-        return optax.sgd(self.lr)
+    def configure_optimizers(self) -> Any:
+        """Plain SGD with the rate `self.lr`: optax.sgd, or reproducible.SGD."""
+        return self.ops.SGD(self.lr)
 
 
 class Classifier(Module):
@@ -90,8 +117,9 @@ class Classifier(Module):
         """Share of examples whose largest logit is the label's; 0 or 1 each if not averaged."""
         logits = Y_hat.reshape((-1, Y_hat.shape[-1]))
         hits = (logits.argmax(axis=1).astype(Y.dtype) == Y.reshape(-1)).astype(jnp.float32)
-        return hits.mean() if averaged else hits
+        return self.ops.mean(hits) if averaged else hits
 
+    @any_arithmetic
     def loss(
         self, Y_hat: Float[Array, "... classes"], Y: Int[Array, "..."], averaged: bool = True
     ) -> Float[Array, ""] | Float[Array, "examples"]:
@@ -103,10 +131,8 @@ class Classifier(Module):
         NaN of label 10 but wraps -1: the Trainer checks all labels when data enters. Source: d2l
         4.1.
         """
-        losses = optax.softmax_cross_entropy_with_integer_labels(
-            Y_hat.reshape((-1, Y_hat.shape[-1])), Y.reshape((-1,))
-        )
-        return losses.mean() if averaged else losses
+        logits, labels = Y_hat.reshape((-1, Y_hat.shape[-1])), Y.reshape((-1,))
+        return self.ops.softmax_cross_entropy(logits, labels, averaged)
 
     def layer_summary(self, X_shape: tuple[int, ...]) -> None:
         """Print the output shape of each layer of `self.net` for an input of a shape."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
@@ -66,6 +67,10 @@ class ArrayLoader:
         """The order of examples in the next epoch."""
         epoch, self.next_epoch = self.next_epoch, self.next_epoch + 1
         return self.schedule.epoch(epoch)
+
+    def batch_like(self) -> Any:
+        """Shapes and types of a batch of one example."""
+        return jax.eval_shape(self.transform, *(array[:1] for array in self.host_arrays))
 
     def __iter__(self) -> Iterator[Batch]:
         order, size = self.next_order(), self.schedule.batch_size

@@ -10,9 +10,11 @@ from jaxtyping import Array, Float
 
 from jax_mlp.classifier import Classifier
 from jax_mlp.keys import get_key
+from mlp_core.arithmetic import any_arithmetic, checked
 from mlp_core.weights import layer_sizes
 
 
+@any_arithmetic
 def flatten(X: Float[Array, "batch ..."]) -> Float[Array, "batch features"]:
     return X.reshape((X.shape[0], -1))
 
@@ -31,6 +33,7 @@ class MLP(Classifier):
         num_inputs: int = 784,
         init: Literal["torch", "flax"] = "torch",
         rngs: nnx.Rngs | None = None,
+        arithmetic: Literal["native", "reproducible"] = "native",
     ) -> None:
         """num_inputs: NNX has no lazy layers, so the number of pixels is an argument.
 
@@ -39,6 +42,7 @@ class MLP(Classifier):
         """
         super().__init__()
         self.save_hyperparameters()
+        checked(arithmetic)
         if init not in ("torch", "flax"):
             raise ValueError(f"MLP: init = {init!r}, expected 'torch' or 'flax'")
         rngs = nnx.Rngs(get_key()) if rngs is None else rngs

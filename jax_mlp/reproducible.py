@@ -1,198 +1,43 @@
-"""Arithmetic with one result on every machine: the bits of torch_mlp.reproducible, in JAX.
+"""Operations of a network with one result on every machine: the bits of torch_mlp.reproducible.
 
-A float32 sum depends on its order, and order belongs to the BLAS, the thread count and the device.
-Here everything that is summed is an integer held in float64, small enough that no sum is rounded,
-so no order matters. Whatever else is rounded follows one rule, which also makes a fused
-multiply-add harmless: *a product feeds an addition only if it is exact*.
+What they stand on, and why order and fused multiply-adds do no harm: jax_mlp.exact.
 
 Tensors are float32 between operations. A float32 below 2^-126 (subnormal) counts as +0, on the way
 in and out, and -0 becomes +0: XLA flushes on CPU and Torch does not. A NaN or an infinity among the
-operands of a result makes it NaN or infinite. Source: Ozaki et al., "Error-free transformations of
-matrix multiplication by using fast routines", Numer. Algorithms 59 (2012).
+operands of a result makes it NaN or infinite.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Float, Float64, Int, Shaped, UInt8
+from jaxtyping import Array, Float, Int, UInt8
+
+from jax_mlp.exact import (
+    SMALLEST,
+    TERM,
+    check,
+    exp,
+    flush,
+    in_float64,
+    log,
+    narrow,
+    product,
+    summed,
+    total,
+    widen,
+)
+from mlp_core.arithmetic import checked
 
 Params = dict[str, Array]
-F = TypeVar("F", bound=Callable[..., Any])
-
-SMALLEST = 2.0**-126  # float32's smallest normal number: below it, zero
-EXACT = 53  # bits: every integer up to 2^53 is a float64
-BLOCK = 13  # bits: sums of up to 2^13 terms; longer ones are sums of such blocks
-TERM = EXACT - BLOCK  # bits of a term that may be summed 2^13 times; the grid of _log
-FIXED = 26  # bits after the point in exp and log, so that a product of two has at most 53
-# ln 2 = LN2_HIGH + LN2_LOW, 32 bits each: an 8-bit multiple of either is exact.
-LN2_HIGH, LN2_LOW = 0xB17217F7 * 2.0**-32, 0xD1CF79AC * 2.0**-64
-LN2, LOG2E = float.fromhex("0x1.62e42fefa39efp-1"), float.fromhex("0x1.71547652b82fep+0")
-INVERSE_FACTORIALS = (1, 1, 2, 6, 24, 120, 720, 5040, 40320)  # exp(r) to r^8, |r| < 0.35
-INVERSE_ODDS = (1, 3, 5, 7, 9, 11)  # atanh(u)/u to u^10, |u| < 0.172
-
-
-def _in_float64(function: F) -> F:
-    """Trace function with 64-bit types, which a float32 program otherwise cannot name.
-
-    The flag is set for this trace alone and the results are float32, so the caller's program,
-    a jit or a scan around it included, keeps its own setting.
-    """
-
-    @functools.wraps(function)
-    def traced(*args: Any, **kwargs: Any) -> Any:
-        platform = jax.default_backend()
-        if platform not in ("cpu", "gpu", "cuda", "rocm"):
-            raise NotImplementedError(
-                f"reproducible.{function.__name__}: needs float64 in hardware, which a {platform} "
-                "lacks: emulated, its sums round differently. Use a CPU or a GPU "
-                "(JAX_PLATFORMS=cpu), or arithmetic='native'."
-            )
-        with jax.enable_x64(True):
-            return function(*args, **kwargs)
-
-    return traced  # type: ignore[return-value]
-
-
-def _check(where: str, **arrays: Shaped[Array, "..."]) -> None:
-    for name, array in arrays.items():
-        if array.dtype != jnp.float32:
-            raise TypeError(
-                f"reproducible.{where}: {name} is {array.dtype}, expected float32: the result is "
-                f"defined on float32 bits alone; convert it first with {name}.astype(jnp.float32)"
-            )
-
-
-def _flush(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    # Also keeps XLA from joining a rounding to float32 with the widening after it.
-    return jnp.where(jnp.abs(x) < SMALLEST, jnp.zeros_like(x), x)
-
-
-def _widen(x: Float[Array, "*shape"]) -> Float64[Array, "*shape"]:
-    return _flush(x).astype(jnp.float64)
-
-
-def _narrow(x: Float64[Array, "*shape"]) -> Float[Array, "*shape"]:
-    return _flush(x.astype(jnp.float32))
-
-
-def _exponent_bits(x: Float64[Array, "*shape"]) -> Int[Array, "*shape"]:
-    return lax.bitcast_convert_type(x, jnp.int64) >> 52
-
-
-def _power_of_two(exponent: Int[Array, "*shape"]) -> Float64[Array, "*shape"]:
-    return lax.bitcast_convert_type(exponent << 52, jnp.float64)
-
-
-def _unit(x: Float64[Array, "..."], axis: int, bits: int) -> Float64[Array, "..."]:
-    """The power of two with |x| <= 2^bits units along axis; infinite where x is not finite."""
-    largest = jnp.max(jnp.abs(x), axis, keepdims=True)
-    return _power_of_two(_exponent_bits(jnp.maximum(largest, 2.0**-300))) * 2.0 ** (1 - bits)
-
-
-def _length_bits(length: int) -> int:
-    return min((length - 1).bit_length(), BLOCK)
-
-
-def _join(sums: Float64[Array, "blocks *rest"]) -> Float64[Array, "*rest"]:
-    """The sum of integers of at most 2^53, rounded once: its halves are summed exactly."""
-    high = jnp.round(sums * 2.0**-26)
-    low = sums - high * 2.0**26
-    return high.sum(0) * 2.0**26 + low.sum(0)
-
-
-def _total(x: Float64[Array, "length *rest"]) -> Float64[Array, "*rest"]:
-    """The sum over axis 0 of integers whose size times min(length, 2^13) is at most 2^53."""
-    if len(x) <= 2**BLOCK:
-        return x.sum(0)
-    x = jnp.pad(x, [(0, -len(x) % 2**BLOCK)] + [(0, 0)] * (x.ndim - 1))
-    return _join(x.reshape(-1, 2**BLOCK, *x.shape[1:]).sum(1))
-
-
-def _matmul(A: Float64[Array, "m n"], B: Float64[Array, "n k"]) -> Float64[Array, "m k"]:
-    """A @ B of integers; products of entries times min(n, 2^13) are at most 2^53."""
-    product = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
-    n = A.shape[1]
-    if n <= 2**BLOCK:
-        return product(A, B)
-    padding = (0, -n % 2**BLOCK)
-    A, B = jnp.pad(A, [(0, 0), padding]), jnp.pad(B, [padding, (0, 0)])
-    blocks = A.reshape(len(A), -1, 2**BLOCK).transpose(1, 0, 2)
-    return _join(product(blocks, B.reshape(-1, 2**BLOCK, B.shape[1])))
-
-
-def _slices(x: Float64[Array, "m n"], axis: int, bits: int) -> tuple[Array, Array, Array]:
-    """x = (high + low / 2^bits) * unit: integers |high| <= 2^bits, |low| <= 2^(bits - 1)."""
-    unit = _unit(x, axis, bits)
-    scaled = x * (1 / unit)
-    high = jnp.round(scaled)
-    return high, jnp.round((scaled - high) * 2.0**bits), unit
-
-
-def _product(A: Shaped[Array, "m n"], B: Float[Array, "n k"]) -> Float64[Array, "m k"]:
-    """A @ B in float64, the same in any order of the inner index.
-
-    Float A: rows of A and columns of B are cut into two slices of p = floor((53 - log2 n) / 2)
-    bits, at least 20, and low * low is left out: each term errs by at most 1.26 * 2^(2-2p) times
-    max|A_i| max|B_j|. uint8 A means A / 255: one slice of 8 bits, times a slice of B / 255 with
-    q = 45 - log2 n bits, at least 32: each term errs by at most 2^-q max|B_j|.
-    """
-    room = EXACT - _length_bits(A.shape[1])
-    if A.dtype == jnp.uint8:
-        B64 = _widen(B) * (1 / 255)
-        unit = _unit(B64, 0, room - 8)
-        return _matmul(A.astype(jnp.float64), jnp.round(B64 * (1 / unit))) * unit
-    bits = room // 2
-    A_high, A_low, A_unit = _slices(_widen(A), 1, bits)
-    B_high, B_low, B_unit = _slices(_widen(B), 0, bits)
-    high, cross = jnp.split(_matmul(A_high, jnp.concatenate([B_high, B_low], 1)), 2, axis=1)
-    cross = cross + _matmul(A_low, B_high)
-    return (high + cross * 2.0**-bits) * (A_unit * B_unit)
-
-
-def _sum(x: Float64[Array, "length *rest"]) -> Float64[Array, "*rest"]:
-    """The sum over axis 0, in any order; each term errs by at most 2^-40 max|x|."""
-    unit = _unit(x, 0, EXACT - _length_bits(len(x)))
-    return _total(jnp.round(x * (1 / unit))) * unit[0]
-
-
-def _horner(x: Float64[Array, "*shape"], divisors: tuple[int, ...]) -> Float64[Array, "*shape"]:
-    """2^26 sum_j x^j / divisors[j], rounded to an integer at each step; 2^26 x is an integer."""
-    terms = [float((2 * 2**FIXED + d) // (2 * d)) for d in divisors]
-    value = jnp.full_like(x, terms[-1])
-    for term in terms[-2::-1]:
-        value = jnp.round(value * x) + term
-    return value
-
-
-def _exp(z: Float64[Array, "*shape"]) -> Float64[Array, "*shape"]:
-    """exp(z) for -104 <= z <= 0, to a relative 2^-25; exp(-104), which float32 flushes, below."""
-    z = jnp.where(z < -104.0, -104.0, z)
-    k = jnp.round(z * LOG2E)
-    r = jnp.round(((z - k * LN2_HIGH) - k * LN2_LOW) * 2.0**FIXED) * 2.0**-FIXED
-    scale = _power_of_two(k.astype(jnp.int64) + 1023)
-    return _horner(r, INVERSE_FACTORIALS) * 2.0**-FIXED * scale
-
-
-def _log(s: Float64[Array, "*shape"]) -> Float64[Array, "*shape"]:
-    """log(s) for s >= 1, to a relative 2^-25 and an absolute 2^-40."""
-    exponent = _exponent_bits(s)
-    m = s / _power_of_two(exponent)
-    upper = m > 1.4140625
-    m = jnp.where(upper, m * 0.5, m)
-    k = (exponent - 1023 + upper).astype(jnp.float64)
-    u = (m - 1) / (m + 1)
-    series = _horner(jnp.round(u * u * 2.0**FIXED) * 2.0**-FIXED, INVERSE_ODDS)
-    fraction = jnp.round(u * series * 2.0 ** (1 - FIXED + TERM))
-    return (fraction + jnp.round(k * LN2 * 2.0**TERM)) * 2.0**-TERM
+Tree = Any  # a pytree of arrays
 
 
 @jax.custom_vjp
-@_in_float64
+@in_float64
 def linear(
     X: Float[Array, "batch inputs"] | UInt8[Array, "batch inputs"],
     W: Float[Array, "inputs outputs"],
@@ -209,34 +54,34 @@ def linear(
     the gradients. Raises TypeError for other types, NotImplementedError on a TPU. Source: d2l 3.1.
     """
     if X.dtype != jnp.uint8:
-        _check("linear", X=X)
-    _check("linear", W=W, b=b)
-    return _narrow(_product(X, W) + _widen(b))
+        check("linear", X=X)
+    check("linear", W=W, b=b)
+    return narrow(product(X, W) + widen(b))
 
 
 def _linear_forward(X: Array, W: Array, b: Array) -> tuple[Array, tuple[Array, Array]]:
     return linear(X, W, b), (X, W)
 
 
-@_in_float64
+@in_float64
 def _linear_backward(saved: tuple[Array, Array], dY: Array) -> tuple[Array | None, Array, Array]:
     X, W = saved
-    dX = None if X.dtype == jnp.uint8 else _narrow(_product(dY, W.T))
-    return dX, _narrow(_product(X.T, dY)), _narrow(_sum(_widen(dY)))
+    dX = None if X.dtype == jnp.uint8 else narrow(product(dY, W.T))
+    return dX, narrow(product(X.T, dY)), narrow(summed(widen(dY)))
 
 
 linear.defvjp(_linear_forward, _linear_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-@_in_float64
+@in_float64
 def relu(X: Float[Array, "*shape"], tie: float = 0.0) -> Float[Array, "*shape"]:
     """max(X, 0), elementwise; the gradient at exactly 0 is tie.
 
     tie: 0 as in nn.ReLU and jax.nn.relu, or 0.5 as in max(X, 0) of either framework.
     Raises TypeError unless X is float32, ValueError for another tie. Source: d2l 5.1.2.1.
     """
-    _check("relu", X=X)
+    check("relu", X=X)
     if tie not in (0.0, 0.5):
         raise ValueError(f"reproducible.relu: tie = {tie}, expected 0.0 or 0.5")
     return jnp.where(X < SMALLEST, jnp.zeros_like(X), X)
@@ -246,35 +91,20 @@ def _relu_forward(X: Array, tie: float) -> tuple[Array, Array]:
     return relu(X, tie), X
 
 
-@_in_float64
+@in_float64
 def _relu_backward(tie: float, X: Array, dY: Array) -> tuple[Array]:
     below = jnp.where(X <= -SMALLEST, jnp.zeros_like(X), jnp.where(X == X, tie * dY, X))
-    return (_flush(jnp.where(X >= SMALLEST, dY, below)),)
+    return (flush(jnp.where(X >= SMALLEST, dY, below)),)
 
 
 relu.defvjp(_relu_forward, _relu_backward)
 
 
-@_in_float64
-def _cross_entropy_forward(logits: Array, labels: Array) -> tuple[Array, Array]:
-    _check("softmax_cross_entropy", logits=logits)
-    batch, classes = logits.shape
-    z = _widen(logits)
-    z = z - jnp.max(z, 1, keepdims=True)
-    z = jnp.where(jnp.isfinite(z), z, jnp.nan)
-    hit = labels[:, None] == jnp.arange(classes)
-    z = jnp.where(hit.any(1, keepdims=True), z, jnp.nan)
-    e = _exp(z)
-    s = _total(jnp.round(e * 2.0**TERM).T) * 2.0**-TERM
-    losses = _log(s) - jnp.where(hit, z, 0.0).sum(1)
-    return _narrow(_sum(losses) * (1 / batch)), _narrow(e / s[:, None] - hit)
-
-
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def softmax_cross_entropy(
-    logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]
-) -> Float[Array, ""]:
-    """Mean softmax cross-entropy, in nats.
+    logits: Float[Array, "batch classes"], labels: Int[Array, "batch"], averaged: bool = True
+) -> Float[Array, ""] | Float[Array, "batch"]:
+    """Mean softmax cross-entropy, in nats; that of each example if not averaged.
 
         L = mean_i( log(sum_j exp(z_ij)) - z_iy ),   z_ij = logits_ij - max_j logits_ij,  y = label
         dlogits_ij = (softmax(logits_i)_j - [j = y]) / batch
@@ -283,26 +113,62 @@ def softmax_cross_entropy(
     NaN. Error of L: 2^-23 L + (classes + 4) * 2^-41 * max_i(1, loss_i); of dlogits: 2^-22 / batch.
     Raises TypeError unless logits are float32. Source: d2l 4.1.
     """
-    return _cross_entropy_forward(logits, labels)[0]
+    return _cross_entropy_forward(logits, labels, averaged)[0]
 
 
-@_in_float64
-def _cross_entropy_backward(difference: Array, dL: Array) -> tuple[Array, None]:
-    return _narrow(_widen(difference) * (_widen(dL) * (1 / len(difference)))), None
+@in_float64
+def _cross_entropy_forward(logits: Array, labels: Array, averaged: bool) -> tuple[Array, Array]:
+    check("softmax_cross_entropy", logits=logits)
+    batch, classes = logits.shape
+    z = widen(logits)
+    z = z - jnp.max(z, 1, keepdims=True)
+    z = jnp.where(jnp.isfinite(z), z, jnp.nan)
+    hit = labels[:, None] == jnp.arange(classes)
+    z = jnp.where(hit.any(1, keepdims=True), z, jnp.nan)
+    e = exp(z)
+    s = total(jnp.round(e * 2.0**TERM).T) * 2.0**-TERM
+    losses = log(s) - jnp.where(hit, z, 0.0).sum(1)
+    value = narrow(summed(losses) * (1 / batch) if averaged else losses)
+    return value, narrow(e / s[:, None] - hit)
+
+
+@in_float64
+def _cross_entropy_backward(averaged: bool, difference: Array, dL: Array) -> tuple[Array, None]:
+    share = widen(dL) * (1 / len(difference)) if averaged else widen(dL)[:, None]
+    return narrow(widen(difference) * share), None
 
 
 softmax_cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
-def _clipped(grads: Params, clip: float) -> Params:
+@in_float64
+def mean(x: Float[Array, "examples"]) -> Float[Array, ""]:
+    """The mean of a vector, rounded once more than the sum. Not differentiable."""
+    check("mean", x=x)
+    return narrow(summed(widen(x)) * (1 / len(x)))
+
+
+def named_leaves(tree: Tree) -> Params:
+    """The leaves of a pytree by their places."""
+    return {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
+
+
+@in_float64
+def clipped(grads: Tree, clip: float) -> Tree:
+    """The gradients, scaled so that their global norm is at most clip: g * min(1, clip / |g|).
+
+    The norm, the factor and each product are rounded to float32. Source: d2l 9.5.3.
+    """
+    leaves = named_leaves(grads)
+    check("clipped", **leaves)
     # All squares in one sum: the same norm whatever the order of the names.
-    squares = jnp.concatenate([jnp.square(_widen(g)).ravel() for g in grads.values()])
-    norm, limit = _widen(_narrow(jnp.sqrt(_sum(squares)))), float(np.float32(clip))
-    factor = jnp.where(norm <= limit, 1.0, _widen(_narrow(limit / norm)))
-    return {name: _narrow(_widen(g) * factor) for name, g in grads.items()}
+    squares = jnp.concatenate([jnp.square(widen(g)).ravel() for g in leaves.values()])
+    norm, limit = widen(narrow(jnp.sqrt(summed(squares)))), float(np.float32(clip))
+    factor = jnp.where(norm <= limit, 1.0, widen(narrow(limit / norm)))
+    return jax.tree.map(lambda g: narrow(widen(g) * factor), grads)
 
 
-@_in_float64
+@in_float64
 def sgd(
     params: Params,
     grads: Params,
@@ -322,33 +188,71 @@ def sgd(
     of zeros, which is the same as None. Raises TypeError unless tensors are float32.
     Source: d2l 3.4 and 9.5.3 (clipping), torch.optim.SGD (momentum).
     """
-    _check("sgd", **params)
-    _check("sgd", **grads)
-    rate = _widen(jnp.asarray(lr, jnp.float32))
+    check("sgd", **params)
+    check("sgd", **grads)
+    rate = widen(jnp.asarray(lr, jnp.float32))
     if clip is not None:
-        grads = _clipped(grads, clip)
+        grads = clipped(grads, clip)
     if momentum:
         decay = float(np.float32(momentum))
         last = velocity or {name: jnp.zeros_like(g) for name, g in grads.items()}
-        velocity = {k: _narrow(decay * _widen(last[k]) + _widen(g)) for k, g in grads.items()}
+        velocity = {k: narrow(decay * widen(last[k]) + widen(g)) for k, g in grads.items()}
         grads = velocity
-    return {k: _narrow(_widen(w) - rate * _widen(grads[k])) for k, w in params.items()}, velocity
+    return {k: narrow(widen(w) - rate * widen(grads[k])) for k, w in params.items()}, velocity
+
+
+class SGD(NamedTuple):
+    """`sgd` for a model: what its configure_optimizers returns and the Trainer applies.
+
+    In the place of optax.sgd, whose updates are added to the weights with a rounding of their own.
+    """
+
+    learning_rate: float | Float[Array, ""]
+    momentum: float | None = None
+
+    def init(self, params: Tree) -> Tree:
+        """The velocity before the first step."""
+        return jax.tree.map(jnp.zeros_like, params) if self.momentum else None
+
+    def step(self, params: Tree, grads: Tree, velocity: Tree) -> tuple[Tree, Tree]:
+        """(params, velocity) after one step; all three of one structure, or velocity None."""
+        new, last = sgd(
+            named_leaves(params),
+            named_leaves(grads),
+            self.learning_rate,
+            momentum=self.momentum or 0.0,
+            velocity=None if velocity is None else named_leaves(velocity),
+        )
+        whole = functools.partial(jax.tree.unflatten, jax.tree.structure(params))
+        return whole([*new.values()]), None if last is None else whole([*last.values()])
 
 
 class Arithmetic(NamedTuple):
-    """What a model written once needs: forward(params, X, ops), its loss and its update."""
+    """What a model computes with, and is trained by; a model written once takes any.
+
+    linear(X, W, b), relu(X), softmax_cross_entropy(logits, labels, averaged=True), mean(x),
+    clipped(grads, norm), SGD(learning_rate, momentum=None).
+    """
 
     linear: Callable[..., Array]
     relu: Callable[..., Array]
     softmax_cross_entropy: Callable[..., Array]
-    sgd: Callable[..., tuple[Params, Params | None]]
+    mean: Callable[..., Array]
+    clipped: Callable[..., Params]
+    SGD: Callable[..., Any]
 
 
-REPRODUCIBLE = Arithmetic(linear, relu, softmax_cross_entropy, sgd)
+REPRODUCIBLE = Arithmetic(linear, relu, softmax_cross_entropy, mean, clipped, SGD)
+_REPRODUCIBLE = {0.0: REPRODUCIBLE}
+_REPRODUCIBLE[0.5] = REPRODUCIBLE._replace(relu=functools.partial(relu, tie=0.5))
 
 
-def arithmetic(name: str, native: Arithmetic) -> Arithmetic:
-    """The operations called name: "native", as the model's room wrote them, or "reproducible"."""
-    if name not in ("native", "reproducible"):
-        raise ValueError(f"arithmetic = {name!r}, expected 'native' or 'reproducible'")
-    return native if name == "native" else REPRODUCIBLE
+def arithmetic(chosen: str | Arithmetic, native: Arithmetic, tie: float = 0.0) -> Arithmetic:
+    """The operations called "native", as the model's room wrote them, or "reproducible".
+
+    tie: the gradient at 0 of native's ReLU, which the reproducible one takes over. An Arithmetic
+    is returned as it is. Raises ValueError for any other name.
+    """
+    if isinstance(chosen, Arithmetic):
+        return chosen
+    return native if checked(chosen) == "native" else _REPRODUCIBLE[tie]

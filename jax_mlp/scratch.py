@@ -6,8 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt
 
+from jax_mlp import layers
 from jax_mlp.classifier import Classifier
 from jax_mlp.keys import get_key
+from jax_mlp.reproducible import Arithmetic
+from mlp_core.arithmetic import any_arithmetic, checked
 from mlp_core.weights import layer_sizes
 
 Params = dict[str, Array]
@@ -30,14 +33,6 @@ def relu(X: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.maximum(X, 0)
 
 
-def forward(params: Params, X: Float[Array, "batch inputs"]) -> Float[Array, "batch outputs"]:
-    """H = relu(X W1 + b1); logits = H W2 + b2, for any number of hidden layers."""
-    n = len(params) // 2
-    for i in range(1, n):
-        X = relu(X @ params[f"W{i}"] + params[f"b{i}"])
-    return X @ params[f"W{n}"] + params[f"b{n}"]
-
-
 def cross_entropy(
     logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]
 ) -> Float[Array, "batch"]:
@@ -46,11 +41,35 @@ def cross_entropy(
     return jax.nn.logsumexp(logits, axis=1) - chosen
 
 
+def softmax_cross_entropy(
+    logits: Float[Array, "batch classes"], labels: Int[Array, "batch"], averaged: bool = True
+) -> Float[Array, ""] | Float[Array, "batch"]:
+    """The mean of it, or one for each example."""
+    losses = cross_entropy(logits, labels)
+    return losses.mean() if averaged else losses
+
+
+NATIVE = layers.NATIVE._replace(relu=relu, softmax_cross_entropy=softmax_cross_entropy)
+
+
+def forward(
+    params: Params, X: Float[Array, "batch inputs"], ops: Arithmetic = NATIVE
+) -> Float[Array, "batch outputs"]:
+    """H = relu(X W1 + b1); logits = H W2 + b2, for any number of hidden layers."""
+    n = len(params) // 2
+    for i in range(1, n):
+        X = ops.relu(ops.linear(X, params[f"W{i}"], params[f"b{i}"]))
+    return ops.linear(X, params[f"W{n}"], params[f"b{n}"])
+
+
 def loss(
-    params: Params, X: Float[Array, "batch inputs"], labels: Int[Array, "batch"]
+    params: Params,
+    X: Float[Array, "batch inputs"],
+    labels: Int[Array, "batch"],
+    ops: Arithmetic = NATIVE,
 ) -> Float[Array, ""]:
     """Mean softmax cross-entropy, in nats. Labels in [0, classes): jit can't check them."""
-    return cross_entropy(forward(params, X), labels).mean()
+    return ops.softmax_cross_entropy(forward(params, X, ops), labels)
 
 
 def step(
@@ -67,6 +86,9 @@ def step(
 class MLPScratch(Classifier):
     """The functions above as a model for the Trainer, with the constructor of Torch's."""
 
+    native = NATIVE
+    relu_tie = 0.5
+
     def __init__(
         self,
         num_inputs: int,
@@ -74,9 +96,12 @@ class MLPScratch(Classifier):
         num_hiddens: int | Sequence[int],
         lr: float | int,
         sigma: float | int = 0.01,
+        arithmetic: str = "native",
     ) -> None:
+        """sigma: the spread of the initial weights. arithmetic: "native" or "reproducible"."""
         super().__init__()
         self.save_hyperparameters()
+        checked(arithmetic)
         sizes = layer_sizes(num_inputs, num_hiddens, num_outputs)
         self.num_layers = len(sizes) - 1
         for name, array in init(get_key(), sizes, sigma).items():
@@ -85,16 +110,10 @@ class MLPScratch(Classifier):
     @property
     def params(self) -> Params:
         """The parameters by name."""
-        layers = range(1, self.num_layers + 1)
-        return {f"{kind}{i}": getattr(self, f"{kind}{i}") for i in layers for kind in "Wb"}
+        numbers = range(1, self.num_layers + 1)
+        return {f"{kind}{i}": getattr(self, f"{kind}{i}") for i in numbers for kind in "Wb"}
 
+    @any_arithmetic
     def forward(self, X: Float[Array, "batch ..."]) -> Float[Array, "batch outputs"]:
         """Logits of images of any shape with num_inputs pixels."""
-        return forward(self.params, X.reshape((-1, self.num_inputs)))
-
-    def loss(
-        self, Y_hat: Float[Array, "... classes"], Y: Int[Array, "..."], averaged: bool = True
-    ) -> Float[Array, ""] | Float[Array, "examples"]:
-        """Softmax cross-entropy, in nats; see Classifier.loss."""
-        losses = cross_entropy(Y_hat.reshape((-1, Y_hat.shape[-1])), Y.reshape(-1))
-        return losses.mean() if averaged else losses
+        return forward(self.params, X.reshape((-1, self.num_inputs)), self.ops)

@@ -1,7 +1,9 @@
 """Trainer: whole epochs as one compiled call each (d2l 3.2, 3.4)."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -13,12 +15,14 @@ from jax import lax
 
 from jax_mlp.classifier import Classifier
 from jax_mlp.data import ArrayLoader
+from jax_mlp.reproducible import SGD, Arithmetic
+from mlp_core.arithmetic import NotReproducible, checked, in_force
 from mlp_core.fashion_mnist import check_labels
 from mlp_core.history import Epoch, History, about
 from mlp_core.shell import HyperParameters, progress_bar
 
 Carry = Any  # what goes from step to step: a pytree
-Tape = dict[tuple[str, bool], Any]  # (key, train) -> what was plotted
+Tape = OrderedDict[tuple[str, bool], Any]  # (key, train) -> what was plotted; jit sorts a dict
 
 
 def is_trained(path: tuple, leaf: Any) -> bool:
@@ -37,14 +41,21 @@ def split(model: nnx.Module) -> tuple[Any, Any, Any]:
 class Trainer(HyperParameters):
     """Fits a Module to a DataModule."""
 
+    tape: Tape | None = None  # what a step plots, while it is traced
+
     def __init__(
-        self, max_epochs: int, num_gpus: int = 0, gradient_clip_val: float | int = 0
+        self,
+        max_epochs: int,
+        num_gpus: int = 0,
+        gradient_clip_val: float | int = 0,
+        arithmetic: str | Arithmetic | None = None,
     ) -> None:
         """num_gpus: accepted for the book's sake; JAX runs on its default device, which is the
         accelerator where there is one. gradient_clip_val: largest global norm of the gradient; 0
-        clips nothing.
+        clips nothing. arithmetic: "native" or "reproducible"; None leaves it to the model.
         """
         self.save_hyperparameters()
+        checked(arithmetic)
 
     def prepare_data(self, data: Any) -> None:
         self.train_dataloader = data.train_dataloader()
@@ -66,16 +77,22 @@ class Trainer(HyperParameters):
 
         Ctrl-C stops after the epoch that runs; then `trainer.history` holds what was measured
         until then, and the model the weights of its last whole epoch.
-        Raises LabelError for a label that the model has no output for.
+        Raises LabelError for a label that the model has no output for, NotReproducible for a model
+        that computes by other means than the arithmetic asked for.
         """
         self.prepare_data(data)
         self.prepare_model(model)
         self.optim = model.configure_optimizers()
+        if in_force(model, self) != "native" and (why := model.not_reproducible(self.optim)):
+            raise NotReproducible(model, why)
         self.opt_state = self.optim.init(split(model)[1])
         self.epoch = self.train_batch_idx = self.val_batch_idx = 0
         device = jax.devices()[0].device_kind
         self.history = History(about=about("jax", model, data, self, device, ["jax", "flax"]))
         self._compiled: dict[Any, Any] = {}
+        for loader in (self.train_dataloader, self.val_dataloader):
+            if isinstance(loader, ArrayLoader):
+                self._check_labels(loader.batch_like(), loader.host_arrays[-1])
         with progress_bar(self.max_epochs * self.num_train_batches, "step", "jax") as self.bar:
             try:
                 for epoch in range(self.max_epochs):
@@ -105,7 +122,7 @@ class Trainer(HyperParameters):
             self._replay(tape, i)
             self.train_batch_idx += 1
         self.bar.update(len(losses))
-        if self.val_dataloader is None:
+        if not self.num_val_batches:
             return
         self.model.eval()
         structure, *state = split(self.model)
@@ -130,34 +147,37 @@ class Trainer(HyperParameters):
 
         g <- g * min(1, c / norm(g)). Source: d2l 9.5.
         """
-        norm = optax.tree.norm(grads)
-        scale = jnp.where(norm > grad_clip_val, grad_clip_val / norm, 1)
-        return jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
+        return self.model.ops.clipped(grads, grad_clip_val)
 
     def _train_step(self, structure: Any) -> Callable[[Carry, Any], tuple[Carry, Any]]:
         def step(carry: Carry, batch: Any) -> tuple[Carry, Any]:
             params, rest, opt_state = carry
 
             def loss_of(params: Any) -> tuple[Any, Any]:
-                model = nnx.merge(structure, params, rest)
-                self.tape: Tape = {}
-                loss = model.training_step(self.prepare_batch(batch))
-                return loss, (self.tape, split(model)[2])
+                # A copy: NNX lets no state be updated from inside another trace, here the gradient.
+                model = nnx.merge(structure, params, rest, copy=True)
+                with self._recording() as tape:
+                    loss = model.training_step(self.prepare_batch(batch))
+                return loss, (tape, split(model)[2])
 
             (loss, (tape, rest)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
             if self.gradient_clip_val > 0:
                 grads = self.clip_gradients(self.gradient_clip_val, grads)
-            updates, opt_state = self.optim.update(grads, opt_state, params)
-            return (optax.apply_updates(params, updates), rest, opt_state), (loss, tape)
+            if isinstance(self.optim, SGD):
+                params, opt_state = self.optim.step(params, grads, opt_state)
+            else:
+                updates, opt_state = self.optim.update(grads, opt_state, params)
+                params = optax.apply_updates(params, updates)
+            return (params, rest, opt_state), (loss, tape)
 
         return step
 
     def _validation_step(self, structure: Any) -> Callable[[Carry, Any], tuple[Carry, Tape]]:
         def step(carry: Carry, batch: Any) -> tuple[Carry, Tape]:
-            model = nnx.merge(structure, *carry)
-            self.tape = {}
-            model.validation_step(self.prepare_batch(batch))
-            return carry, self.tape
+            model = nnx.merge(structure, *carry, copy=True)
+            with self._recording() as tape:
+                model.validation_step(self.prepare_batch(batch))
+            return carry, tape
 
         return step
 
@@ -174,19 +194,23 @@ class Trainer(HyperParameters):
             def epoch(carry: Carry, arrays: Any, order: Any) -> tuple[Carry, Any]:
                 return scan_batches(step, carry, arrays, order, size, loader.transform)
 
-            if name not in self._compiled:
-                self._check_labels(loader.host_arrays[-1])
             compiled = self._compile(name, epoch, (carry, loader.arrays, order))
             carry, outputs = compiled(carry, loader.arrays, order)
         else:
             sizes, collected = [], []
             for batch in loader:
                 batch = jax.tree.map(np.asarray, tuple(batch))
-                self._check_labels(batch[-1])
+                self._check_labels(batch, batch[-1])
                 sizes.append(len(batch[-1]))
-                compiled = self._compile((name, sizes[-1]), step, (carry, batch))
+                kind = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(batch))
+                compiled = self._compile((name, kind), step, (carry, batch))
                 carry, output = compiled(carry, batch)
                 collected.append(output)
+            if not sizes:
+                raise ValueError(
+                    f"Trainer: the {name} loader gave no batches, expected {len(loader)}; "
+                    "can it be iterated over only once?"
+                )
             outputs = jax.tree.map(lambda *values: np.stack(values), *collected)
         carry, outputs = jax.block_until_ready((carry, jax.device_get(outputs)))
         compiling = self.history.compile_seconds - before
@@ -200,10 +224,32 @@ class Trainer(HyperParameters):
             self.history.compile_seconds += time.perf_counter() - start
         return self._compiled[key]
 
-    def _check_labels(self, labels: Any) -> None:
-        """XLA can't raise: labels are checked here, where data enters."""
-        if isinstance(self.model, Classifier) and np.issubdtype(labels.dtype, np.integer):
-            check_labels(labels, where=type(self.model).__name__)
+    def _check_labels(self, batch: Any, labels: Any) -> None:
+        """XLA can't raise: labels are checked here, where data enters.
+
+        They must name outputs of the model, which `batch`, or one like it, shows.
+        """
+        if not isinstance(self.model, Classifier) or not np.issubdtype(labels.dtype, np.integer):
+            return
+        if "outputs" not in self._compiled:
+            structure, *state = split(self.model)
+
+            def logits(state: Any, batch: Any) -> Any:
+                model = nnx.merge(structure, *state, copy=True)
+                return model(*self.prepare_batch(batch)[:-1])
+
+            self._compiled["outputs"] = jax.eval_shape(logits, state, batch).shape[-1]
+        check_labels(labels, self._compiled["outputs"], where=type(self.model).__name__)
+
+    @contextlib.contextmanager
+    def _recording(self) -> Iterator[Tape]:
+        """While it lasts, Module.plot puts its values on the tape that this gives."""
+        tape: Tape = OrderedDict()
+        self.tape = tape
+        try:
+            yield tape
+        finally:
+            self.tape = None
 
     def _replay(self, tape: Tape, i: int) -> None:
         for (key, train), values in tape.items():

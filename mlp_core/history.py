@@ -10,6 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from mlp_core.arithmetic import in_force
 from mlp_core.files import write_atomically
 
 
@@ -145,19 +148,31 @@ def _number(value: float | str) -> float:
     return float(value)
 
 
+def _as_json(value: Any) -> Any:
+    """A hyperparameter in JSON's types; of any other object the name of its class."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, (list, tuple)):
+        return [_as_json(v) for v in value]
+    if isinstance(value, float):
+        return _plain(value)
+    if isinstance(value, os.PathLike):
+        return str(value)
+    return value if isinstance(value, (int, str, type(None))) else type(value).__name__
+
+
 def about(
     side: str, model: Any, data: Any, trainer: Any, device: str, packages: list[str]
 ) -> dict[str, Any]:
     """What was run, as JSON: hyperparameters of the three objects, device, versions."""
-    plain = (int, float, str, bool, type(None), list, tuple)
+    chosen = {"arithmetic": in_force(model, trainer)}  # trainer and model have an argument each
     return {
         "side": side,
         "model": type(model).__name__,
         "hyperparameters": {
-            key: list(value) if isinstance(value, tuple) else value
-            for part in (trainer, data, model)
-            for key, value in getattr(part, "hparams", {}).items()
-            if isinstance(value, plain)
+            key: _as_json(value)
+            for part in (*(getattr(p, "hparams", {}) for p in (trainer, data, model)), chosen)
+            for key, value in part.items()
         },
         "device": device,
         "versions": {name: version(name) for name in ("numpy", *packages)},

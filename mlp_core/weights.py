@@ -4,6 +4,7 @@ The canonical names are the book's: W1 [inputs, hidden], b1 [hidden], ..., Wn, b
 input @ W + b. Other layouts exist only in LAYOUTS below.
 """
 
+import math
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -60,6 +61,27 @@ def layer_sizes(
     if any(size < 1 for size in sizes):
         raise ValueError(f"layer widths {sizes}: expected each to be at least 1")
     return sizes
+
+
+def initial(sizes: Sequence[int], seed: int) -> "Weights":
+    """Initial weights that need no framework, the same in every version and on every machine.
+
+        W, b ~ U(-s, +s),    s = float32(1 / sqrt(fan_in)),    as torch.nn.Linear draws them
+
+    From the raw bits of NumPy's Philox, which NumPy keeps fixed (NEP 19): an odd integer over 2^24,
+    exact, times s, rounded once. Layer i takes the stream (seed, 2^64 - i); a Schedule of the same
+    seed takes those of its epochs, 0, 1, ...
+    """
+    arrays = {}
+    for i, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False), 1):
+        key = np.array([seed, 2**64 - i], np.uint64)
+        bits = np.random.Philox(key=key).random_raw((inputs + 1) * outputs)
+        odd = 2 * (bits >> np.uint64(40)).astype(np.int64) + 1 - 2**24
+        spread = np.float32(1 / math.sqrt(inputs))
+        values = (odd * 2.0**-24 * np.float64(spread)).astype(np.float32)
+        arrays[f"W{i}"] = values[: inputs * outputs].reshape(inputs, outputs)
+        arrays[f"b{i}"] = values[inputs * outputs :]
+    return Weights(arrays, sizes=sizes, where=f"initial weights of seed {seed}")
 
 
 class WeightsError(ValueError):

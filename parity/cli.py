@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from parity.config import CheckConfig, ConvertConfig, DataConfig, TrainConfig
+from parity.config import BitsConfig, CheckConfig, ConvertConfig, DataConfig, TrainConfig
 
 
 def run_check(config: CheckConfig) -> int:
@@ -59,6 +59,22 @@ def run_train(config: TrainConfig) -> int:
     return code
 
 
+def run_bits(config: BitsConfig) -> int:
+    from parity.bits import Refused, run
+
+    if config.out is not None:
+        config.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    try:
+        outcome = run(config)
+    except Refused as error:
+        print(f"mlp-parity bits: {error}", file=sys.stderr)
+        return 2
+    print(outcome)
+    if config.out is not None:
+        outcome.write(config.out)
+    return 0 if outcome.ok else 1
+
+
 def run_convert(config: ConvertConfig) -> int:
     from mlp_core.weights import Weights
 
@@ -84,6 +100,7 @@ def run_data(config: DataConfig) -> int:
 COMMANDS: dict[type, Callable[[Any], int]] = {
     CheckConfig: run_check,
     TrainConfig: run_train,
+    BitsConfig: run_bits,
     ConvertConfig: run_convert,
     DataConfig: run_data,
 }
@@ -102,7 +119,7 @@ def parse(arguments: Sequence[str] | None = None) -> Any:
         prog="mlp-parity",
         description="Prove that a JAX model and a Torch model are the same model.",
         args=arguments,
-        config=(tyro.conf.FlagConversionOff,),
+        config=(tyro.conf.FlagCreatePairsOff,),
     )
 
 

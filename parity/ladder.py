@@ -210,12 +210,12 @@ def judge_curve(rungs: Rungs, precision: str) -> list[Comparison]:
         if uneven := [compare(c, exact, name=name) for c in own.values() if len(c) != len(exact)]:
             found += uneven  # runs of other lengths have no distance
             continue
-        away = {s: _rms(c - exact) for s, c in own.items()}
+        apart = {s: _rms(c - exact) for s, c in own.items()}
         least = ROUNDOFF["float32"] * _rms(exact)
         for s, opposite in (SIDES, SIDES[::-1]):
-            room = PRECISION_RATIO * max(away[opposite], least)
+            most = PRECISION_RATIO * max(apart[opposite], least)
             label = f"{name}: distance of {s} float32 from the float64 curve"
-            found.append(compare(away[s], 0.0, room, name=label, sides=(s, "expected")))
+            found.append(compare(apart[s], 0.0, most, name=label, sides=(s, "expected")))
     return found
 
 

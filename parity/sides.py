@@ -8,7 +8,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.nnx as nnx
 import jax
@@ -76,6 +76,7 @@ class Run:
     params: Arrays
 
 
+@runtime_checkable
 class Side(Protocol):
     """A model in one framework, at one precision; a copy, so that the user's is not touched."""
 
@@ -453,9 +454,16 @@ class _TorchData(torch_mlp.DataModule):
 
 
 def book_pair(
-    kind: str, hiddens: Sequence[int], lr: float, seed: int
+    kind: str,
+    hiddens: Sequence[int],
+    lr: float,
+    seed: int,
+    inputs: int = 784,
+    outputs: int = 10,
+    sigma: float = 0.01,
 ) -> tuple[nnx.Module, torch.nn.Module]:
-    """(JAX model, Torch model) of 784-hiddens-10: "scratch" or "mlp", as d2l 5.2 builds them.
+    """(JAX model, Torch model) of inputs-hiddens-outputs: "scratch" or "mlp", as d2l 5.2 builds
+    them. sigma: the spread of the scratch model's initial weights.
 
     The Torch model has the weights that torch.manual_seed(seed) gives it; Torch's global generator
     is left as it was.
@@ -463,8 +471,19 @@ def book_pair(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if kind == "scratch":
-            arguments = (784, 10, hiddens, lr)
+            arguments = (inputs, outputs, hiddens, lr, sigma)
             return jax_mlp.MLPScratch(*arguments), torch_mlp.MLPScratch(*arguments)
-        theirs = torch_mlp.MLP(10, hiddens, lr)
-        theirs(torch.zeros(1, 784))  # lazy layers draw their weights now, under the seed
-        return jax_mlp.MLP(10, hiddens, lr), theirs
+        theirs = torch_mlp.MLP(outputs, hiddens, lr)
+        theirs(torch.zeros(1, inputs))  # lazy layers draw their weights now, under the seed
+        return jax_mlp.MLP(outputs, hiddens, lr, inputs), theirs
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: sharing out the work of a small net costs 50 times the work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -2,6 +2,7 @@
 
 from torch import manual_seed
 
+from mlp_core.arithmetic import any_arithmetic
 from mlp_core.history import History
 from mlp_core.shell import HyperParameters, ProgressBoard, add_to_class, show_images
 from torch_mlp.classifier import Classifier, Module
@@ -22,6 +23,7 @@ __all__ = [
     "ProgressBoard",
     "Trainer",
     "add_to_class",
+    "any_arithmetic",
     "manual_seed",
     "relu",
     "show_images",

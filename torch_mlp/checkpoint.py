@@ -5,27 +5,66 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-from mlp_core.weights import Weights
+from mlp_core.weights import Weights, WeightsError
 
 
 def get_weights(model: nn.Module) -> Weights:
     """A copy of the weights under canonical names. Raises WeightsError unless it is an MLP."""
-    state = model.state_dict()
-    return Weights(
-        {name: tensor.detach().cpu().numpy().copy() for name, tensor in state.items()},
-        where=type(model).__name__,
-    )
+    where, state = type(model).__name__, model.state_dict()
+    if lazy := [name for name, tensor in state.items() if is_lazy(tensor)]:
+        raise WeightsError(
+            where,
+            [
+                f"'{name}' has no values yet, expected a forward pass before: model.apply_init([X])"
+                for name in lazy
+            ],
+        )
+    arrays = {name: tensor.detach().cpu().numpy().copy() for name, tensor in state.items()}
+    return Weights(arrays, where=where)
 
 
 def set_weights(model: nn.Module, weights: Weights) -> None:
     """Put weights into a model, whichever way it names them; lazy layers take their shapes.
 
-    Raises RuntimeError, with every mismatch, if the model is of other sizes.
+    Raises ValueError with all names and shapes that do not fit.
     """
     layout = "scratch" if "W1" in dict(model.named_parameters()) else "torch"
-    state = {name: torch.from_numpy(a.copy()) for name, a in weights.to_layout(layout).items()}
-    model.load_state_dict(state)
+    given, own = weights.to_layout(layout), expected_shapes(model)
+    wrong = [f"'{name}' is missing" for name in own if name not in given]
+    wrong += [f"'{name}' is not in the model" for name in given if name not in own]
+    wrong += [
+        f"'{name}' has shape {given[name].shape}, expected {shape}"
+        for name, shape in own.items()
+        if name in given and not _fits(given[name].shape, shape)
+    ]
+    if wrong:
+        raise ValueError("\n  ".join([f"{type(model).__name__}: weights do not fit:", *wrong]))
+    model.load_state_dict({name: torch.from_numpy(a.copy()) for name, a in given.items()})
+
+
+def expected_shapes(model: nn.Module) -> dict[str, tuple[int | None, ...]]:
+    """The shape of every parameter; None for the inputs that a lazy layer does not know yet.
+
+    Torch itself lets such a layer take weights with any number of outputs.
+    """
+    shapes: dict[str, tuple[int | None, ...]] = {
+        name: tuple(tensor.shape)
+        for name, tensor in model.state_dict().items()
+        if not is_lazy(tensor)
+    }
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.LazyLinear) and layer.has_uninitialized_params():
+            shapes[f"{name}.weight"] = (layer.out_features, None)
+            shapes[f"{name}.bias"] = (layer.out_features,)
+    return shapes
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(expected) and all(
+        b in (None, a) for a, b in zip(shape, expected, strict=True)
+    )
 
 
 def save(model: nn.Module, path: str | os.PathLike) -> Path:

@@ -5,17 +5,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from mlp_core.arithmetic import any_arithmetic, in_force, unmarked
 from mlp_core.shell import HyperParameters, ProgressBoard
-
-# Torch skips labels equal to ignore_index, by default -100, in silence. No label is this one, so
-# cross_entropy itself refuses every label outside [0, classes).
-_IGNORE_NOTHING = torch.iinfo(torch.int64).min
+from torch_mlp import layers
+from torch_mlp.reproducible import SGD, Arithmetic, arithmetic
 
 
 class Module(nn.Module, HyperParameters):
     """A model that knows its loss, its steps and its optimiser; the Trainer asks it for each."""
+
+    arithmetic: str = "native"  # or "reproducible": the same bits everywhere, and in JAX
+    native: Arithmetic = layers.NATIVE
+    relu_tie: float = 0.0  # the gradient at 0 of the ReLU in `native`
 
     if TYPE_CHECKING:  # hyperparameters are attributes made at run time
 
@@ -27,18 +29,40 @@ class Module(nn.Module, HyperParameters):
         self.save_hyperparameters()
         self.board = ProgressBoard()
 
+    @property
+    def ops(self) -> Arithmetic:
+        """What to compute with: the arithmetic of the trainer if it has one, else of the model."""
+        chosen = in_force(self, getattr(self, "trainer", None))
+        return arithmetic(chosen, self.native, self.relu_tie)
+
+    def not_reproducible(self, optimizer: Any = None) -> list[str]:
+        """Why this model can't train in the reproducible arithmetic in force; empty if it can.
+
+        A `net` of Linear and ReLU layers can, and so can methods marked @any_arithmetic.
+        optimizer: what configure_optimizers gave, if it has been called.
+        """
+        reasons = unmarked(self)
+        if type(self).forward is Module.forward and hasattr(self, "net"):
+            reasons += layers.problems(self.net)
+        optimizer = self.configure_optimizers() if optimizer is None else optimizer
+        if not isinstance(optimizer, SGD):
+            found = type(optimizer).__name__
+            reasons.append(f"configure_optimizers gives {found}, expected self.ops.SGD(parameters, rate)")
+        return reasons
+
     def loss(self, y_hat: Tensor, y: Tensor) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__}.loss")
 
+    @any_arithmetic
     def forward(self, X: Tensor) -> Tensor:
         """The output of `self.net`; override it for a model without one."""
         if not hasattr(self, "net"):
             raise NotImplementedError(
                 f"{type(self).__name__}: expected a forward method or a `net` attribute"
             )
-        return self.net(X)
+        return self.net(X) if self.ops is self.native else layers.run(self.net, X, self.ops)
 
-    def plot(self, key: str, value: Tensor, train: bool) -> None:
+    def plot(self, key: str, value: Tensor | float | int, train: bool) -> None:
         """Record a figure of this step, and draw it on the board.
 
         Validation figures enter the history weighted by the examples of their batch; the board
@@ -46,7 +70,7 @@ class Module(nn.Module, HyperParameters):
         """
         trainer = self.trainer
         self.board.xlabel = "epoch"
-        number = float(value.detach())
+        number = float(torch.as_tensor(value).detach())
         if train:
             x = trainer.train_batch_idx / trainer.num_train_batches
             every_n = trainer.num_train_batches / self.plot_train_per_epoch
@@ -56,6 +80,7 @@ class Module(nn.Module, HyperParameters):
             trainer.record_validation(key, number)
         self.board.draw(x, number, ("train_" if train else "val_") + key, every_n=int(every_n))
 
+    @any_arithmetic
     def training_step(self, batch: Any) -> Tensor:
         """The loss of one batch (*inputs, labels)."""
         loss = self.loss(self(*batch[:-1]), batch[-1])
@@ -66,8 +91,8 @@ class Module(nn.Module, HyperParameters):
         self.plot("loss", self.loss(self(*batch[:-1]), batch[-1]), train=False)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Plain SGD with the rate `self.lr`."""
-        return torch.optim.SGD(self.parameters(), lr=self.lr)
+        """Plain SGD with the rate `self.lr`: torch.optim.SGD, or reproducible.SGD."""
+        return self.ops.SGD(self.parameters(), lr=self.lr)
 
     def apply_init(self, inputs: Any, init: Any = None) -> None:
         """Give lazy layers their shapes by one forward pass, then apply `init` to each layer."""
@@ -90,8 +115,9 @@ class Classifier(Module):
         """Share of examples whose largest logit is the label's; 0 or 1 each if not averaged."""
         logits = Y_hat.reshape((-1, Y_hat.shape[-1]))
         hits = (logits.argmax(dim=1).type(Y.dtype) == Y.reshape(-1)).type(torch.float32)
-        return hits.mean() if averaged else hits
+        return self.ops.mean(hits) if averaged else hits
 
+    @any_arithmetic
     def loss(
         self, Y_hat: Float[Tensor, "... classes"], Y: Int[Tensor, "..."], averaged: bool = True
     ) -> Float[Tensor, ""] | Float[Tensor, "examples"]:
@@ -102,12 +128,8 @@ class Classifier(Module):
         Y_hat: logits [..., classes]. Y: labels in [0, classes). Raises IndexError for a label
         outside that range. Source: d2l 4.1.
         """
-        return F.cross_entropy(
-            Y_hat.reshape((-1, Y_hat.shape[-1])),
-            Y.reshape((-1,)),
-            reduction="mean" if averaged else "none",
-            ignore_index=_IGNORE_NOTHING,
-        )
+        logits, labels = Y_hat.reshape((-1, Y_hat.shape[-1])), Y.reshape((-1,))
+        return self.ops.softmax_cross_entropy(logits, labels, averaged)
 
     def layer_summary(self, X_shape: tuple[int, ...]) -> None:
         """Print the output shape of each layer of `self.net` for a random input of a shape."""

@@ -5,20 +5,28 @@ from typing import Any
 
 import torch
 
+from mlp_core.arithmetic import NotReproducible, checked, in_force
 from mlp_core.history import Epoch, History, about
 from mlp_core.shell import HyperParameters, progress_bar
+from torch_mlp.reproducible import Arithmetic
 
 
 class Trainer(HyperParameters):
     """Fits a Module to a DataModule."""
 
     def __init__(
-        self, max_epochs: int, num_gpus: int = 0, gradient_clip_val: float | int = 0
+        self,
+        max_epochs: int,
+        num_gpus: int = 0,
+        gradient_clip_val: float | int = 0,
+        arithmetic: str | Arithmetic | None = None,
     ) -> None:
         """num_gpus: how many CUDA devices may be used, if there; the first one is.
         gradient_clip_val: largest global norm of the gradient; 0 clips nothing.
+        arithmetic: "native" or "reproducible"; None leaves it to the model.
         """
         self.save_hyperparameters()
+        checked(arithmetic)
         self.gpus = [
             torch.device("cuda", i) for i in range(min(num_gpus, torch.cuda.device_count()))
         ]
@@ -45,10 +53,14 @@ class Trainer(HyperParameters):
 
         Ctrl-C stops between two steps; then `trainer.history` holds what was measured until
         then, and the model the weights of its last step.
+        Raises NotReproducible for a model that computes by other means than the arithmetic asked
+        for.
         """
         self.prepare_data(data)
         self.prepare_model(model)
         self.optim = model.configure_optimizers()
+        if in_force(model, self) != "native" and (why := model.not_reproducible(self.optim)):
+            raise NotReproducible(model, why)
         self.epoch = self.train_batch_idx = self.val_batch_idx = 0
         device = torch.cuda.get_device_name(self.gpus[0]) if self.gpus else "cpu"
         self.history = History(about=about("torch", model, data, self, device, ["torch"]))
@@ -82,7 +94,12 @@ class Trainer(HyperParameters):
             self.epoch_record.samples += len(batch[-1])
             self.epoch_record.seconds = time.perf_counter() - start
             self.bar.update()
-        if self.val_dataloader is None:
+        if not self.epoch_record.steps:
+            raise ValueError(
+                f"Trainer: the train loader gave no batches, expected {self.num_train_batches}; "
+                "can it be iterated over only once?"
+            )
+        if not self.num_val_batches:
             return
         self.model.eval()
         self._validation: dict[str, tuple[float, int]] = {}
@@ -106,8 +123,6 @@ class Trainer(HyperParameters):
 
         g <- g * min(1, c / norm(g)). Source: d2l 9.5.
         """
-        grads = [p.grad for p in model.parameters() if p.grad is not None]
-        norm = torch.sqrt(sum((torch.sum(g**2) for g in grads), torch.zeros(())))
-        if norm > grad_clip_val:
-            for g in grads:
-                g *= grad_clip_val / norm
+        grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        for name, g in model.ops.clipped(grads, grad_clip_val).items():
+            grads[name].copy_(g)

@@ -1,0 +1,186 @@
+"""Exact sums and products: what operations with one result on every machine stand on.
+
+A float32 sum depends on its order, and order belongs to the BLAS, the thread count and the device.
+Here everything that is summed is an integer held in float64, small enough that no sum is rounded,
+so no order matters. Whatever else is rounded follows one rule, which also makes a fused
+multiply-add harmless: *a product feeds an addition only if it is exact*. Source: Ozaki et al.,
+"Error-free transformations of matrix multiplication by using fast routines", Numer. Algorithms 59
+(2012). The file of the same name in the other room gives the same bits.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Float64, Int, Shaped
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+SMALLEST = 2.0**-126  # float32's smallest normal number: below it, zero
+EXACT = 53  # bits: every integer up to 2^53 is a float64
+BLOCK = 13  # bits: sums of up to 2^13 terms; longer ones are sums of such blocks
+TERM = EXACT - BLOCK  # bits of a term that may be summed 2^13 times; the grid of log
+FIXED = 26  # bits after the point in exp and log, so that a product of two has at most 53
+# ln 2 = LN2_HIGH + LN2_LOW, 32 bits each: an 8-bit multiple of either is exact.
+LN2_HIGH, LN2_LOW = 0xB17217F7 * 2.0**-32, 0xD1CF79AC * 2.0**-64
+LN2, LOG2E = float.fromhex("0x1.62e42fefa39efp-1"), float.fromhex("0x1.71547652b82fep+0")
+INVERSE_FACTORIALS = (1, 1, 2, 6, 24, 120, 720, 5040, 40320)  # exp(r) to r^8, |r| < 0.35
+INVERSE_ODDS = (1, 3, 5, 7, 9, 11)  # atanh(u)/u to u^10, |u| < 0.172
+
+
+def in_float64(function: F) -> F:
+    """Trace function with 64-bit types, which a float32 program otherwise cannot name.
+
+    The flag is set for this trace alone and the results are float32, so the caller's program,
+    a jit or a scan around it included, keeps its own setting.
+    """
+
+    @functools.wraps(function)
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        platform = jax.default_backend()
+        if platform not in ("cpu", "gpu", "cuda", "rocm"):
+            raise NotImplementedError(
+                f"reproducible.{function.__name__}: needs float64 in hardware, which a {platform} "
+                "lacks: emulated, its sums round differently. Use a CPU or a GPU "
+                "(JAX_PLATFORMS=cpu), or arithmetic='native'."
+            )
+        with jax.enable_x64(True):
+            return function(*args, **kwargs)
+
+    return traced  # type: ignore[return-value]
+
+
+def check(where: str, **arrays: Shaped[Array, "..."]) -> None:
+    for name, array in arrays.items():
+        if array.dtype != jnp.float32:
+            raise TypeError(
+                f"reproducible.{where}: {name} is {array.dtype}, expected float32: the result is "
+                f"defined on float32 bits alone; convert it first with {name}.astype(jnp.float32)"
+            )
+
+
+def flush(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    # Also keeps XLA from joining a rounding to float32 with the widening after it.
+    return jnp.where(jnp.abs(x) < SMALLEST, jnp.zeros_like(x), x)
+
+
+def widen(x: Float[Array, "*shape"]) -> Float64[Array, "*shape"]:
+    return flush(x).astype(jnp.float64)
+
+
+def narrow(x: Float64[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return flush(x.astype(jnp.float32))
+
+
+def _exponent_bits(x: Float64[Array, "*shape"]) -> Int[Array, "*shape"]:
+    return lax.bitcast_convert_type(x, jnp.int64) >> 52
+
+
+def _power_of_two(exponent: Int[Array, "*shape"]) -> Float64[Array, "*shape"]:
+    return lax.bitcast_convert_type(exponent << 52, jnp.float64)
+
+
+def _unit(x: Float64[Array, "..."], axis: int, bits: int) -> Float64[Array, "..."]:
+    """The power of two with |x| <= 2^bits units along axis; infinite where x is not finite."""
+    largest = jnp.max(jnp.abs(x), axis, keepdims=True)
+    return _power_of_two(_exponent_bits(jnp.maximum(largest, 2.0**-300))) * 2.0 ** (1 - bits)
+
+
+def _length_bits(length: int) -> int:
+    return min((length - 1).bit_length(), BLOCK)
+
+
+def _join(sums: Float64[Array, "blocks *rest"]) -> Float64[Array, "*rest"]:
+    """The sum of integers of at most 2^53, rounded once: its halves are summed exactly."""
+    high = jnp.round(sums * 2.0**-26)
+    low = sums - high * 2.0**26
+    return high.sum(0) * 2.0**26 + low.sum(0)
+
+
+def total(x: Float64[Array, "length *rest"]) -> Float64[Array, "*rest"]:
+    """The sum over axis 0 of integers whose size times min(length, 2^13) is at most 2^53."""
+    if len(x) <= 2**BLOCK:
+        return x.sum(0)
+    x = jnp.pad(x, [(0, -len(x) % 2**BLOCK)] + [(0, 0)] * (x.ndim - 1))
+    return _join(x.reshape(-1, 2**BLOCK, *x.shape[1:]).sum(1))
+
+
+def _matmul(A: Float64[Array, "m n"], B: Float64[Array, "n k"]) -> Float64[Array, "m k"]:
+    """A @ B of integers; products of entries times min(n, 2^13) are at most 2^53."""
+    product = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+    n = A.shape[1]
+    if n <= 2**BLOCK:
+        return product(A, B)
+    padding = (0, -n % 2**BLOCK)
+    A, B = jnp.pad(A, [(0, 0), padding]), jnp.pad(B, [padding, (0, 0)])
+    blocks = A.reshape(len(A), -1, 2**BLOCK).transpose(1, 0, 2)
+    return _join(product(blocks, B.reshape(-1, 2**BLOCK, B.shape[1])))
+
+
+def _slices(x: Float64[Array, "m n"], axis: int, bits: int) -> tuple[Array, Array, Array]:
+    """x = (high + low / 2^bits) * unit: integers |high| <= 2^bits, |low| <= 2^(bits - 1)."""
+    unit = _unit(x, axis, bits)
+    scaled = x * (1 / unit)
+    high = jnp.round(scaled)
+    return high, jnp.round((scaled - high) * 2.0**bits), unit
+
+
+def product(A: Shaped[Array, "m n"], B: Float[Array, "n k"]) -> Float64[Array, "m k"]:
+    """A @ B in float64, the same in any order of the inner index.
+
+    Float A: rows of A and columns of B are cut into two slices of p = floor((53 - log2 n) / 2)
+    bits, at least 20, and low * low is left out: each term errs by at most 1.26 * 2^(2-2p) times
+    max|A_i| max|B_j|. uint8 A means A / 255: one slice of 8 bits, times a slice of B / 255 with
+    q = 45 - log2 n bits, at least 32: each term errs by at most 2^-q max|B_j|.
+    """
+    room = EXACT - _length_bits(A.shape[1])
+    if A.dtype == jnp.uint8:
+        B64 = widen(B) * (1 / 255)
+        unit = _unit(B64, 0, room - 8)
+        return _matmul(A.astype(jnp.float64), jnp.round(B64 * (1 / unit))) * unit
+    bits = room // 2
+    A_high, A_low, A_unit = _slices(widen(A), 1, bits)
+    B_high, B_low, B_unit = _slices(widen(B), 0, bits)
+    high, cross = jnp.split(_matmul(A_high, jnp.concatenate([B_high, B_low], 1)), 2, axis=1)
+    cross = cross + _matmul(A_low, B_high)
+    return (high + cross * 2.0**-bits) * (A_unit * B_unit)
+
+
+def summed(x: Float64[Array, "length *rest"]) -> Float64[Array, "*rest"]:
+    """The sum over axis 0, in any order; each term errs by at most 2^-40 max|x|."""
+    unit = _unit(x, 0, EXACT - _length_bits(len(x)))
+    return total(jnp.round(x * (1 / unit))) * unit[0]
+
+
+def _horner(x: Float64[Array, "*shape"], divisors: tuple[int, ...]) -> Float64[Array, "*shape"]:
+    """2^26 sum_j x^j / divisors[j], rounded to an integer at each step; 2^26 x is an integer."""
+    terms = [float((2 * 2**FIXED + d) // (2 * d)) for d in divisors]
+    value = jnp.full_like(x, terms[-1])
+    for term in terms[-2::-1]:
+        value = jnp.round(value * x) + term
+    return value
+
+
+def exp(z: Float64[Array, "*shape"]) -> Float64[Array, "*shape"]:
+    """exp(z) for -104 <= z <= 0, to a relative 2^-25; exp(-104), which float32 flushes, below."""
+    z = jnp.where(z < -104.0, -104.0, z)
+    k = jnp.round(z * LOG2E)
+    r = jnp.round(((z - k * LN2_HIGH) - k * LN2_LOW) * 2.0**FIXED) * 2.0**-FIXED
+    scale = _power_of_two(k.astype(jnp.int64) + 1023)
+    return _horner(r, INVERSE_FACTORIALS) * 2.0**-FIXED * scale
+
+
+def log(s: Float64[Array, "*shape"]) -> Float64[Array, "*shape"]:
+    """log(s) for s >= 1, to a relative 2^-25 and an absolute 2^-40."""
+    exponent = _exponent_bits(s)
+    m = s / _power_of_two(exponent)
+    upper = m > 1.4140625
+    m = jnp.where(upper, m * 0.5, m)
+    k = (exponent - 1023 + upper).astype(jnp.float64)
+    u = (m - 1) / (m + 1)
+    series = _horner(jnp.round(u * u * 2.0**FIXED) * 2.0**-FIXED, INVERSE_ODDS)
+    fraction = jnp.round(u * series * 2.0 ** (1 - FIXED + TERM))
+    return (fraction + jnp.round(k * LN2 * 2.0**TERM)) * 2.0**-TERM

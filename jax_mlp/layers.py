@@ -1,0 +1,65 @@
+"""Operations in native arithmetic, and an nnx.Sequential computed with those of any arithmetic."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from jax_mlp.reproducible import Arithmetic
+from mlp_core.arithmetic import is_marked
+
+
+def linear(
+    X: Float[Array, "... inputs"], W: Float[Array, "inputs outputs"], b: Float[Array, "outputs"]
+) -> Float[Array, "... outputs"]:
+    """X W + b."""
+    return X @ W + b
+
+
+def softmax_cross_entropy(
+    logits: Float[Array, "batch classes"], labels: Int[Array, "batch"], averaged: bool = True
+) -> Float[Array, ""] | Float[Array, "batch"]:
+    """See Classifier.loss."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return losses.mean() if averaged else losses
+
+
+def clipped(grads: Any, clip: float | int) -> Any:
+    """The gradients, scaled so that their global norm is at most clip."""
+    norm = optax.tree.norm(grads)
+    scale = jnp.where(norm > clip, clip / norm, 1)
+    return jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
+
+
+NATIVE = Arithmetic(linear, nnx.relu, softmax_cross_entropy, jnp.mean, clipped, optax.sgd)
+
+
+def run(net: nnx.Sequential, X: Array, ops: Arithmetic) -> Array:
+    """net(X), computed by ops. Only for a net without `problems`."""
+    for layer in net.layers:
+        if isinstance(layer, nnx.Linear):
+            bias = jnp.zeros(layer.out_features) if layer.bias is None else layer.bias[...]
+            X = ops.linear(X, layer.kernel[...], bias)
+        else:
+            X = ops.relu(X) if layer in (nnx.relu, jax.nn.relu) else layer(X)
+    return X
+
+
+def problems(net: Any) -> Iterator[str]:
+    """A reason for each layer that `run` can't compute by other operations than the layer's own."""
+    if type(net) is not nnx.Sequential:
+        yield f"'net' is a {type(net).__name__}, expected an nnx.Sequential"
+        return
+    for i, layer in enumerate(net.layers):
+        plain = type(layer) is nnx.Linear and layer.dot_general is lax.dot_general
+        if not (plain or layer in (nnx.relu, jax.nn.relu) or is_marked(layer)):
+            name = getattr(layer, "__name__", type(layer).__name__)
+            yield (
+                f"'net.layers.{i}' is {name}, expected nnx.Linear, nnx.relu, or a function that "
+                "is marked @any_arithmetic"
+            )

@@ -1,0 +1,57 @@
+"""What both rooms say of arithmetic: its names, which one is in force, who follows it."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+NAMES = ("native", "reproducible")
+METHODS = ("forward", "loss", "training_step")  # what a training run computes with
+
+
+class NotReproducible(TypeError):
+    """A model that can't train in reproducible arithmetic; lists every reason."""
+
+    def __init__(self, model: Any, reasons: list[str]) -> None:
+        self.reasons = tuple(reasons)
+        where = f"{type(model).__name__}: cannot train in reproducible arithmetic:"
+        super().__init__("\n  ".join([where, *reasons, "Use arithmetic='native'."]))
+
+
+def checked(arithmetic: Any) -> Any:
+    """The argument, unless it is a string that names no arithmetic: ValueError."""
+    if isinstance(arithmetic, str) and arithmetic not in NAMES:
+        raise ValueError(f"arithmetic = {arithmetic!r}, expected 'native' or 'reproducible'")
+    return arithmetic
+
+
+def in_force(model: Any, trainer: Any) -> Any:
+    """The arithmetic of a run: the trainer's if it has one, else the model's."""
+    given = getattr(trainer, "arithmetic", None)
+    return getattr(model, "arithmetic", NAMES[0]) if given is None else given
+
+
+def any_arithmetic(function: F) -> F:
+    """Mark a method, or a layer that is a function, which computes by `self.ops` alone.
+
+    Whatever else it does to a float must be exact in every order and on every device: reshape,
+    select, compare. Only marked methods run in reproducible arithmetic: what isn't reproducible
+    must not pass for it.
+    """
+    function.any_arithmetic = True  # type: ignore[attr-defined]
+    return function
+
+
+def is_marked(function: Any) -> bool:
+    """Whether a function, or the one that a bound method binds, is marked."""
+    return getattr(function, "any_arithmetic", False)
+
+
+def unmarked(model: Any) -> list[str]:
+    """A reason for each method of a model that computes by arithmetic of its own."""
+    return [
+        f"'{name}' is not marked @any_arithmetic; compute by self.ops (linear, relu, "
+        "softmax_cross_entropy, mean) and mark it"
+        for name in METHODS
+        if not is_marked(getattr(model, name, None))
+    ]

@@ -1,0 +1,8 @@
+"""The catalogue of planted faults, as data."""
+
+from parity.planted import in_data, in_model, in_training
+from parity.planted.fault import Fault
+
+CATALOGUE: tuple[Fault, ...] = (*in_data.FAULTS, *in_model.FAULTS, *in_training.FAULTS)
+
+__all__ = ["CATALOGUE", "Fault"]

@@ -1,0 +1,86 @@
+"""What all tests share: no window, no cache but a temporary one, reasons for what is skipped."""
+
+import functools
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Before anything imports torch: its threads spin while they wait for each other, which on cores
+# that are shared with other work takes ten times as long as the computation.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ["MPLBACKEND"] = "Agg"  # child processes inherit both
+
+# A first example may compile, and other work may share the processor: no time limit an example.
+settings.register_profile("mlp-parity", deadline=None)
+settings.load_profile("mlp-parity")
+
+FULL_DATA = pytest.StashKey[Path | None]()
+
+
+def full_data_folder():
+    """Where the real Fashion-MNIST lies on this machine, or None; nothing is fetched or copied."""
+    from mlp_core import cache
+    from mlp_core.fashion_mnist import DEFAULT, FULL
+    from mlp_core.pinned import LAYOUT
+
+    named = os.environ.get("FASHION_MNIST_DIR")
+    places = [Path(named).expanduser()] if named else [DEFAULT.system, cache.folder() / FULL.name]
+    for place in places:
+        files = [
+            [place / folder / (file.name + end) for folder in (LAYOUT, "") for end in ("", ".gz")]
+            for file in FULL.files
+        ]
+        if all(any(map(os.path.isfile, candidates)) for candidates in files):
+            return place
+    return None
+
+
+def pytest_sessionstart(session):
+    # Before `own_cache` hides the user's cache; a child process finds the data by the name.
+    session.config.stash[FULL_DATA] = folder = full_data_folder()
+    if folder is not None:
+        os.environ.setdefault("FASHION_MNIST_DIR", str(folder))
+
+
+@functools.cache
+def without_device(framework):
+    """Why `framework` has no GPU or TPU here, or None."""
+    if importlib.util.find_spec(framework) is None:
+        return f"{framework} is not installed"
+    if framework == "torch":
+        import torch
+
+        return None if torch.cuda.is_available() else "Torch finds no GPU"
+    import jax
+
+    return "JAX finds no GPU or TPU" if jax.default_backend() == "cpu" else None
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("full_data") and item.config.stash[FULL_DATA] is None:
+        pytest.skip(
+            "needs the real Fashion-MNIST: install Debian's dataset-fashion-mnist, "
+            "or name its folder in $FASHION_MNIST_DIR"
+        )
+    if marker := item.get_closest_marker("accelerator"):  # of the frameworks it names, or of both
+        reasons = [without_device(framework) for framework in marker.args or ("jax", "torch")]
+        if any(reasons):
+            pytest.skip("needs a GPU or a TPU: " + ", ".join(filter(None, reasons)))
+
+
+@pytest.fixture(scope="session")
+def full_data(pytestconfig):
+    """The folder of the real Fashion-MNIST, for tests marked full_data."""
+    return pytestconfig.stash[FULL_DATA]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """A cache for the whole session that isn't the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("MLP_PARITY_CACHE", str(folder))
+        yield folder
