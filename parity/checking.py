@@ -17,7 +17,7 @@ DEFAULTS = CheckConfig()
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `check` found. ok: every level agreed, and none was vacuous.
+    """What `check` found. ok: every level agreed that was not skipped, and none was vacuous.
 
     results: one entry for each level and precision. curves: {"jax float32": {"train_loss": ...}}.
     about: the models, versions, devices, precision, data and arguments of this check.
@@ -30,12 +30,14 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
-        return bool(self.results) and all(r.ok for r in self.results)
+        asked = [r for r in self.results if not r.skipped]
+        return bool(asked) and all(r.ok for r in asked)
 
     def __str__(self) -> str:
         lines = [f"{self.pair}: {'agree' if self.ok else 'DIFFER'}"]
         for r in self.results:
             verdict = "vacuous" if r.vacuous else "ok" if r.ok else "FAILED"
+            verdict = f"skipped: {r.skipped}" if r.skipped else verdict
             lines.append(f"  {r.level.name:10} {r.precision:8} {verdict}")
             if not r.ok and not r.vacuous:
                 failed = [c for c in r.comparisons if not c.ok]
@@ -53,6 +55,7 @@ class Verdict:
                 "precision": r.precision,
                 "ok": r.ok,
                 "vacuous": r.vacuous,
+                "skipped": r.skipped,
                 "seconds": round(r.seconds, 3),
                 "comparisons": [asdict(c) for c in r.comparisons],
             }

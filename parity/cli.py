@@ -11,7 +11,14 @@ from typing import Annotated, Any
 
 import tyro
 
-from parity.config import BitsConfig, CheckConfig, ConvertConfig, DataConfig, TrainConfig
+from parity.config import (
+    BitsConfig,
+    CheckConfig,
+    ConvertConfig,
+    DataConfig,
+    FaultsConfig,
+    TrainConfig,
+)
 
 
 def run_check(config: CheckConfig) -> int:
@@ -75,6 +82,43 @@ def run_bits(config: BitsConfig) -> int:
     return 0 if outcome.ok else 1
 
 
+def run_faults(config: FaultsConfig) -> int:
+    from rich.console import Console
+
+    from parity.faults import CATALOGUE, Outcome, plant_faults
+
+    chosen = [f for f in CATALOGUE if config.only in ("", f.kind, f.level, f.name)]
+    if not chosen:
+        kinds = ", ".join(dict.fromkeys(f.kind for f in CATALOGUE))
+        print(
+            f"mlp-parity: no fault, kind or level '{config.only}'; kinds: {kinds}", file=sys.stderr
+        )
+        return 2
+    config.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    log = Console(stderr=True)
+    done: list[Outcome] = []
+
+    def tell(text: str) -> None:
+        if log.is_terminal:
+            log.print(text.ljust(60), end="\r", highlight=False)
+
+    def on_outcome(outcome: Outcome) -> None:
+        done.append(outcome)
+        tell(f"{len(done)} of {len(chosen)} faults")
+
+    report = plant_faults(
+        chosen,
+        clean=config.clean,
+        on_pair=lambda pair: tell(f"compiling what the pair '{pair}' needs ..."),
+        on_outcome=on_outcome,
+        on_network=lambda i: tell(f"honest network {i + 1} of {config.clean}"),
+    )
+    report.print(Console())
+    report.write(config.out)
+    print(f"Report: {config.out / 'faults.json'}")
+    return 0 if report.ok else 1
+
+
 def run_convert(config: ConvertConfig) -> int:
     from mlp_core.weights import Weights
 
@@ -101,6 +145,7 @@ COMMANDS: dict[type, Callable[[Any], int]] = {
     CheckConfig: run_check,
     TrainConfig: run_train,
     BitsConfig: run_bits,
+    FaultsConfig: run_faults,
     ConvertConfig: run_convert,
     DataConfig: run_data,
 }

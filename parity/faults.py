@@ -113,7 +113,8 @@ class FaultReport:
     def levels(self) -> tuple[str, ...]:
         """All levels that were asked, in the ladder's order."""
         asked = (s.level for o in self.outcomes for s in o.sights)
-        climbed = (r.level.name for results in self.pairs.values() for r in results)
+        found = (r for results in self.pairs.values() for r in results)
+        climbed = (r.level.name for r in found if not r.skipped)
         return tuple(dict.fromkeys((*climbed, *asked)))
 
     @property
@@ -245,7 +246,7 @@ def sights(results: Iterable[Result]) -> Iterator[Sight]:
     """Level by level, the precision that sees most. A level that compared nothing has no sight."""
     by_level: dict[str, list[Result]] = {}
     for r in results:
-        if not r.vacuous:
+        if r.comparisons:
             by_level.setdefault(r.level.name, []).append(r)
     for level, found in by_level.items():
         r = max(found, key=lambda r: (not r.ok, r.worst.margin))

@@ -1,4 +1,4 @@
-"""The levels: inputs, weights, logits, loss, gradients, step, curve; and what each one asks.
+"""The levels: inputs, weights, logits, loss, gradients, step, curve, same bits; what each asks.
 
 A level is a judge: (Rungs, precision) -> comparisons. Later levels join by a line in LEVELS.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from parity.compare import Comparison, compare, compare_trees
-from parity.sides import Evaluation, Examples, JaxSide, Run, TorchSide
+from parity.sides import Evaluation, Examples, JaxSide, Run, Side, TorchSide
 
 SIDES = ("jax", "torch")
 ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53}
@@ -106,18 +106,27 @@ class Level:
     precisions: tuple[str, ...] = ("float64", "float32")
 
 
+class Skipped(Exception):
+    """Raised by a judge that has nothing to ask of this pair; the message says why."""
+
+
 @dataclass(frozen=True)
 class Result:
-    """What a level found at one precision. No comparison at all is vacuous, and not ok."""
+    """What a level found at one precision. No comparison at all is vacuous, and not ok.
+
+    skipped: why the level was not asked of this pair. Then it is ok, for nothing failed, but it is
+    no agreement either.
+    """
 
     level: Level
     precision: str
     comparisons: tuple[Comparison, ...]
     seconds: float
+    skipped: str = ""
 
     @property
     def vacuous(self) -> bool:
-        return not self.comparisons
+        return not self.comparisons and not self.skipped
 
     @property
     def ok(self) -> bool:
@@ -219,6 +228,25 @@ def judge_curve(rungs: Rungs, precision: str) -> list[Comparison]:
     return found
 
 
+def judge_bits(rungs: Rungs, precision: str) -> list[Comparison]:
+    """One epoch in reproducible arithmetic on each side: all losses and final weights, bit by bit.
+
+    Skipped where a model computes by other operations than those that have one result everywhere.
+    """
+    sides: dict[str, Side] = {s: getattr(rungs, s)["float32"] for s in SIDES}
+    for s, side in sides.items():
+        if why := side.not_reproducible():
+            raise Skipped(f"{s}: {why[0]}")
+    losses, weights = [], []
+    for s, side in sides.items():
+        rungs.on_start(f"1 epoch, {s} reproducible")
+        run = side.reproducible_epoch()
+        losses.append(np.array(run.history.train_loss, np.float32))
+        weights.append(rungs.rename(run.params, s))
+    each_step = compare(*losses, name="train_loss", sides=SIDES)
+    return [each_step, *compare_trees(*weights, name="final", sides=SIDES)]
+
+
 LEVELS = (
     Level(
         "inputs",
@@ -249,6 +277,13 @@ LEVELS = (
         "closer than updates off by 1e-9 would bring; in float32, same effective bits",
         judge_curve,
     ),
+    Level(
+        "same bits",
+        "One epoch in reproducible arithmetic: the same bits, every loss and every weight?",
+        "same bits",
+        judge_bits,
+        ("bits",),
+    ),
 )
 
 
@@ -258,8 +293,13 @@ def climb(rungs: Rungs, levels: Sequence[Level] = LEVELS) -> Iterator[Result]:
         for precision in level.precisions:
             rungs.on_start(f"{level.name} {precision}")
             start = time.perf_counter()
-            comparisons = tuple(level.judge(rungs, precision))
-            yield Result(level, precision, comparisons, time.perf_counter() - start)
+            comparisons: tuple[Comparison, ...] = ()
+            skipped = ""
+            try:
+                comparisons = tuple(level.judge(rungs, precision))
+            except Skipped as reason:
+                skipped = str(reason)
+            yield Result(level, precision, comparisons, time.perf_counter() - start, skipped)
 
 
 def curves(run: Run) -> dict[str, np.ndarray]:

@@ -73,7 +73,7 @@ def ladder(verdicts: Sequence[Verdict]) -> bytes:
     for i, v in enumerate(verdicts):
         found = {(r.level.name, r.precision): r for r in v.results}
         for y, place in enumerate(rows):
-            if place not in found or found[place].vacuous:
+            if place not in found or not found[place].comparisons:
                 continue
             margin = found[place].worst.margin
             color = f"C{i}" if found[place].ok else "tab:red"

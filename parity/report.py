@@ -54,7 +54,7 @@ class Report:
         if self.interrupted:
             return "INTERRUPTED: what is above was found before; no verdict."
         if self.ok:
-            levels = len(self.verdicts[0].results)
+            levels = min(sum(not r.skipped for r in v.results) for v in self.verdicts)
             pairs = " and ".join(v.pair for v in self.verdicts)
             return f"AGREE: JAX and Torch are the same model ({pairs}; {levels} checks each)."
         failed = [
@@ -85,6 +85,11 @@ class Report:
         console.print(f"Parity of JAX and Torch on {self.about['data']}", highlight=False)
         console.print(self.table())
         console.print(CAPTION, highlight=False)
+        for v in self.verdicts:
+            for r in v.results:
+                if r.skipped:
+                    note = f"{v.pair}: '{r.level.name}' skipped: {r.skipped}"
+                    console.print(note, highlight=False, markup=False)
         for v in self.verdicts:
             if not v.ok and not self.interrupted:
                 console.print(str(v), highlight=False, markup=False)
@@ -190,6 +195,8 @@ def _cells(result: Result | None) -> tuple[str, str, str]:
     """(verdict, margin, relative difference) as the table shows them."""
     if result is None:
         return "-", "", ""
+    if result.skipped:
+        return "[dim]skipped[/]", "", ""
     if result.vacuous:
         return "[yellow]VACUOUS[/]", "", ""
     verdict = "[green]ok[/]" if result.ok else "[red]FAILED[/]"

@@ -107,6 +107,12 @@ class Side(Protocol):
         update_scale multiplies every update: 1 + 1e-9 is a fault of known size.
         """
 
+    def not_reproducible(self) -> list[str]:
+        """Why the model can't train in reproducible arithmetic; empty if it can."""
+
+    def reproducible_epoch(self) -> Run:
+        """One epoch in reproducible arithmetic, without validation, from the loaded parameters."""
+
     def about(self) -> dict[str, Any]: ...
 
 
@@ -126,7 +132,7 @@ class JaxSide:
                 self.model = _JaxPort(self.model, lr)
             self.model.board = jax_mlp.ProgressBoard(display=False)
             # One that a traced training_step can plot to; `fit` puts a real one in its place.
-            self.model.trainer = jax_mlp.Trainer(max_epochs=1)
+            self.model.trainer = jax_mlp.Trainer(max_epochs=1, arithmetic="native")
             self.model.trainer.tape = {}
         self._traced = self._evaluation  # one object, so that compiled forms are found again
         self._evaluate = jax.jit(self._traced)
@@ -187,6 +193,18 @@ class JaxSide:
             named = jax_mlp.checkpoint.named_params(model)
             return Run(history, {self._outside(name): np.array(a) for name, a in named.items()})
 
+    def not_reproducible(self) -> list[str]:
+        model = nnx.clone(self.model)
+        model.trainer = jax_mlp.Trainer(1, arithmetic="reproducible")
+        return model.not_reproducible()
+
+    def reproducible_epoch(self) -> Run:
+        model = nnx.clone(self.model)
+        trainer = jax_mlp.Trainer(1, arithmetic="reproducible")
+        history = trainer.fit(model, _JaxData(self.examples, validate=False))
+        named = jax_mlp.checkpoint.named_params(model)
+        return Run(history, {self._outside(name): np.array(a) for name, a in named.items()})
+
     def about(self) -> dict[str, Any]:
         device = jax.devices()[0]
         return {
@@ -206,7 +224,12 @@ class JaxSide:
         def loss_of(params: Any) -> tuple[Any, Any]:
             model: Any = jax_mlp.checkpoint.with_params(self.model, params)
             forward, seen = model.forward, []
-            model.forward = lambda *inputs: seen.append(forward(*inputs)) or seen[-1]
+
+            def tapped(*inputs: Any) -> Any:
+                seen.append(forward(*inputs))
+                return seen[-1]
+
+            model.forward = tapped
             return model.training_step((X, y)), seen[0]
 
         (loss, logits), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
@@ -296,7 +319,7 @@ class TorchSide:
 
     def evaluate(self, X: np.ndarray, y: np.ndarray) -> Evaluation:
         before = self.params()
-        trainer = self.model.trainer = torch_mlp.Trainer(max_epochs=1)
+        trainer = self.model.trainer = torch_mlp.Trainer(max_epochs=1, arithmetic="native")
         trainer.train_batch_idx, trainer.num_train_batches = 0, 1
         with self._settings():
             optimizer = self.model.configure_optimizers()
@@ -350,6 +373,18 @@ class TorchSide:
         self.load(before)
         return run
 
+    def not_reproducible(self) -> list[str]:
+        self.model.trainer = torch_mlp.Trainer(1, arithmetic="reproducible")
+        return self.model.not_reproducible()
+
+    def reproducible_epoch(self) -> Run:
+        before = self.params()
+        trainer = torch_mlp.Trainer(1, arithmetic="reproducible")
+        history = trainer.fit(self.model, _TorchData(self.examples, validate=False))
+        run = Run(history, self.params())
+        self.load(before)
+        return run
+
     def about(self) -> dict[str, Any]:
         return {
             "model": f"{type(self._inner).__module__}.{type(self._inner).__name__}",
@@ -396,7 +431,7 @@ class _TorchPort(torch_mlp.Classifier):
 
 class _JaxTrainer(jax_mlp.Trainer):
     def __init__(self, max_epochs: int, dtype: str, update_scale: float) -> None:
-        super().__init__(max_epochs)
+        super().__init__(max_epochs, arithmetic="native")
         self.dtype, self.update_scale = dtype, update_scale
 
     def prepare_model(self, model: Any) -> None:
@@ -413,7 +448,7 @@ class _JaxTrainer(jax_mlp.Trainer):
 
 class _TorchTrainer(torch_mlp.Trainer):
     def __init__(self, max_epochs: int, dtype: str) -> None:
-        super().__init__(max_epochs)
+        super().__init__(max_epochs, arithmetic="native")
         self.dtype = getattr(torch, dtype)
 
     def prepare_batch(self, batch: Any) -> Any:
@@ -422,11 +457,13 @@ class _TorchTrainer(torch_mlp.Trainer):
 
 
 class _JaxData(jax_mlp.DataModule):
-    def __init__(self, examples: Examples) -> None:
-        self.examples = examples
+    def __init__(self, examples: Examples, validate: bool = True) -> None:
+        self.examples, self.validate = examples, validate
 
     def get_dataloader(self, train: bool) -> Any:
         e = self.examples
+        if not train and not self.validate:
+            return None
         if e.arrays is None:
             data = jax_mlp.FashionMNIST(e.batch_size, data=e.source, seed=e.seed)
             return data.get_dataloader(train)
@@ -437,11 +474,13 @@ class _JaxData(jax_mlp.DataModule):
 
 
 class _TorchData(torch_mlp.DataModule):
-    def __init__(self, examples: Examples) -> None:
-        self.examples = examples
+    def __init__(self, examples: Examples, validate: bool = True) -> None:
+        self.examples, self.validate = examples, validate
 
     def get_dataloader(self, train: bool) -> Any:
         e = self.examples
+        if not train and not self.validate:
+            return None
         if e.arrays is None:
             data = torch_mlp.FashionMNIST(e.batch_size, data=e.source, seed=e.seed)
             return data.get_dataloader(train)

@@ -47,7 +47,8 @@ class Module(nn.Module, HyperParameters):
         optimizer = self.configure_optimizers() if optimizer is None else optimizer
         if not isinstance(optimizer, SGD):
             found = type(optimizer).__name__
-            reasons.append(f"configure_optimizers gives {found}, expected self.ops.SGD(parameters, rate)")
+            wanted = "self.ops.SGD(parameters, rate)"
+            reasons.append(f"configure_optimizers gives {found}, expected {wanted}")
         return reasons
 
     def loss(self, y_hat: Tensor, y: Tensor) -> Tensor:

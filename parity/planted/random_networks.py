@@ -21,7 +21,7 @@ from parity.sides import Examples, JaxSide, Run
 from parity.stages import Stages
 
 # Drawn once for all: probes hold fixed integers; init and refit look at no network's weights.
-LEFT_OUT = ("init", "probes", "accuracy", "refit")
+LEFT_OUT = ("init", "probes", "accuracy", "refit", "same bits")
 
 # Every fourth network has zero biases: on blank images all its units start at a tie. One step is
 # judged there as anywhere. A whole run isn't: where a bias's gradient cancels to rounding noise,
