@@ -33,12 +33,13 @@ class MLP(Classifier):
         num_inputs: int = 784,
         init: Literal["torch", "flax"] = "torch",
         rngs: nnx.Rngs | None = None,
-        arithmetic: Literal["native", "reproducible"] = "native",
+        arithmetic: str = "native",
     ) -> None:
         """num_inputs: NNX has no lazy layers, so the number of pixels is an argument.
 
         init: "torch" draws weights and biases from U(-1/sqrt(fan_in), +1/sqrt(fan_in)); "flax"
         draws weights from a truncated normal of variance 1/fan_in (LeCun) and sets biases to 0.
+        arithmetic: "native" or "reproducible".
         """
         super().__init__()
         self.save_hyperparameters()

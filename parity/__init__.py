@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from parity.checking import Verdict, assert_parity, check
     from parity.compare import Comparison, compare
-    from parity.ladder import LEVELS, Level
+    from parity.ladder import LEVELS
+    from parity.rungs import Level
 
 __all__ = ["LEVELS", "Comparison", "Level", "Verdict", "assert_parity", "check", "compare"]
 
-_HOME = {"compare": "compare", "Comparison": "compare", "LEVELS": "ladder", "Level": "ladder"}
+_HOME = {"compare": "compare", "Comparison": "compare", "LEVELS": "ladder", "Level": "rungs"}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,9 @@ import numpy as np
 from mlp_core import fashion_mnist
 from mlp_core.weights import WeightsError, canonical_names
 from parity.config import CheckConfig
-from parity.ladder import LEVELS, SIDES, Level, Result, Rungs, climb, curves
+from parity.divergence import Divergence, locate
+from parity.ladder import LEVELS, climb, curves
+from parity.rungs import SIDES, Level, Result, Rungs
 from parity.sides import Examples, JaxSide, TorchSide
 
 DEFAULTS = CheckConfig()
@@ -21,12 +23,15 @@ class Verdict:
 
     results: one entry for each level and precision. curves: {"jax float32": {"train_loss": ...}}.
     about: the models, versions, devices, precision, data and arguments of this check.
+    divergence: if one batch shows a difference, the first level of it that leaves its bound, the
+    element, and for each later level whether its error was inherited or made there.
     """
 
     pair: str
     results: tuple[Result, ...]
     curves: dict[str, dict[str, np.ndarray]]
     about: dict[str, Any]
+    divergence: Divergence | None = None
 
     @property
     def ok(self) -> bool:
@@ -43,6 +48,8 @@ class Verdict:
                 failed = [c for c in r.comparisons if not c.ok]
                 lines += [f"      {c}" for c in failed[:5]]
                 lines += [f"      and {len(failed) - 5} more"] if len(failed) > 5 else []
+        if self.divergence:
+            lines.append(f"  First divergence: {self.divergence}")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -56,12 +63,15 @@ class Verdict:
                 "ok": r.ok,
                 "vacuous": r.vacuous,
                 "skipped": r.skipped,
+                "note": r.note,
                 "seconds": round(r.seconds, 3),
                 "comparisons": [asdict(c) for c in r.comparisons],
             }
             for r in self.results
         ]
-        return _plain({"pair": self.pair, "ok": self.ok, "about": self.about, "levels": levels})
+        first = self.divergence.to_json() if self.divergence else None
+        found = {"pair": self.pair, "ok": self.ok, "about": self.about, "levels": levels}
+        return _plain(found | {"first divergence": first})
 
 
 def check(
@@ -121,7 +131,19 @@ def check(
         for (side, dtype, scale), run in rungs.runs()
     }
     label = pair or f"{jax_about['model']} = {torch_about['model']}"
-    return Verdict(label, tuple(results), all_curves, about)
+    first = _first_divergence(rungs, results)
+    return Verdict(label, tuple(results), all_curves, about, first)
+
+
+def _first_divergence(rungs: Rungs, results: Sequence[Result]) -> Divergence | None:
+    """The step from the shared weights taken apart, where a level of one batch failed."""
+    for r in results:
+        if r.level.name in ("logits", "loss", "gradients", "step") and not r.ok:
+            sides = rungs.jax[r.precision], rungs.torch[r.precision]
+            for batch in rungs.batches.values():
+                if found := locate(*sides, rungs.names, rungs.params, (batch, batch), step=0):
+                    return found
+    return None
 
 
 def assert_parity(jax_model: Any, torch_model: Any, **options: Any) -> Verdict:

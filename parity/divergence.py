@@ -8,7 +8,7 @@ import numpy as np
 
 from parity.bounds import bound
 from parity.compare import Comparison, compare, compare_trees
-from parity.ladder import ROUNDOFF, SIDES
+from parity.rungs import ROUNDOFF, SIDES
 from parity.sides import Evaluation, JaxSide, Side, TorchSide
 from parity.stages import stages_of
 
@@ -118,10 +118,11 @@ def locate(
         margins["weights"] = max(c.margin for c in weights)
         if wrong := [c for c in weights if not c.ok]:
             return found("weights", wrong[0], margins)
+        expected = jax.bounds(*mine, ROUNDOFF[precision])
         reference, bounds = (
             Evaluation(one.logits, one.loss, *({n: t[o[0]] for n, o in names.items()}
                        for t in (one.gradients, one.step)))
-            for one in jax.bounds(*mine, ROUNDOFF[precision])
+            for one in (expected.value, expected.bound)
         )  # fmt: skip
         worst: dict[str, Comparison] = {}
         for level in ("logits", "loss", "gradients", "step"):

@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 from mlp_core.files import write_atomically
-from parity.ladder import Level, Result
 from parity.planted import CATALOGUE, Fault
 from parity.planted.bench import Bench
 from parity.planted.picture import matrix
 from parity.planted.random_networks import CleanRun, clean_run
+from parity.rungs import Level, Result
 
 CAPTION = """\
 A number is the effect over the bound: above 1 caught, first in [bold green]green[/].

@@ -1,21 +1,18 @@
-"""The levels: inputs, weights, logits, loss, gradients, step, curve, same bits; what each asks.
+"""The levels, from the first input byte to the last weight, and what each of them asks.
 
 A level is a judge: (Rungs, precision) -> comparisons. Later levels join by a line in LEVELS.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from parity.compare import Comparison, compare, compare_trees
-from parity.sides import Evaluation, Examples, JaxSide, Run, Side, TorchSide
-
-SIDES = ("jax", "torch")
-ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53}
+from parity.precision import judge_precision
+from parity.probes import judge_probes
+from parity.rungs import ROUNDOFF, SIDES, Judge, Level, Result, Rungs, Skipped
+from parity.sides import Evaluation, Run, Side
 
 # The curve in float64 is judged by a yardstick: one more epoch on the JAX side, whose every update
 # is too large by one part in 10^9. In all epochs the sides must stay closer to each other than that
@@ -25,122 +22,6 @@ YARDSTICK = 1e-9
 # The curve in float32: two honest float32 runs leave the float64 curve by similar distances, a
 # TF32 run (11 bits for 24) by 2^13 times as much. The line is drawn half way, in bits.
 PRECISION_RATIO = 2.0 ** ((24 - 11) / 2)
-
-
-@dataclass
-class Rungs:
-    """What the levels of one pair share; everything is computed once, when first asked for."""
-
-    jax: dict[str, JaxSide]
-    torch: dict[str, TorchSide]
-    names: dict[str, tuple[str, str]]
-    examples: Examples
-    epochs: int
-    params: dict[str, np.ndarray] = field(default_factory=dict)
-    on_start: Callable[[str], None] = lambda what: None
-    _evaluations: dict[Any, Any] = field(default_factory=dict)
-    _runs: dict[Any, Run] = field(default_factory=dict)
-
-    @cached_property
-    def batches(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """The first batch of the first epoch and its last, which is partial if any is."""
-        first = last = None
-        for last in self.jax["float32"].batches():
-            first = first or last
-        assert first is not None and last is not None
-        return {f"batch of {len(y)}": (X, y) for X, y in (first, last)}
-
-    @cached_property
-    def val_examples(self) -> int:
-        return sum(len(y) for _, y in self.jax["float32"].batches(train=False))
-
-    def evaluate(self, side: str, precision: str, batch: str) -> Evaluation:
-        key = side, precision, batch
-        if key not in self._evaluations:
-            one = getattr(self, side)[precision].evaluate(*self.batches[batch])
-            self._evaluations[key] = self._canonical(one, side)
-        return self._evaluations[key]
-
-    def bounds(self, precision: str, batch: str) -> tuple[Evaluation, Evaluation]:
-        """(float64 value, rounding bound) of what an evaluation gives."""
-        key = "bounds", precision, batch
-        if key not in self._evaluations:
-            pair = self.jax[precision].bounds(*self.batches[batch], roundoff=ROUNDOFF[precision])
-            self._evaluations[key] = tuple(self._canonical(one, "jax") for one in pair)
-        return self._evaluations[key]
-
-    def run(self, side: str, precision: str, update_scale: float = 1.0) -> Run:
-        """All epochs; with another update_scale, one."""
-        key = side, precision, update_scale
-        if key not in self._runs:
-            epochs = self.epochs if update_scale == 1.0 else 1
-            self.on_start(f"{epochs} epochs, {side} {precision}")
-            run = getattr(self, side)[precision].train(epochs, update_scale)
-            self._runs[key] = Run(run.history, self.rename(run.params, side))
-        return self._runs[key]
-
-    def runs(self) -> Iterator[tuple[tuple[str, str, float], Run]]:
-        """(side, precision, update scale) and run, of all runs made so far."""
-        yield from self._runs.items()
-
-    def rename(self, arrays: dict[str, np.ndarray], side: str) -> dict[str, np.ndarray]:
-        """From the names of one side's model to the ladder's."""
-        return {name: arrays[own[SIDES.index(side)]] for name, own in self.names.items()}
-
-    def _canonical(self, one: Evaluation, side: str) -> Evaluation:
-        trees = self.rename(one.gradients, side), self.rename(one.step, side)
-        return Evaluation(one.logits, one.loss, *trees)
-
-
-Judge = Callable[[Rungs, str], list[Comparison]]
-
-
-@dataclass(frozen=True)
-class Level:
-    """One rung. asks: the question; rule: what decides it; precisions: in which it is asked."""
-
-    name: str
-    asks: str
-    rule: str
-    judge: Judge
-    precisions: tuple[str, ...] = ("float64", "float32")
-
-
-class Skipped(Exception):
-    """Raised by a judge that has nothing to ask of this pair; the message says why."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a level found at one precision. No comparison at all is vacuous, and not ok.
-
-    skipped: why the level was not asked of this pair. Then it is ok, for nothing failed, but it is
-    no agreement either.
-    """
-
-    level: Level
-    precision: str
-    comparisons: tuple[Comparison, ...]
-    seconds: float
-    skipped: str = ""
-
-    @property
-    def vacuous(self) -> bool:
-        return not self.comparisons and not self.skipped
-
-    @property
-    def ok(self) -> bool:
-        return not self.vacuous and all(c.ok for c in self.comparisons)
-
-    @property
-    def relative(self) -> float:
-        """Largest difference over largest value, of all comparisons."""
-        return float(np.max([c.relative for c in self.comparisons]))  # a NaN stays
-
-    @property
-    def worst(self) -> Comparison:
-        """The comparison with the largest margin."""
-        return max(self.comparisons, key=lambda c: (not c.ok, c.margin))
 
 
 def judge_inputs(rungs: Rungs, precision: str) -> list[Comparison]:
@@ -175,7 +56,8 @@ def judge_part(part: str) -> Judge:
         found = []
         for batch in rungs.batches:
             sides = {s: _tree(rungs.evaluate(s, precision, batch), part) for s in SIDES}
-            value, bound = (_tree(e, part) for e in rungs.bounds(precision, batch))
+            reference = rungs.reference(precision, batch)
+            value, bound = _tree(reference.value, part), _tree(reference.bound, part)
             name = f"{batch}: "
             if precision == "float64":
                 twice = {key: 2 * leaf for key, leaf in bound.items()}
@@ -191,13 +73,39 @@ def judge_part(part: str) -> Judge:
     return judge
 
 
+def note_part(part: str) -> Callable[[Rungs, str], str]:
+    """The share of the probabilistic bound that was used, and the kinks that the bounds allow for.
+
+    Above 1 rounding alone is an unlikely reason: suspicious, if still no proof.
+    """
+
+    def note(rungs: Rungs, precision: str) -> str:
+        if precision == "float64":
+            return ""
+        share, kinks = 0.0, 0
+        for batch in rungs.batches:
+            reference = rungs.reference(precision, batch)
+            value, likely = _tree(reference.value, part), _tree(reference.likely, part)
+            for s in SIDES:
+                own = _tree(rungs.evaluate(s, precision, batch), part)
+                found = compare_trees(own, value, likely)
+                share = max([share, *(c.margin for c in found)])
+            kinks += sum(reference.kinks.values())
+        said = f"{share:.2g} of the probabilistic bound" + ("; SUSPICIOUS" * (share > 1))
+        if part == "gradients":
+            said += f"; {kinks} ReLU signs within rounding of 0, where either branch is allowed"
+        return said
+
+    return note
+
+
 def judge_curve(rungs: Rungs, precision: str) -> list[Comparison]:
     """Losses of every step, validation figures of every epoch, final weights, of whole runs."""
     jax64 = rungs.run("jax", "float64")
     if precision == "float64":
         torch64 = rungs.run("torch", "float64")
         off = rungs.run("jax", "float64", 1 + YARDSTICK)
-        floor = float(rungs.bounds("float64", next(iter(rungs.batches)))[1].loss)
+        floor = float(rungs.reference("float64", next(iter(rungs.batches))).bound.loss)
         found = []
         for name, curve in curves(jax64).items():
             # How far the yardstick has come by then: it may cross the curve again and again.
@@ -262,15 +170,42 @@ LEVELS = (
         judge_weights,
         ("bits",),
     ),
-    Level("logits", "Same outputs for the same batch?", "rounding bound", judge_part("logits")),
-    Level("loss", "Same mean loss?", "rounding bound", judge_part("loss")),
+    Level(
+        "probes",
+        "Small integers through the model and back: the same bits, whatever the arithmetic?",
+        "same bits",
+        judge_probes,
+        ("float32",),
+    ),
+    Level(
+        "precision",
+        "Does every matrix product use all 24 bits of its float32 operands?",
+        "half an ulp of float32",
+        judge_precision,
+        ("float32",),
+    ),
+    Level(
+        "logits",
+        "Same outputs for the same batch?",
+        "rounding bound",
+        judge_part("logits"),
+        note=note_part("logits"),
+    ),
+    Level("loss", "Same mean loss?", "rounding bound", judge_part("loss"), note=note_part("loss")),
     Level(
         "gradients",
         "Same gradient of the loss, leaf by leaf?",
         "rounding bound",
         judge_part("gradients"),
+        note=note_part("gradients"),
     ),
-    Level("step", "Same weights after one step?", "rounding bound", judge_part("step")),
+    Level(
+        "step",
+        "Same weights after one step?",
+        "rounding bound",
+        judge_part("step"),
+        note=note_part("step"),
+    ),
     Level(
         "curve",
         "Same losses, step by step, and same weights at the end?",
@@ -294,12 +229,14 @@ def climb(rungs: Rungs, levels: Sequence[Level] = LEVELS) -> Iterator[Result]:
             rungs.on_start(f"{level.name} {precision}")
             start = time.perf_counter()
             comparisons: tuple[Comparison, ...] = ()
-            skipped = ""
+            skipped = note = ""
             try:
                 comparisons = tuple(level.judge(rungs, precision))
+                note = level.note(rungs, precision)
             except Skipped as reason:
                 skipped = str(reason)
-            yield Result(level, precision, comparisons, time.perf_counter() - start, skipped)
+            seconds = time.perf_counter() - start
+            yield Result(level, precision, comparisons, seconds, skipped, note)
 
 
 def curves(run: Run) -> dict[str, np.ndarray]:

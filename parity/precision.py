@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from parity.compare import Comparison, compare
-from parity.ladder import SIDES, Rungs
 from parity.probes import perceptron
+from parity.rungs import SIDES, Rungs
 from parity.sides import Side
 
 FORMATS = {24: "float32", 11: "TF32 or float16", 8: "bfloat16"}

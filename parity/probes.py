@@ -25,7 +25,7 @@ from jaxtyping import Int
 
 from mlp_core.weights import WeightsError, canonical_names
 from parity.compare import Comparison, compare, compare_trees
-from parity.ladder import SIDES, Rungs
+from parity.rungs import SIDES, Rungs, Skipped
 from parity.sides import JaxSide, Pullback, Side
 from parity.stages import stages_of
 
@@ -40,7 +40,7 @@ _PRIMITIVES = {"dot_general", "add", "max", "reshape", "broadcast_in_dim", "tran
                "custom_vjp_call"}  # fmt: skip
 
 
-class NoProbe(ValueError):
+class NoProbe(Skipped, ValueError):
     """No integer probe exists for this model; the message says why."""
 
 

@@ -23,7 +23,7 @@ from mlp_core.files import write_atomically
 from parity import pictures
 from parity.checking import Verdict, check
 from parity.config import CheckConfig
-from parity.ladder import Result
+from parity.rungs import Result
 from parity.sides import book_pair
 
 CAPTION = """\

@@ -59,6 +59,20 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """What an evaluation should give: its float64 value, and how far rounding may move it.
+
+    bound: always. likely: unless rounding errors conspire (Higham & Mary 2019). kinks: how many
+    decisions rounding may turn, such as signs in a ReLU, by source line; the bounds allow for them.
+    """
+
+    value: Evaluation
+    bound: Evaluation
+    likely: Evaluation
+    kinks: dict[str, int]
+
+
+@dataclass(frozen=True)
 class Pullback:
     """Logits [batch, classes], and the gradient of sum(logits * cotangent) by each parameter and
     by the inputs: no loss takes part, so integers stay integers."""
@@ -136,6 +150,7 @@ class JaxSide:
             self.model.trainer.tape = {}
         self._traced = self._evaluation  # one object, so that compiled forms are found again
         self._evaluate = jax.jit(self._traced)
+        self._pull_back = jax.jit(self._pulled_back)
         self.load(self.params())
 
     def params(self) -> Arrays:
@@ -172,18 +187,21 @@ class JaxSide:
         with self._settings():
             given = {self._inside(n): np.asarray(a, self.dtype) for n, a in params.items()}
             arrays = (np.asarray(X, self.dtype), np.asarray(cotangent, self.dtype))
-            logits, (grads, by_X) = jax.jit(self._pulled_back)(given, *arrays)
+            logits, (grads, by_X) = self._pull_back(given, *arrays)
             named = {self._outside(name): np.asarray(leaf) for name, leaf in grads.items()}
             return Pullback(np.asarray(logits), named, np.asarray(by_X))
 
-    def bounds(
-        self, X: np.ndarray, y: np.ndarray, roundoff: float
-    ) -> tuple[Evaluation, Evaluation]:
-        """(value in float64, rounding bound at this unit roundoff) of what `evaluate` gives."""
+    def bounds(self, X: np.ndarray, y: np.ndarray, roundoff: float) -> "Reference":
+        """What `evaluate` should give, at this unit roundoff."""
         with self._settings():
             X = np.asarray(X, self.dtype)
             b = bound(self._traced, self.params(), X, y, roundoff=roundoff)
-        return Evaluation(*b.value), Evaluation(*b.bound)
+        # A ReLU is a max, a comparison and a select on one line: the largest of them counts.
+        kinks: dict[str, int] = {}
+        for kink in b.kinks:
+            kinks[kink.source] = max(kinks.get(kink.source, 0), kink.count)
+        value, worst, likely = (Evaluation(*part) for part in (b.value, b.bound, b.likely))
+        return Reference(value, worst, likely, kinks)
 
     def train(self, epochs: int, update_scale: float = 1.0) -> Run:
         with self._settings():

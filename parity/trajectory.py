@@ -21,7 +21,7 @@ import numpy as np
 from mlp_core.shell import progress_bar
 from parity.bounds import Bounds, bounded
 from parity.divergence import ROOM, Batch, Divergence, locate
-from parity.ladder import ROUNDOFF, SIDES
+from parity.rungs import ROUNDOFF, SIDES
 from parity.sides import JaxSide, TorchSide
 from parity.stages import Stages, Tree, stages_of
 

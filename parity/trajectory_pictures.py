@@ -16,7 +16,7 @@ def margins(t: Trajectory, title: str = "") -> bytes:
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     share, visible = figure.subplots(2, 1, sharex=True, height_ratios=(1.5, 1))
     steps = np.arange(t.steps)
-    least = 1e-4
+    least = 1e-7
     for (side, margin), style in zip(t.margin.items(), ("-", ":"), strict=True):
         shown = np.clip(margin, least, 1e4)
         share.semilogy(steps, shown, style, lw=0.9, color=COLORS[side], label=f"{side}: weights")

@@ -12,11 +12,12 @@ from jaxtyping import Array, Float, Int
 
 import jax_mlp
 from parity.checking import pair_names
-from parity.ladder import Level, Result, Rungs, climb
+from parity.ladder import climb
 from parity.planted.changes import CLIP, MOMENTUM, forward, optimizer
 from parity.planted.in_model import gelu
 from parity.planted.levels import DrawingJaxSide, with_more
 from parity.planted.port import Plant, Port
+from parity.rungs import Level, Result, Rungs
 from parity.sides import Examples, Pullback, book_pair, one_thread
 
 PRECISIONS = ("float32", "float64")

@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 
 from mlp_core.weights import canonical_names
 from parity.compare import Comparison, compare
-from parity.ladder import LEVELS, SIDES, YARDSTICK, Level, Rungs, curves
-from parity.probes import judge_probes
+from parity.ladder import LEVELS, YARDSTICK, curves
+from parity.rungs import SIDES, Level, Rungs
 from parity.sides import Arrays, JaxSide, Run, book_pair
 
 DRAWS = 4  # models whose initial weights are pooled
@@ -122,7 +122,6 @@ INIT = Level(
     judge_init,
     ("bits",),
 )
-PROBES = Level("probes", "Same integers, forward and backward?", "same bits", judge_probes)
 ACCURACY = Level(
     "accuracy",
     "Same hits on the same logits, tied ones too?",
@@ -142,7 +141,7 @@ REFIT = Level(
 def with_more(levels: Sequence[Level] = LEVELS) -> tuple[Level, ...]:
     """The ladder with these levels where they belong, unless it has them already."""
     names = [level.name for level in levels]
-    after = {"weights": (INIT, PROBES), "loss": (ACCURACY,), "curve": (REFIT,)}
+    after = {"weights": (INIT,), "loss": (ACCURACY,), "curve": (REFIT,)}
     return tuple(
         one
         for level in levels
@@ -187,7 +186,7 @@ def _flat(run: Run) -> dict[str, np.ndarray]:
 
 
 def _reach(rungs: Rungs, exact: Run, off: Run) -> dict[str, Any]:
-    floor = float(rungs.bounds("float64", next(iter(rungs.batches)))[1].loss)
+    floor = float(rungs.reference("float64", next(iter(rungs.batches))).bound.loss)
     room: dict[str, Any] = {}
     for name, curve in curves(exact).items():
         wrong = curves(off)[name]

@@ -15,8 +15,8 @@ import numpy as np
 import optax
 
 from mlp_core.history import Epoch, History
-from parity.ladder import Rungs
 from parity.planted.bench import BATCH, EPOCHS, PRECISIONS, Bench, Remembered, small_images
+from parity.rungs import Rungs
 from parity.sides import Examples, JaxSide, Run
 from parity.stages import Stages
 

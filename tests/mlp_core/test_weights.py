@@ -1,10 +1,12 @@
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
-from mlp_core.weights import LAYOUTS, Weights, WeightsError, read_safetensors
+from mlp_core.weights import LAYOUTS, Weights, WeightsError, initial, read_safetensors
 
 widths = st.lists(st.integers(1, 6), min_size=2, max_size=12)
 
@@ -131,3 +133,16 @@ def test_a_pickle_is_no_weights_file(tmp_path):
     path.write_bytes(b"\x80\x04cos\nsystem\n(S'false'\ntR.")
     with pytest.raises(WeightsError):
         read_safetensors(path)
+
+
+def test_initial_weights_are_fixed_bits_uniform_in_one_over_the_root_of_the_inputs():
+    w = initial((784, 256, 10), seed=0)
+    assert w.sizes == (784, 256, 10)
+    for name, inputs in (("W1", 784), ("b1", 784), ("W2", 256)):
+        spread = np.float32(inputs**-0.5)
+        assert 0.95 * spread < np.abs(w[name]).max() <= spread
+        assert abs(w[name].std() * 3**0.5 / spread - 1) < 0.1
+    # Pinned: every published hash begins here, on every machine and NumPy version.
+    digest = hashlib.sha256(b"".join(a.tobytes() for a in w.values())).hexdigest()
+    assert digest.startswith("327c2ab5a0ee73a3")
+    assert not np.array_equal(initial((784, 256, 10), seed=1)["W1"], w["W1"])

@@ -28,7 +28,7 @@ def test_the_main_job_ends_to_end_on_the_sample(tmp_path, capsys):
     assert {level["level"] for level in report["pairs"][0]["levels"]} >= {"inputs", "curve"}
     page = (tmp_path / "report/index.html").read_text()
     assert "AGREE" in page and page.count("data:image/png;base64,") == 2
-    assert "src=\"http" not in page and "href=\"http" not in page
+    assert 'src="http' not in page and 'href="http' not in page
     for name in ("curves-scratch.png", "ladder.png"):
         assert (tmp_path / "report" / name).read_bytes().startswith(b"\x89PNG")
 
@@ -43,7 +43,7 @@ def test_a_difference_gives_exit_code_1_and_names_the_level(tmp_path, capsys, mo
     monkeypatch.setattr(jax_mlp, "MLPScratch", Off)
     code = main(["check", *QUICK, "--model", "scratch", "--out", str(tmp_path)])
     assert code == 1
-    assert "DIFFER: first at scratch logits float64" in capsys.readouterr().out
+    assert "DIFFER: first at scratch probes float32" in capsys.readouterr().out
     assert json.loads((tmp_path / "report.json").read_text())["ok"] is False
     assert "FAILED" in (tmp_path / "index.html").read_text()
 

@@ -5,8 +5,8 @@ import torch
 
 import jax_mlp
 import torch_mlp
-from parity.ladder import Rungs
 from parity.precision import judge_precision, measure
+from parity.rungs import Rungs
 from parity.sides import Examples, JaxSide, TorchSide, book_pair
 
 NAMES = {f"{kind}{i}": f"{kind}{i}" for i in (1, 2, 3) for kind in "Wb"}

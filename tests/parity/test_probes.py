@@ -13,8 +13,8 @@ import jax_mlp
 import torch_mlp
 from parity import probes
 from parity.checking import pair_names
-from parity.ladder import Rungs
 from parity.probes import NoProbe, build, exact, judge_probes
+from parity.rungs import Rungs
 from parity.sides import JaxSide, TorchSide, book_pair
 
 SHAPES = [(12, 4), (12, 6, 4), (12, 6, 6, 4), (12, 1, 4), (7, 9, 3, 9, 5), (20, *[16] * 8, 10)]

@@ -126,7 +126,7 @@ class Nudged(TorchSide):
 def test_one_gradient_off_by_a_few_bounds_is_named_to_the_element(examples):
     jax, other, names = sides(examples)
     batches = list(jax.stream(1))
-    _, bounds = jax.bounds(*batches[1], 2.0**-24)
+    bounds = jax.bounds(*batches[1], 2.0**-24).bound
     # The step rounds its weights once more, so a few bounds of the gradient must outweigh that.
     Nudged.amount = 5 * float(bounds.gradients["W2"].max()) + 100 * 2.0**-24
     t = certify(*sides(examples, torch_side=Nudged), epochs=1)
