@@ -58,7 +58,7 @@ def curves(verdict: Verdict) -> bytes:
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
     if apart.lines:
-        apart.set_ylim(1e-17, 10 * apart.get_ylim()[1])
+        apart.set_ylim(1e-17, 1e3 * apart.get_ylim()[1])
         apart.legend(fontsize="small", loc="upper center", ncols=2)
     return _png(figure)
 

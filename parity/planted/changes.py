@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from parity.planted.port import Layers, Plant, Port, Tensor, same
-from parity.sides import _TorchTrainer as Trainer
+from parity.sides import TorchTrainer as Trainer
 
 # --- model -----------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from mlp_core.schedule import Schedule
 from mlp_core.weights import canonical_names
-from parity.sides import Arrays, Examples, Run, TorchSide, _TorchData, _TorchTrainer, book_pair
+from parity.sides import Arrays, Examples, Run, TorchData, TorchSide, TorchTrainer, book_pair
 
 # A tensor of Torch; the type itself lives behind parity.sides.
 Tensor = Any
@@ -24,13 +24,13 @@ Indices = Sequence[np.ndarray]
 class Port(TorchSide):
     """A Torch side whose trainer and initial weights can be replaced too."""
 
-    trainer: type = _TorchTrainer
+    trainer: type = TorchTrainer
 
     def train(self, epochs: int, update_scale: float = 1.0) -> Run:
         before = self.params()
         with self._settings():
             trainer = self.trainer(max_epochs=epochs, dtype=self.dtype)
-            history = trainer.fit(self.model, _TorchData(self.examples))
+            history = trainer.fit(self.model, TorchData(self.examples))
         run = Run(history, self.params())
         self.load(before)
         return run

@@ -167,19 +167,18 @@ def test_low_precision_in_float32_fails_the_bound_while_float64_is_right(digits,
     assert found(verdict) == {"logits": ["float32"]}
 
 
-def test_one_ulp_in_reproducible_arithmetic_fails_the_same_bits(digits, monkeypatch):
-    honest = torch_mlp.reproducible.REPRODUCIBLE
-    calls = []
+def test_one_ulp_in_one_update_fails_the_same_bits(digits, monkeypatch):
+    honest = torch_mlp.reproducible.sgd
+    steps = []
 
-    def off(X, W, b):
-        Y = honest.linear(X, W, b)
-        calls.append(1)
-        if len(calls) == 3:
-            Y.data[1, 2] = torch.nextafter(Y.data[1, 2], torch.tensor(9.0))
-        return Y
+    def off(*arguments, **options):
+        new, velocity = honest(*arguments, **options)
+        steps.append(1)
+        if len(steps) == 2:
+            new["0"][1, 2] = torch.nextafter(new["0"][1, 2], torch.tensor(9.0))
+        return new, velocity
 
-    planted = honest._replace(linear=off)
-    monkeypatch.setitem(torch_mlp.reproducible._REPRODUCIBLE, 0.0, planted)
+    monkeypatch.setattr(torch_mlp.reproducible, "sgd", off)
     verdict = check(*concise_pair(), data=digits, levels=[BY_NAME["same bits"]], **SMALL)
     assert list(found(verdict)) == ["same bits"], verdict
 

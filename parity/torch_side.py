@@ -1,0 +1,212 @@
+"""A Torch module as a Side. The only file, beside sides.py, that imports Torch."""
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+import torch_mlp
+import torch_mlp.data
+from parity.side import Arrays, Evaluation, Examples, Pullback, Run
+
+
+class TorchSide:
+    """A Torch module. A weight of nn.Linear is [out, in] in Torch; outside it is [in, out]."""
+
+    name = "torch"
+
+    def __init__(
+        self, model: torch.nn.Module, examples: Examples, dtype: str = "float32", lr: float = 0.1
+    ) -> None:
+        self.dtype = dtype
+        self.examples = examples
+        # A trainer holds the data: the copy does without.
+        memo = {id(trainer): None} if (trainer := getattr(model, "trainer", None)) else {}
+        self.model: Any = copy.deepcopy(model, memo)
+        if not isinstance(model, torch_mlp.Classifier):
+            self.model = _TorchPort(self.model, lr)
+        with self._settings(), torch.no_grad():
+            X, _ = next(self.batches())
+            self.model(torch.from_numpy(X))  # lazy layers take their shapes
+        self.model.to(getattr(torch, dtype))
+        self.model.board = torch_mlp.ProgressBoard(display=False)
+        inner = self.model.inner if isinstance(self.model, _TorchPort) else self.model
+        self._inner = inner
+        self._turned = {
+            f"{name}.weight" if name else "weight"
+            for name, layer in inner.named_modules()
+            if isinstance(layer, torch.nn.Linear)
+        }
+
+    def params(self) -> Arrays:
+        return self._named({n: p.detach() for n, p in self._inner.named_parameters()})
+
+    def load(self, params: Mapping[str, np.ndarray]) -> None:
+        own = dict(self._inner.named_parameters())
+        if set(own) != set(params):
+            raise ValueError(f"torch: parameters {sorted(params)}, expected {sorted(own)}")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                array = np.asarray(params[name], self.dtype)
+                array = array.T if name in self._turned else array
+                if array.shape != (expected := tuple(parameter.shape)):
+                    raise ValueError(
+                        f"torch: '{name}' has shape {array.shape}, expected {expected}"
+                    )
+                parameter.copy_(torch.from_numpy(np.array(array)))
+
+    def batches(self, train: bool = True) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for X, y in TorchData(self.examples).get_dataloader(train) or ():
+            yield X.numpy(), y.numpy().astype(np.int32)
+
+    def stream(self, epochs: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        loader = TorchData(self.examples).get_dataloader(True)
+        for _ in range(epochs):
+            for X, y in loader:
+                yield X.numpy(), y.numpy().astype(np.int32)
+
+    def evaluate(self, X: np.ndarray, y: np.ndarray) -> Evaluation:
+        before = self.params()
+        trainer = self.model.trainer = torch_mlp.Trainer(max_epochs=1, arithmetic="native")
+        trainer.train_batch_idx, trainer.num_train_batches = 0, 1
+        with self._settings():
+            optimizer = self.model.configure_optimizers()
+            batch = torch.tensor(np.asarray(X, self.dtype)), torch.tensor(y, dtype=torch.int64)
+            seen: list[torch.Tensor] = []
+            tap = self.model.register_forward_hook(lambda model, X, out: seen.append(out))
+            loss = self.model.training_step(batch)
+            tap.remove()
+            optimizer.zero_grad()
+            loss.backward()
+            gradients = {
+                name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
+                for name, p in self._inner.named_parameters()
+            }
+            optimizer.step()
+        result = Evaluation(
+            seen[0].detach().numpy(), loss.detach().numpy(), self._named(gradients), self.params()
+        )
+        self.load(before)
+        return result
+
+    def pullback(
+        self, params: Mapping[str, np.ndarray], X: np.ndarray, cotangent: np.ndarray
+    ) -> Pullback:
+        before = self.params()
+        self.load(params)
+        names, leaves = zip(*self._inner.named_parameters(), strict=True)
+        with self._settings():
+            inputs = torch.tensor(np.asarray(X, self.dtype)).requires_grad_()
+            logits = self.model(inputs)
+            weights = torch.tensor(np.asarray(cotangent, self.dtype))
+            *by_params, by_X = torch.autograd.grad(
+                logits, [*leaves, inputs], weights, materialize_grads=True
+            )
+        result = Pullback(
+            logits.detach().numpy(),
+            self._named(dict(zip(names, by_params, strict=True))),
+            by_X.numpy(),
+        )
+        self.load(before)
+        return result
+
+    def train(self, epochs: int, update_scale: float = 1.0) -> Run:
+        if update_scale != 1.0:
+            raise NotImplementedError("torch: the yardstick is run on the JAX side")
+        before = self.params()
+        with self._settings():
+            trainer = TorchTrainer(max_epochs=epochs, dtype=self.dtype)
+            history = trainer.fit(self.model, TorchData(self.examples))
+        run = Run(history, self.params())
+        self.load(before)
+        return run
+
+    def not_reproducible(self) -> list[str]:
+        self.model.trainer = torch_mlp.Trainer(1, arithmetic="reproducible")
+        return self.model.not_reproducible()
+
+    def reproducible_epoch(self) -> Run:
+        before = self.params()
+        trainer = torch_mlp.Trainer(1, arithmetic="reproducible")
+        history = trainer.fit(self.model, TorchData(self.examples, validate=False))
+        run = Run(history, self.params())
+        self.load(before)
+        return run
+
+    def about(self) -> dict[str, Any]:
+        return {
+            "model": f"{type(self._inner).__module__}.{type(self._inner).__name__}",
+            "versions": {"torch": str(torch.__version__)},
+            "device": "cpu",
+            "threads": torch.get_num_threads(),
+            "matmul precision": "highest",
+        }
+
+    def _named(self, tensors: Mapping[str, torch.Tensor]) -> Arrays:
+        return {
+            name: np.ascontiguousarray((t.T if name in self._turned else t).numpy().copy())
+            for name, t in tensors.items()
+        }
+
+    @contextlib.contextmanager
+    def _settings(self) -> Iterator[None]:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+
+class _TorchPort(torch_mlp.Classifier):
+    """A plain Torch module as a Classifier: cross-entropy, plain SGD."""
+
+    def __init__(self, inner: torch.nn.Module, lr: float) -> None:
+        super().__init__()
+        self.inner, self.lr = inner, lr
+
+    def forward(self, X: Any) -> Any:
+        return self.inner(X)
+
+
+class TorchTrainer(torch_mlp.Trainer):
+    def __init__(self, max_epochs: int, dtype: str) -> None:
+        super().__init__(max_epochs, arithmetic="native")
+        self.dtype = getattr(torch, dtype)
+
+    def prepare_batch(self, batch: Any) -> Any:
+        X, y = super().prepare_batch(batch)
+        return X.to(self.dtype), y
+
+
+class TorchData(torch_mlp.DataModule):
+    def __init__(self, examples: Examples, validate: bool = True) -> None:
+        self.examples, self.validate = examples, validate
+
+    def get_dataloader(self, train: bool) -> Any:
+        e = self.examples
+        if not train and not self.validate:
+            return None
+        if e.arrays is None:
+            data = torch_mlp.FashionMNIST(e.batch_size, data=e.source, seed=e.seed)
+            return data.get_dataloader(train)
+        if not train and len(e.arrays) == 2:
+            return None
+        X, y = (np.array(a) for a in (e.arrays[:2] if train else e.arrays[2:]))
+        rows = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(y).long())
+        sampler = torch_mlp.data.ScheduleSampler(e.schedule(len(y), train))
+        return torch.utils.data.DataLoader(rows, batch_size=None, sampler=sampler)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: sharing out the work of a small net costs 50 times the work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
