@@ -175,7 +175,7 @@ class FaultReport:
 
     def print(self, console: Console) -> None:
         if not console.is_terminal:  # a file has no width to fit into
-            console = Console(file=console.file, width=130)
+            console = Console(file=console.file, width=200)
         console.print(self.table())
         console.print(CAPTION, highlight=False)
         for level in self.vacuous:

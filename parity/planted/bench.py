@@ -18,7 +18,7 @@ from parity.planted.in_model import gelu
 from parity.planted.levels import DrawingJaxSide, with_more
 from parity.planted.port import Plant, Port
 from parity.rungs import Level, Result, Rungs
-from parity.sides import Examples, Pullback, book_pair, one_thread
+from parity.sides import Examples, Pullback, Run, book_pair, one_thread
 
 PRECISIONS = ("float32", "float64")
 EPOCHS, BATCH, RATE, SEED = 3, 32, 0.1, 5
@@ -30,6 +30,7 @@ COUNTS = 70, 40  # both sets end in a partial batch
 ASKED: dict[str, dict[str, tuple[str, ...]]] = {
     "mlp": {name: () for name in ("inputs", "weights", "init", "probes", "accuracy")},
     "gelu": {name: ("float64",) for name in ("logits", "loss", "gradients", "step")},
+    "bits": {"same bits": ()},
 }
 
 
@@ -57,6 +58,7 @@ PARTNERS: dict[str, Plant] = {
     "scratch": optimizer(),
     "mlp": lambda port: None,
     "gelu": forward(activate=gelu),
+    "bits": lambda port: None,
 }
 
 
@@ -71,6 +73,12 @@ class Remembered(DrawingJaxSide):
         if train not in self._seen:
             self._seen[train] = list(super().batches(train))
         return iter(self._seen[train])
+
+    def reproducible_epoch(self) -> Run:
+        key = tuple(a.tobytes() for a in self.params().values())
+        if key not in self._seen:
+            self._seen[key] = super().reproducible_epoch()
+        return self._seen[key]
 
     def pullback(
         self, params: Mapping[str, np.ndarray], X: np.ndarray, cotangent: np.ndarray
@@ -96,7 +104,7 @@ class Bench:
         kind = "mlp" if pair == "mlp" else "scratch"
         hiddens = HIDDENS[:1] if pair == "gelu" else HIDDENS
         ours, self._theirs = book_pair(kind, hiddens, RATE, SEED, SIZE**2, CLASSES, SPREAD)
-        if pair != "mlp":
+        if pair in ("scratch", "gelu"):
             ours = (Clipped if pair == "scratch" else Curved)(SIZE**2, CLASSES, hiddens, RATE)
         self.jax: dict[str, Any] = {p: Remembered(ours, self.examples, p) for p in PRECISIONS}
         port = Port(self._theirs, self.examples)
