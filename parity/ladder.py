@@ -4,6 +4,7 @@ A level is a judge: (Rungs, precision) -> comparisons. Later levels join by a li
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 
@@ -90,7 +91,7 @@ def note_part(part: str) -> Callable[[Rungs, str], str]:
     def note(rungs: Rungs, precision: str) -> str:
         if precision == "float64":
             return ""
-        share, kinks = 0.0, 0
+        share, kinks = 0.0, Counter[str]()
         for batch in rungs.batches:
             reference = rungs.reference(precision, batch)
             value, likely = _tree(reference.value, part), _tree(reference.likely, part)
@@ -98,10 +99,11 @@ def note_part(part: str) -> Callable[[Rungs, str], str]:
                 own = _tree(rungs.evaluate(s, precision, batch), part)
                 found = compare_trees(own, value, likely)
                 share = max([share, *(c.margin for c in found)])
-            kinks += sum(reference.kinks.values())
+            kinks.update(reference.kinks)
         said = f"{share:.2g} of the probabilistic bound" + ("; SUSPICIOUS" * (share > 1))
         if part == "gradients":
-            said += f"; {kinks} ReLU signs within rounding of 0, where either branch is allowed"
+            places = "".join(f", {count} at {place}" for place, count in kinks.items())
+            said += f"; {kinks.total()} signs within rounding of 0, either is allowed{places}"
         return said
 
     return note
