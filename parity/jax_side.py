@@ -12,7 +12,15 @@ import optax
 import jax_mlp
 import jax_mlp.checkpoint
 from parity.bounds import bound
-from parity.side import Arrays, Evaluation, Examples, Pullback, Reference, Run
+from parity.side import (
+    REPRODUCIBLE_EXAMPLES,
+    Arrays,
+    Evaluation,
+    Examples,
+    Pullback,
+    Reference,
+    Run,
+)
 
 
 class JaxSide:
@@ -200,7 +208,12 @@ class _JaxData(jax_mlp.DataModule):
             return None
         if e.arrays is None:
             data = jax_mlp.FashionMNIST(e.batch_size, data=e.source, seed=e.seed)
-            return data.get_dataloader(train)
+            loader = data.get_dataloader(train)
+            if self.validate:
+                return loader
+            n = min(REPRODUCIBLE_EXAMPLES, loader.schedule.num_examples)
+            rows = [array[:n] for array in loader.host_arrays]
+            return jax_mlp.ArrayLoader(rows, e.schedule(n, train), loader.transform)
         if not train and len(e.arrays) == 2:
             return None
         X, y = e.arrays[:2] if train else e.arrays[2:]

@@ -224,7 +224,7 @@ LEVELS = (
     ),
     Level(
         "same bits",
-        "One epoch in reproducible arithmetic: the same bits, every loss and every weight?",
+        "20,000 examples in reproducible arithmetic: same bits, every loss and weight?",
         "same bits",
         judge_bits,
         ("bits",),

@@ -10,7 +10,7 @@ import torch
 
 import torch_mlp
 import torch_mlp.data
-from parity.side import Arrays, Evaluation, Examples, Pullback, Run
+from parity.side import REPRODUCIBLE_EXAMPLES, Arrays, Evaluation, Examples, Pullback, Run
 
 
 class TorchSide:
@@ -192,7 +192,12 @@ class TorchData(torch_mlp.DataModule):
             return None
         if e.arrays is None:
             data = torch_mlp.FashionMNIST(e.batch_size, data=e.source, seed=e.seed)
-            return data.get_dataloader(train)
+            loader = data.get_dataloader(train)
+            if self.validate:
+                return loader
+            schedule = e.schedule(min(REPRODUCIBLE_EXAMPLES, len(data.train)), train)
+            sampler = torch_mlp.data.ScheduleSampler(schedule)
+            return torch.utils.data.DataLoader(loader.dataset, batch_size=None, sampler=sampler)
         if not train and len(e.arrays) == 2:
             return None
         X, y = (np.array(a) for a in (e.arrays[:2] if train else e.arrays[2:]))
