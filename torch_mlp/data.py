@@ -4,8 +4,10 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torchvision
+from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
@@ -47,7 +49,7 @@ class DataModule(HyperParameters):
 
 
 class Images(torchvision.datasets.FashionMNIST):
-    """Torchvision's data set, which also takes a list of indices and gives their batch at once.
+    """Torchvision's data set, which also takes many indices (list or array) and gives their batch.
 
     The batch has the bits that ToTensor gives each image: uint8 to float32, divided by 255.
     """
@@ -66,13 +68,14 @@ class Images(torchvision.datasets.FashionMNIST):
         return os.path.join(self.root, "FashionMNIST", "raw")
 
     def __getitem__(self, index: Any) -> Any:
-        if not isinstance(index, list):
+        if not isinstance(index, (list, np.ndarray)):
             return super().__getitem__(index)
+        # index_select copies rows: 10 us a batch of 256, where self.data[index] takes 200.
+        rows = torch.from_numpy(np.asarray(index))
+        labels = self.targets.index_select(0, rows)
         if self._whole_batches:
-            return self.data[index].unsqueeze(1).to(torch.float32).div(255), self.targets[index]
-        return torch.stack([super(Images, self).__getitem__(i)[0] for i in index]), self.targets[
-            index
-        ]
+            return self.data.index_select(0, rows).unsqueeze(1).div(255), labels
+        return torch.stack([super(Images, self).__getitem__(i)[0] for i in index]), labels
 
 
 class ScheduleSampler(Sampler):
@@ -85,10 +88,10 @@ class ScheduleSampler(Sampler):
     def __len__(self) -> int:
         return len(self.schedule)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[Int[np.ndarray, "batch"]]:
         epoch, self.next_epoch = self.next_epoch, self.next_epoch + 1
         for batch in self.schedule.batches(epoch):
-            yield batch.tolist()
+            yield batch
 
 
 class FashionMNIST(DataModule):
