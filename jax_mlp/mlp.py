@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jax_mlp.classifier import Classifier
 from jax_mlp.keys import get_key
-from jax_mlp.layers import NATIVE
+from jax_mlp.layers import NATIVE, dot_general
 from mlp_core.activations import check_activation
 from mlp_core.arithmetic import any_arithmetic, checked
 from mlp_core.weights import layer_sizes
@@ -59,7 +59,8 @@ class MLP(Classifier):
             own = torch_init(inputs) if init == "torch" else {}
             if sigma is not None:
                 own = {"kernel_init": nnx.initializers.normal(sigma)}
-            layers += [nnx.Linear(inputs, outputs, rngs=rngs, **own), getattr(NATIVE, activation)]
+            linear = nnx.Linear(inputs, outputs, rngs=rngs, dot_general=dot_general, **own)
+            layers += [linear, getattr(NATIVE, activation)]
         self.net = nnx.Sequential(*layers[:-1])
 
 
