@@ -1,18 +1,26 @@
 """Trainer: epochs over a data module, step by step, to the bits of d2l 1.0.3 (d2l 3.2, 3.4)."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.parameter import is_lazy
 
 from mlp_core.arithmetic import NotReproducible, checked, in_force
 from mlp_core.history import Epoch, History, about
 from mlp_core.shell import HyperParameters, progress_bar
 from torch_mlp.reproducible import Arithmetic
 
+Tape = dict[tuple[str, bool], torch.Tensor]  # (key, train) -> what was plotted
+
 
 class Trainer(HyperParameters):
     """Fits a Module to a DataModule."""
+
+    tape: Tape | None = None  # what a step plots, while it is traced
 
     def __init__(
         self,
@@ -20,10 +28,13 @@ class Trainer(HyperParameters):
         num_gpus: int = 0,
         gradient_clip_val: float | int = 0,
         arithmetic: str | Arithmetic | None = None,
+        compile: bool = False,
     ) -> None:
         """num_gpus: how many CUDA devices may be used, if there; the first one is.
         gradient_clip_val: largest global norm of the gradient; 0 clips nothing.
         arithmetic: "native" or "reproducible"; None leaves it to the model.
+        compile: loss and gradient of a step in one graph of torch.compile, which rounds in other
+        places than the book's cells and needs a C++ compiler: faster, but not to the same bits.
         """
         self.save_hyperparameters()
         checked(arithmetic)
@@ -61,6 +72,7 @@ class Trainer(HyperParameters):
         self.optim = model.configure_optimizers()
         if in_force(model, self) != "native" and (why := model.not_reproducible(self.optim)):
             raise NotReproducible(model, why)
+        self._graphs: dict[Any, tuple[Any, list]] = {}  # compiled, by the shapes of a batch
         self.epoch = self.train_batch_idx = self.val_batch_idx = 0
         device = torch.cuda.get_device_name(self.gpus[0]) if self.gpus else "cpu"
         self.history = History(about=about("torch", model, data, self, device, ["torch"]))
@@ -79,12 +91,10 @@ class Trainer(HyperParameters):
         self.model.train()
         self.epoch_record = Epoch(steps=0, samples=0, seconds=0.0)
         self.history.epochs.append(self.epoch_record)
-        start = time.perf_counter()
+        start, before = time.perf_counter(), self.history.compile_seconds
         for batch in self.train_dataloader:
-            loss = self.model.training_step(self.prepare_batch(batch))
-            self.optim.zero_grad()
+            loss = self._backward(self.prepare_batch(batch))
             with torch.no_grad():
-                loss.backward()
                 if self.gradient_clip_val > 0:
                     self.clip_gradients(self.gradient_clip_val, self.model)
                 self.optim.step()
@@ -92,7 +102,8 @@ class Trainer(HyperParameters):
             self.history.train_loss.append(loss.item())
             self.epoch_record.steps += 1
             self.epoch_record.samples += len(batch[-1])
-            self.epoch_record.seconds = time.perf_counter() - start
+            compiling = self.history.compile_seconds - before
+            self.epoch_record.seconds = time.perf_counter() - start - compiling
             self.bar.update()
         if not self.epoch_record.steps:
             raise ValueError(
@@ -112,6 +123,70 @@ class Trainer(HyperParameters):
         self.epoch_record.val = {key: total / n for key, (total, n) in self._validation.items()}
         self.bar.set_postfix(self.epoch_record.val)
 
+    def _backward(self, batch: Any) -> torch.Tensor:
+        """The loss of a batch; its gradient into each parameter's `grad`."""
+        if self.compile:
+            return self._compiled_backward(batch)
+        loss = self.model.training_step(batch)
+        self.optim.zero_grad()
+        with torch.no_grad():
+            loss.backward()
+        return loss
+
+    def _compiled_backward(self, batch: Any) -> torch.Tensor:
+        if any(is_lazy(p) for p in self.model.parameters()):
+            with torch.no_grad():
+                self.model(*batch[:-1])  # lazy layers take their shapes and draw their weights
+        params = dict(self.model.named_parameters())
+        values = {name: p.detach() for name, p in params.items()}
+        shapes = tuple(part.shape for part in batch)
+        if shapes not in self._graphs:
+            start = time.perf_counter()
+            self._graphs[shapes] = self._compile(values, tuple(batch))
+            self.history.compile_seconds += time.perf_counter() - start
+        graph, keys = self._graphs[shapes]
+        loss, plotted, gradients = graph(values, tuple(batch))
+        for p, gradient in zip(params.values(), gradients, strict=True):
+            p.grad = gradient
+        for (key, train), value in zip(keys, plotted, strict=True):
+            self.model.plot(key, value, train)
+        return loss
+
+    def _compile(self, params: dict[str, torch.Tensor], batch: Any) -> tuple[Any, list]:
+        """training_step and its gradient, traced once as jax.jit would, compiled and warmed up."""
+        step, keys = _Step(self.model), []
+
+        def loss_of(params: dict[str, torch.Tensor], batch: Any) -> Any:
+            with self._recording() as tape:
+                named = {f"model.{name}": p for name, p in params.items()}
+                loss = torch.func.functional_call(step, named, (batch,))
+            keys[:] = tape
+            return loss, [*tape.values()]
+
+        def gradient(params: dict[str, torch.Tensor], batch: Any) -> Any:
+            grads, (loss, plotted) = torch.func.grad_and_value(loss_of, has_aux=True)(params, batch)
+            return loss, plotted, [*grads.values()]
+
+        graph = torch.compile(make_fx(gradient)(params, batch), dynamic=False)
+        try:
+            graph(params, batch)
+        except torch._inductor.exc.InductorError as error:
+            raise RuntimeError(
+                "Trainer: torch.compile failed, which needs a C++ compiler (g++) on the CPU; "
+                f"install one or leave compile=False: {error}"
+            ) from error
+        return graph, keys
+
+    @contextlib.contextmanager
+    def _recording(self) -> Iterator[Tape]:
+        """While it lasts, Module.plot puts its values on the tape that this gives."""
+        tape: Tape = {}
+        self.tape = tape
+        try:
+            yield tape
+        finally:
+            self.tape = None
+
     def record_validation(self, key: str, value: float) -> None:
         """Add one batch's mean to the epoch's example-weighted mean. Called by Module.plot."""
         total, examples = self._validation.get(key, (0.0, 0))
@@ -126,3 +201,14 @@ class Trainer(HyperParameters):
         grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         for name, g in model.ops.clipped(grads, grad_clip_val).items():
             grads[name].copy_(g)
+
+
+class _Step(torch.nn.Module):
+    """training_step as a forward method, which functional_call can give other parameters."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Any) -> torch.Tensor:
+        return self.model.training_step(batch)
