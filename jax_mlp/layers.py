@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Int
 from jax_mlp.reproducible import Arithmetic
 from mlp_core.arithmetic import NotReproducible, is_marked
 
-
 NARROW = 32  # outputs of a layer: measured, from here on the way below gains nothing
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from parity.config import (
+    BenchConfig,
     BitsConfig,
     CheckConfig,
     ConvertConfig,
@@ -138,6 +139,29 @@ def run_faults(config: FaultsConfig) -> int:
     return 0 if report.ok else 1
 
 
+def run_bench(config: BenchConfig) -> int:
+    from rich.console import Console
+
+    from parity.speed import bench
+
+    if unknown := [name for name in config.rows if name not in bench.ROWS]:
+        known = ", ".join(f"'{name}'" for name in bench.ROWS)
+        print(f"mlp-parity bench: no row {unknown}; rows: {known}", file=sys.stderr)
+        return 2
+    config.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    log = Console(stderr=True)
+
+    def tell(text: str) -> None:
+        if log.is_terminal:
+            log.print(text.ljust(70), end="\r", highlight=False)
+
+    found = bench.run(config, tell)
+    found.print(Console())
+    found.write(config.out, config.json)
+    print(f"Report: {config.json or config.out / 'bench.json'}")
+    return 130 if found.interrupted else 0
+
+
 def run_convert(config: ConvertConfig) -> int:
     from mlp_core.weights import Weights
 
@@ -166,6 +190,7 @@ COMMANDS: dict[type, Callable[[Any], int]] = {
     BitsConfig: run_bits,
     TrajectoryConfig: run_trajectory,
     FaultsConfig: run_faults,
+    BenchConfig: run_bench,
     ConvertConfig: run_convert,
     DataConfig: run_data,
 }
@@ -198,8 +223,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Compiled programs outlive the process. JAX keeps by default only what took over a second.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.folder() / "xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    # Else Torch's idle threads spin through JAX's work: measured, 61 ms a step where 8 are enough.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # How long Torch's idle threads spin, through JAX's work: by default so long that a step of both
+    # took 61 ms where 8 are enough; not at all ("passive") makes Torch alone twice as slow. This
+    # bridges the gaps between Torch's own operations, some 100 us, and no more.
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     try:
         return COMMANDS[type(config)](config)
     except (DataError, WeightsError, OSError) as error:

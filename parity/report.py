@@ -2,15 +2,10 @@
 
 import base64
 import json
-import os
-import platform
-import shlex
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +18,7 @@ from mlp_core.files import write_atomically
 from parity import pictures
 from parity.checking import Verdict, check
 from parity.config import CheckConfig
+from parity.environment import command, environment
 from parity.rungs import Result
 from parity.sides import book_pair
 
@@ -158,37 +154,6 @@ def run(config: CheckConfig, log: Console) -> Report:
             interrupted = True
             break
     return Report(tuple(verdicts), about, time.perf_counter() - start, interrupted)
-
-
-def environment() -> dict[str, Any]:
-    """Versions and hardware that the figures depend on."""
-    names = ("mlp-parity", "jax", "jaxlib", "flax", "optax", "torch", "torchvision", "numpy")
-    return {
-        "versions": {"python": platform.python_version()} | {n: version(n) for n in names},
-        "hardware": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "machine": platform.machine(),
-        },
-        "matmul precision": "highest on both sides",
-        "time": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-    }
-
-
-def command() -> str:
-    """The command line that repeats this run."""
-    program, *arguments = sys.argv
-    return shlex.join([Path(program).name, *arguments])
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _cells(result: Result | None) -> tuple[str, str, str]:

@@ -90,8 +90,7 @@ class ScheduleSampler(Sampler):
 
     def __iter__(self) -> Iterator[Int[np.ndarray, "batch"]]:
         epoch, self.next_epoch = self.next_epoch, self.next_epoch + 1
-        for batch in self.schedule.batches(epoch):
-            yield batch
+        yield from self.schedule.batches(epoch)
 
 
 class FashionMNIST(DataModule):

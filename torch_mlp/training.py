@@ -154,7 +154,8 @@ class Trainer(HyperParameters):
 
     def _compile(self, params: dict[str, torch.Tensor], batch: Any) -> tuple[Any, list]:
         """training_step and its gradient, traced once as jax.jit would, compiled and warmed up."""
-        step, keys = _Step(self.model), []
+        step = _Step(self.model)
+        keys: list[tuple[str, bool]] = []
 
         def loss_of(params: dict[str, torch.Tensor], batch: Any) -> Any:
             with self._recording() as tape:

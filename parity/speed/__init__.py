@@ -1,0 +1,1 @@
+"""How fast each way of training the network is: `mlp-parity bench`."""
