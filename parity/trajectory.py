@@ -21,6 +21,7 @@ import numpy as np
 from mlp_core.shell import progress_bar
 from parity.bounds import Bounds, bounded
 from parity.divergence import ROOM, Batch, Divergence, locate
+from parity.interrupted import Interrupted
 from parity.rungs import ROUNDOFF, SIDES
 from parity.sides import JaxSide, TorchSide
 from parity.stages import Stages, Tree, stages_of
@@ -119,7 +120,8 @@ def certify(
 
     The sides, of one precision, start from JAX's loaded parameters; what they hold stays.
     names: {reported name: (name in JAX, name in Torch)}. stop: end at the first step that fails.
-    An optimiser starts each step without memory. Shows a progress bar.
+    An optimiser starts each step without memory. Shows a progress bar. Ctrl-C raises Interrupted
+    with the Trajectory of the steps until then.
     """
     start = time.perf_counter()
     stages = stages_of(jax_side)
@@ -132,29 +134,35 @@ def certify(
     divergence = None
     streams = itertools.zip_longest(jax_side.stream(epochs), torch_side.stream(epochs))
     total = epochs * len(jax_side.loader())
-    with progress_bar(total, "step", f"certify {jax_side.dtype}") as bar:
-        for step, (mine, theirs) in enumerate(streams):
-            if mine is None or theirs is None:
-                divergence = divergence or _located(
-                    jax_side, torch_side, names, params, (mine, theirs), step
-                )
-                break
-            X = mine[0].astype(jax_side.dtype)
-            loss, new = take(params, X, mine[1])
-            other_loss, other_new = _torch_step(torch_side, names, params, theirs)
-            ours = {s: _fitting(tree, params) for s, tree in zip(SIDES, (new, other_new),
-                    strict=True)}  # fmt: skip
-            verdict, kinks = judge(params, X, mine[1], ours, {"jax": loss, "torch": other_loss})
-            labels = labels or tuple(k for k, _ in kinks)
-            found.append((verdict, [count for _, count in kinks]))
-            losses.append(float(loss))
-            bar.update()
-            if divergence is None and not _inside(verdict):
-                divergence = _located(jax_side, torch_side, names, params, (mine, theirs), step)
-                if stop:
+    interrupted = False
+    try:
+        with progress_bar(total, "step", f"certify {jax_side.dtype}") as bar:
+            for step, (mine, theirs) in enumerate(streams):
+                if mine is None or theirs is None:
+                    divergence = divergence or _located(
+                        jax_side, torch_side, names, params, (mine, theirs), step
+                    )
                     break
-            params = new
-    torch_side.load(kept)
+                X = mine[0].astype(jax_side.dtype)
+                loss, new = take(params, X, mine[1])
+                other_loss, other_new = _torch_step(torch_side, names, params, theirs)
+                ours = {s: _fitting(tree, params) for s, tree in zip(SIDES, (new, other_new),
+                        strict=True)}  # fmt: skip
+                verdict, kinks = judge(params, X, mine[1], ours, {"jax": loss, "torch": other_loss})
+                labels = labels or tuple(k for k, _ in kinks)
+                found.append((verdict, [count for _, count in kinks]))
+                losses.append(float(loss))
+                bar.update()
+                if divergence is None and not _inside(verdict):
+                    divergence = _located(jax_side, torch_side, names, params, (mine, theirs), step)
+                    if stop:
+                        break
+                params = new
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        torch_side.load(kept)
+    found = found[: len(losses)]
     verdicts, counts = jax.device_get(([v for v, _ in found], [c for _, c in found]))
     reported = {own: name for name, (own, _) in names.items()} | {"loss": "loss"}
     margins = {
@@ -166,8 +174,11 @@ def certify(
     for i, label in enumerate(labels):
         kinks_by_line[label] = kinks_by_line.get(label, 0) + np.array([c[i] for c in counts])
     seconds = time.perf_counter() - start
-    return Trajectory(jax_side.dtype, margins, visible, kinks_by_line, np.array(losses), seconds,
-                      divergence, {"epochs": epochs})  # fmt: skip
+    result = Trajectory(jax_side.dtype, margins, visible, kinks_by_line, np.array(losses), seconds,
+                        divergence, {"epochs": epochs})  # fmt: skip
+    if interrupted:
+        raise Interrupted(result)
+    return result
 
 
 @lru_cache(maxsize=8)

@@ -9,6 +9,7 @@ import torch
 import torch_mlp
 from parity import trajectory_pictures
 from parity.checking import pair_names
+from parity.interrupted import Interrupted
 from parity.sides import JaxSide, TorchSide, book_pair
 from parity.trajectory import certify
 
@@ -194,3 +195,21 @@ def test_a_nan_fails(examples):
     assert list(t.failed) == [1] and t.margins["torch"]["W2"][1] == np.inf
     assert t.divergence.level == "gradients" and t.divergence.index == (3, 5)
     assert json.dumps(t.to_json(), allow_nan=False)
+
+
+def test_ctrl_c_keeps_the_steps_that_were_certified(examples):
+    class Stopped(TorchSide):
+        steps = 0
+
+        def evaluate(self, X, y):
+            self.steps += 1
+            if self.steps == 3:
+                raise KeyboardInterrupt
+            return super().evaluate(X, y)
+
+    jax, other, names = sides(examples, torch_side=Stopped)
+    before = other.params()
+    with pytest.raises(Interrupted) as caught:
+        certify(jax, other, names, epochs=2)
+    assert caught.value.found.steps == 2 and caught.value.found.ok
+    assert all(np.array_equal(a, before[n]) for n, a in other.params().items())
