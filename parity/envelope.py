@@ -144,8 +144,8 @@ def free_run(
 
     names: {reported name: (name in JAX, name in Torch)}. per_epoch: checkpoints in an epoch. seed:
     of the signs of the jitter. Each side brings its own batches; an optimiser starts each step
-    without memory. What the sides hold stays. Raises ValueError for fewer than 3 copies; at Ctrl-C Interrupted
-    with the Envelope of the checkpoints until then.
+    without memory. What the sides hold stays. Raises ValueError for fewer than 3 copies; at
+    Ctrl-C Interrupted, with the Envelope of the checkpoints until then.
     """
     if copies < 3:
         raise ValueError(f"free_run: {copies} copies, expected at least 3 for a spread")

@@ -10,7 +10,7 @@ import torch
 
 import torch_mlp
 import torch_mlp.data
-from parity.side import REPRODUCIBLE_EXAMPLES, Arrays, Evaluation, Examples, Pullback, Run
+from parity.side import Arrays, Evaluation, Examples, Pullback, Run
 
 
 class TorchSide:
@@ -131,7 +131,7 @@ class TorchSide:
     def reproducible_epoch(self) -> Run:
         before = self.params()
         trainer = torch_mlp.Trainer(1, arithmetic="reproducible")
-        history = trainer.fit(self.model, TorchData(self.examples, validate=False))
+        history = trainer.fit(self.model, TorchData(self.examples.reproducible))
         run = Run(history, self.params())
         self.load(before)
         return run
@@ -183,26 +183,25 @@ class TorchTrainer(torch_mlp.Trainer):
 
 
 class TorchData(torch_mlp.DataModule):
-    def __init__(self, examples: Examples, validate: bool = True) -> None:
-        self.examples, self.validate = examples, validate
+    def __init__(self, examples: Examples) -> None:
+        self.examples = examples
 
     def get_dataloader(self, train: bool) -> Any:
         e = self.examples
-        if not train and not self.validate:
+        if not train and not e.validated:
             return None
+        rows: Any
         if e.arrays is None:
             data = torch_mlp.FashionMNIST(e.batch_size, data=e.source, seed=e.seed)
-            loader = data.get_dataloader(train)
-            if self.validate:
-                return loader
-            schedule = e.schedule(min(REPRODUCIBLE_EXAMPLES, len(data.train)), train)
-            sampler = torch_mlp.data.ScheduleSampler(schedule)
-            return torch.utils.data.DataLoader(loader.dataset, batch_size=None, sampler=sampler)
-        if not train and len(e.arrays) == 2:
+            if e.limit is None:
+                return data.get_dataloader(train)
+            rows = data.train if train else data.val
+        elif train or len(e.arrays) == 4:
+            X, y = (np.array(a) for a in (e.arrays[:2] if train else e.arrays[2:]))
+            rows = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(y).long())
+        else:
             return None
-        X, y = (np.array(a) for a in (e.arrays[:2] if train else e.arrays[2:]))
-        rows = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(y).long())
-        sampler = torch_mlp.data.ScheduleSampler(e.schedule(len(y), train))
+        sampler = torch_mlp.data.ScheduleSampler(e.schedule(len(rows), train))
         return torch.utils.data.DataLoader(rows, batch_size=None, sampler=sampler)
 
 

@@ -156,9 +156,8 @@ def interrupted(arguments, stream, after, seconds):
 @pytest.mark.parametrize("side", ["jax", "torch"])
 def test_ctrl_c_keeps_weights_and_history(tmp_path, side):
     command = ["train", "--side", side, "--data", "sample", "--epochs", "100000", "--hiddens", "8"]
-    interrupted(
-        [*command, "--out", str(tmp_path)], "stdout", "Data", 6
-    )  # training is about to begin
+    # When it has told where the data are, training is about to begin.
+    interrupted([*command, "--out", str(tmp_path)], "stdout", "Data", 6)
     history = History.load(tmp_path / "history.json")
     assert history.interrupted and history.train_loss
     assert load_file(tmp_path / "weights.safetensors")
