@@ -167,7 +167,7 @@ def free_run(
             streams = zip(jax_side.stream(epochs), torch_side.stream(epochs), strict=True)
             for step, ((X, y), theirs) in enumerate(streams, 1):
                 P = many(P, X, y)
-                torch_side.load(torch_side.evaluate(*theirs).step)
+                torch_side.step(*theirs)
                 bar.update()
                 if step % every == 0 or step == total:
                     now = torch_side.params()

@@ -57,6 +57,7 @@ class JaxSide:
 
     def stream(self, epochs: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         loader = self.loader()
+        loader.transform = jax.jit(loader.transform)  # as the Trainer runs it, in one call
         for _ in range(epochs):
             for X, y in loader:
                 yield np.asarray(X), np.asarray(y)

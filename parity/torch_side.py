@@ -50,13 +50,13 @@ class TorchSide:
             raise ValueError(f"torch: parameters {sorted(params)}, expected {sorted(own)}")
         with torch.no_grad():
             for name, parameter in own.items():
-                array = np.asarray(params[name], self.dtype)
+                array = np.asarray(params[name])
                 array = array.T if name in self._turned else array
                 if array.shape != (expected := tuple(parameter.shape)):
                     raise ValueError(
                         f"torch: '{name}' has shape {array.shape}, expected {expected}"
                     )
-                parameter.copy_(torch.from_numpy(np.array(array)))
+                parameter.numpy()[...] = array
 
     def batches(self, train: bool = True) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for X, y in TorchData(self.examples).get_dataloader(train) or ():
@@ -70,27 +70,41 @@ class TorchSide:
 
     def evaluate(self, X: np.ndarray, y: np.ndarray) -> Evaluation:
         before = self.params()
+        optimizer, logits, loss = self._backward(X, y)
+        gradients = self._named(
+            {
+                name: torch.zeros_like(p) if p.grad is None else p.grad
+                for name, p in self._inner.named_parameters()
+            }
+        )  # copied now: the optimiser may change them
+        optimizer.step()
+        result = Evaluation(
+            logits.detach().numpy(), loss.detach().numpy(), gradients, self.params()
+        )
+        self.load(before)
+        return result
+
+    def step(self, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, Arrays]:
+        """(loss before the step, parameters after it), which are loaded then."""
+        optimizer, _, loss = self._backward(X, y)
+        optimizer.step()
+        return loss.detach().numpy(), self.params()
+
+    def _backward(self, X: np.ndarray, y: np.ndarray) -> tuple[Any, torch.Tensor, torch.Tensor]:
+        """(optimiser that is about to step, logits, loss); the gradients are where it looks."""
         trainer = self.model.trainer = torch_mlp.Trainer(max_epochs=1, arithmetic="native")
         trainer.train_batch_idx, trainer.num_train_batches = 0, 1
         with self._settings():
             optimizer = self.model.configure_optimizers()
-            batch = torch.tensor(np.asarray(X, self.dtype)), torch.tensor(y, dtype=torch.int64)
+            images, labels = np.require(X, self.dtype, "W"), np.require(y, np.int64, "W")
+            batch = torch.from_numpy(images), torch.from_numpy(labels)
             seen: list[torch.Tensor] = []
             tap = self.model.register_forward_hook(lambda model, X, out: seen.append(out))
             loss = self.model.training_step(batch)
             tap.remove()
             optimizer.zero_grad()
             loss.backward()
-            gradients = {
-                name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
-                for name, p in self._inner.named_parameters()
-            }
-            optimizer.step()
-        result = Evaluation(
-            seen[0].detach().numpy(), loss.detach().numpy(), self._named(gradients), self.params()
-        )
-        self.load(before)
-        return result
+        return optimizer, seen[0], loss
 
     def pullback(
         self, params: Mapping[str, np.ndarray], X: np.ndarray, cotangent: np.ndarray
@@ -147,8 +161,7 @@ class TorchSide:
 
     def _named(self, tensors: Mapping[str, torch.Tensor]) -> Arrays:
         return {
-            name: np.ascontiguousarray((t.T if name in self._turned else t).numpy().copy())
-            for name, t in tensors.items()
+            name: (t.T if name in self._turned else t).numpy().copy() for name, t in tensors.items()
         }
 
     @contextlib.contextmanager

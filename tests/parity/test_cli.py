@@ -27,9 +27,9 @@ def test_the_main_job_ends_to_end_on_the_sample(tmp_path, capsys):
     assert report["ok"] and report["pairs"][0]["about"]["epochs"] == 1
     assert {level["level"] for level in report["pairs"][0]["levels"]} >= {"inputs", "curve"}
     page = (tmp_path / "report/index.html").read_text()
-    assert "AGREE" in page and page.count("data:image/png;base64,") == 2
+    assert "AGREE" in page and page.count("data:image/png;base64,") == 3
     assert 'src="http' not in page and 'href="http' not in page
-    for name in ("curves-scratch.png", "ladder.png"):
+    for name in ("curves-scratch.png", "margins-scratch.png", "ladder.png"):
         assert (tmp_path / "report" / name).read_bytes().startswith(b"\x89PNG")
 
 
@@ -123,6 +123,10 @@ def test_defaults_have_one_source(config):
     name = config.__name__.removesuffix("Config").lower()
     assert parse([name]) == config()
     assert all(f.default is not dataclasses.MISSING for f in dataclasses.fields(config))
+
+
+def test_certifying_is_on_unless_it_is_left_out():
+    assert parse(["check"]).certify and not parse(["check", "--no-certify"]).certify
 
 
 def test_help_shows_examples_and_loads_no_framework():
