@@ -6,17 +6,17 @@ A level is a judge: (Rungs, precision) -> comparisons. Later levels join by a li
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from itertools import zip_longest
 
 import numpy as np
 
 from parity.compare import Comparison, compare, compare_trees
+from parity.masks import judge_masks, note_masks
 from parity.precision import judge_precision
 from parity.probes import judge_probes
 from parity.rungs import ROUNDOFF, SIDES, Judge, Level, Result, Rungs, Skipped
 from parity.sides import Run, Side
-from parity.trajectory import certify
+from parity.trajectory import judge_every_step, note_every_step
 
 # The curve in float64 is judged by a yardstick: one more epoch on the JAX side, whose every update
 # is too large by one part in 10^9. In all epochs the sides must stay closer to each other than that
@@ -111,34 +111,6 @@ def note_part(part: str) -> Callable[[Rungs, str], str]:
     return note
 
 
-def judge_every_step(rungs: Rungs, precision: str) -> list[Comparison]:
-    """Every step of all epochs, from shared weights: each side's new weights and loss within the
-    rounding bound of that very step."""
-    if not rungs.certify:
-        raise Skipped("left out, as certify=False or --no-certify asks")
-    rungs.on_start(f"certifying every step of {rungs.epochs} epochs")
-    t = rungs.certified = certify(
-        rungs.jax[precision], rungs.torch[precision], rungs.names, rungs.epochs
-    )
-    found = []
-    if t.divergence and t.divergence.problem:  # no step, but what prevented one
-        failed = compare(0.0, np.inf, name="every step", sides=SIDES)
-        found.append(replace(failed, problem=str(t.divergence)))
-    sizes = {name: array.size for name, array in rungs.params.items()} | {"loss": 1}
-    for s, leaves in t.margins.items() if t.steps else ():
-        for leaf, margin in leaves.items():
-            worst = int(np.argmax(margin))
-            name = f"{leaf} at step {worst:,} of {t.steps:,}, share of its bound"
-            judged = compare(margin[worst], 0.0, 1.0, name=name, sides=(s, "expected"))
-            apart, elements = float(t.apart[leaf].max()), t.steps * sizes[leaf]
-            found.append(replace(judged, relative=apart, elements=elements))
-    return found
-
-
-def note_every_step(rungs: Rungs, precision: str) -> str:
-    return str(rungs.certified)
-
-
 def judge_curve(rungs: Rungs, precision: str) -> list[Comparison]:
     """Losses of every step, validation figures of every epoch, final weights, of whole runs."""
     jax64 = rungs.run("jax", "float64")
@@ -230,6 +202,13 @@ LEVELS = (
         "rounding bound",
         judge_part("logits"),
         note=note_part("logits"),
+    ),
+    Level(
+        "masks",
+        "Same hidden units active for each example?",
+        "equal, but where rounding may turn the sign",
+        judge_masks,
+        note=note_masks,
     ),
     Level("loss", "Same mean loss?", "rounding bound", judge_part("loss"), note=note_part("loss")),
     Level(

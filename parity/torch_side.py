@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_mlp
 import torch_mlp.data
@@ -106,6 +107,15 @@ class TorchSide:
             loss.backward()
         return optimizer, seen[0], loss
 
+    def hidden(self, X: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(pre-activations, activations) between each matrix product and the next.
+
+        Read off the operations that run, so that it doesn't matter how the model is written.
+        """
+        with self._settings(), torch.no_grad(), _Products() as seen:
+            self.model(torch.from_numpy(np.require(X, self.dtype, "W")))
+        return seen.between
+
     def pullback(
         self, params: Mapping[str, np.ndarray], X: np.ndarray, cotangent: np.ndarray
     ) -> Pullback:
@@ -172,6 +182,31 @@ class TorchSide:
             yield
         finally:
             torch.set_float32_matmul_precision(before)
+
+
+class _Products(TorchDispatchMode):
+    """While it lasts, keeps what lies between a matrix product and the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.between: list[tuple[np.ndarray, np.ndarray]] = []
+        self._last, self._result = None, np.empty(0)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out, op = func(*args, **(kwargs or {})), func.overloadpacket
+        product = op in (torch.ops.aten.mm, torch.ops.aten.addmm)  # all others come down to these
+        if product and self._last is not None:
+            factor = args[op is torch.ops.aten.addmm]
+            self.between.append((self._result, _copied(factor)))
+        biased = op is torch.ops.aten.add and any(x is self._last for x in args)
+        if product or biased:
+            self._last, self._result = out, _copied(out)
+        return out
+
+
+def _copied(tensor: torch.Tensor) -> np.ndarray:
+    """In float64, which NumPy has and holds bfloat16 too; what follows may overwrite the tensor."""
+    return tensor.detach().double().numpy().copy()
 
 
 class _TorchPort(torch_mlp.Classifier):

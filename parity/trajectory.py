@@ -11,7 +11,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -19,9 +19,10 @@ import jax
 import numpy as np
 
 from mlp_core.shell import progress_bar
+from parity.compare import Comparison, compare
 from parity.divergence import Batch, Divergence, locate
 from parity.interrupted import Interrupted
-from parity.rungs import SIDES
+from parity.rungs import SIDES, Rungs, Skipped
 from parity.sides import JaxSide, TorchSide
 from parity.stages import Stages, Tree, stages_of
 from parity.step_judge import Judged, StepJudge
@@ -177,6 +178,34 @@ def certify(
     if interrupted:
         raise Interrupted(result)
     return result
+
+
+def judge_every_step(rungs: Rungs, precision: str) -> list[Comparison]:
+    """Every step of all epochs, from shared weights: each side's new weights and loss within the
+    rounding bound of that very step."""
+    if not rungs.certify:
+        raise Skipped("left out, as certify=False or --no-certify asks")
+    rungs.on_start(f"certifying every step of {rungs.epochs} epochs")
+    t = rungs.certified = certify(
+        rungs.jax[precision], rungs.torch[precision], rungs.names, rungs.epochs
+    )
+    found = []
+    if t.divergence and t.divergence.problem:  # no step, but what prevented one
+        failed = compare(0.0, np.inf, name="every step", sides=SIDES)
+        found.append(replace(failed, problem=str(t.divergence)))
+    sizes = {name: array.size for name, array in rungs.params.items()} | {"loss": 1}
+    for s, leaves in t.margins.items() if t.steps else ():
+        for leaf, margin in leaves.items():
+            worst = int(np.argmax(margin))
+            name = f"{leaf} at step {worst:,} of {t.steps:,}, share of its bound"
+            judged = compare(margin[worst], 0.0, 1.0, name=name, sides=(s, "expected"))
+            apart, elements = float(t.apart[leaf].max()), t.steps * sizes[leaf]
+            found.append(replace(judged, relative=apart, elements=elements))
+    return found
+
+
+def note_every_step(rungs: Rungs, precision: str) -> str:
+    return str(rungs.certified)
 
 
 @lru_cache(maxsize=8)
