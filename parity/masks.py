@@ -69,9 +69,9 @@ def judge_masks(rungs: Rungs, precision: str) -> list[Comparison]:
 def note_masks(rungs: Rungs, precision: str) -> str:
     """How many signs are uncertain, and the first few of them."""
     layers = layers_of(rungs, precision)
-    places = [(one, *map(int, i)) for one in layers for i in np.argwhere(one.uncertain)]
+    places = [(one, int(e), int(u)) for one in layers for e, u in np.argwhere(one.uncertain)]
     total = sum(one.uncertain.size for one in layers)
-    listed = "".join(f"; {one.at(*place)}" for one, *place in places[:4])
+    listed = "".join(f"; {one.at(e, u)}" for one, e, u in places[:4])
     return f"{len(places)} of {total:,} signs of pre-activations uncertain{listed}"
 
 

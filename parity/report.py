@@ -23,6 +23,7 @@ from mlp_core.files import write_atomically
 from parity import pictures, trajectory_pictures
 from parity.checking import Verdict, check
 from parity.config import CheckConfig
+from parity.interrupted import Interrupted
 from parity.rungs import Result
 from parity.sides import book_pair
 
@@ -156,8 +157,9 @@ def run(config: CheckConfig, log: Console) -> Report:
                     on_result=partial(_tell_result, log, name, done),
                 )
             )
-        except KeyboardInterrupt:
-            verdicts.append(Verdict(name, tuple(done), {}, {}))
+        except KeyboardInterrupt as stop:
+            steps = stop.found if isinstance(stop, Interrupted) else None  # those certified so far
+            verdicts.append(Verdict(name, tuple(done), {}, {}, trajectory=steps))
             interrupted = True
             break
     return Report(tuple(verdicts), about, time.perf_counter() - start, interrupted)

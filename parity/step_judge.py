@@ -64,7 +64,7 @@ class StepJudge:
             for leaf, w in params.items()
             for moved in [jnp.abs(value[leaf] - w)]
         ]
-        apart = [_apart(*(given[s][leaf] for s in SIDES), value[leaf]) for leaf in value]
+        apart = [_apart(given["jax"][x], given["torch"][x], value[x]) for x in value]
         counts = jnp.array([k.count for k in b.kinks], int)
         visible = 2 * jnp.min(jnp.array(seen))
         return Judged(jnp.array(margins), visible, jnp.array(apart), counts)
