@@ -38,6 +38,9 @@ class ShardedTrainer(Trainer):
     XLA adds what the devices sum up: in reproducible arithmetic exact integers, so that any number
     of devices gives the same bits. `shard_map` is avoided: pmean of a gradient inside it gives the
     gradient times the number of devices, silently.
+
+    Under `jax.distributed` every process runs the same program on the same data, and `devices`
+    counts those of all processes; losses and weights come back in each.
     """
 
     def __init__(
@@ -67,10 +70,17 @@ class ShardedTrainer(Trainer):
                         f"a batch size whose batches, the last of {s.num_examples:,} examples "
                         "included, are multiples of the number of devices"
                     )
+            if jax.process_count() > 1:  # else the compiled epoch brings them where they belong
+                loader.arrays = jax.tree.map(self._everywhere, loader.host_arrays)
 
     def prepare_model(self, model: Any) -> None:
         super().prepare_model(model)
-        nnx.update(model, *jax.device_put(split(model)[1:], self._whole))
+        nnx.update(model, *jax.tree.map(self._everywhere, split(model)[1:]))
+
+    def _everywhere(self, array: Any) -> jax.Array:
+        """The array on all devices; each process fills in its own."""
+        whole = np.asarray(array)
+        return jax.make_array_from_callback(whole.shape, self._whole, lambda index: whole[index])
 
     def prepare_batch(self, batch: Any) -> Any:
         return lax.with_sharding_constraint(batch, self._parts)

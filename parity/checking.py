@@ -13,6 +13,7 @@ from parity.divergence import Divergence, locate
 from parity.ladder import LEVELS, climb, curves
 from parity.rungs import SIDES, Level, Result, Rungs
 from parity.sides import Examples, JaxSide, TorchSide
+from parity.trajectory import Trajectory
 
 DEFAULTS = CheckConfig()
 
@@ -23,8 +24,9 @@ class Verdict:
 
     results: one entry for each level and precision. curves: {"jax float32": {"train_loss": ...}}.
     about: the models, versions, devices, precision, data and arguments of this check.
-    divergence: if one batch shows a difference, the first level of it that leaves its bound, the
-    element, and for each later level whether its error was inherited or made there.
+    divergence: if one batch shows a difference, or one of the certified steps, the first level of
+    it that leaves its bound, the element, and for each later level whether its error was inherited
+    or made there. trajectory: the certified steps, if they were asked for.
     """
 
     pair: str
@@ -32,6 +34,7 @@ class Verdict:
     curves: dict[str, dict[str, np.ndarray]]
     about: dict[str, Any]
     divergence: Divergence | None = None
+    trajectory: Trajectory | None = None
 
     @property
     def ok(self) -> bool:
@@ -71,7 +74,8 @@ class Verdict:
         ]
         first = self.divergence.to_json() if self.divergence else None
         found = {"pair": self.pair, "ok": self.ok, "about": self.about, "levels": levels}
-        return _plain(found | {"first divergence": first})
+        steps = self.trajectory.to_json() if self.trajectory else None
+        return _plain(found | {"first divergence": first, "every step": steps})
 
 
 def check(
@@ -84,6 +88,7 @@ def check(
     batch_size: int = DEFAULTS.batch_size,
     seed: int = DEFAULTS.seed,
     lr: float = DEFAULTS.lr,
+    certify: bool = DEFAULTS.certify,
     levels: Sequence[Level] = LEVELS,
     pair: str | None = None,
     on_start: Callable[[str], None] = lambda what: None,
@@ -98,7 +103,9 @@ def check(
     y_val) as NumPy arrays: float32 inputs [n, ...], integer labels [n].
     names: {path in the JAX model: name in the Torch model} of every parameter, for instance
     {"out.kernel": "head.weight"}; None pairs MLPs by their layers, and equal names.
-    epochs: length of the training curves. on_start, on_result: called as levels begin and end.
+    epochs: length of the training curves. certify: whether every step of them is judged by its own
+    rounding bound, which takes about as long as four trainings. on_start, on_result: called
+    as levels begin and end.
 
     Returns a Verdict. Raises ValueError if parameters cannot be paired or have other shapes.
     """
@@ -108,7 +115,9 @@ def check(
     torch_sides = {dtype: TorchSide(torch_model, examples, dtype, lr) for dtype in dtypes}
     source = torch_sides["float32"].params()
     paired = pair_names(jax_sides["float32"].params(), source, names)
-    rungs = Rungs(jax_sides, torch_sides, paired, examples, epochs, on_start=on_start)
+    rungs = Rungs(
+        jax_sides, torch_sides, paired, examples, epochs, on_start=on_start, certify=certify
+    )
     rungs.params = rungs.rename(source, "torch")
     for dtype in dtypes:
         jax_sides[dtype].load({a: rungs.params[name] for name, (a, _) in paired.items()})
@@ -125,6 +134,7 @@ def check(
         "batch_size": batch_size,
         "epochs": epochs,
         "seed": seed,
+        "certify": certify,
     }
     all_curves = {
         f"{side} {dtype}" if scale == 1.0 else "yardstick": curves(run)
@@ -132,18 +142,19 @@ def check(
     }
     label = pair or f"{jax_about['model']} = {torch_about['model']}"
     first = _first_divergence(rungs, results)
-    return Verdict(label, tuple(results), all_curves, about, first)
+    return Verdict(label, tuple(results), all_curves, about, first, rungs.certified)
 
 
 def _first_divergence(rungs: Rungs, results: Sequence[Result]) -> Divergence | None:
-    """The step from the shared weights taken apart, where a level of one batch failed."""
+    """The step from the shared weights taken apart, where a level of one batch failed; or the first
+    certified step that did."""
     for r in results:
         if r.level.name in ("logits", "loss", "gradients", "step") and not r.ok:
             sides = rungs.jax[r.precision], rungs.torch[r.precision]
             for batch in rungs.batches.values():
                 if found := locate(*sides, rungs.names, rungs.params, (batch, batch), step=0):
                     return found
-    return None
+    return rungs.certified.divergence if rungs.certified else None
 
 
 def assert_parity(jax_model: Any, torch_model: Any, **options: Any) -> Verdict:

@@ -97,9 +97,12 @@ def run_trajectory(config: TrajectoryConfig) -> int:
         found = travel(kind, **options, on_start=lambda what: print(what, file=sys.stderr))
         found.write(out)
         print(found)
+        if found.interrupted:
+            codes.append(130)
+            break
         codes.append(0 if found.ok else 2 if found.undecided else 1)
     print(f"Report: {out}")
-    return 1 if 1 in codes else max(codes)
+    return 1 if max(codes) < 130 and 1 in codes else max(codes)
 
 
 def run_faults(config: FaultsConfig) -> int:
@@ -125,6 +128,8 @@ def run_faults(config: FaultsConfig) -> int:
     def on_outcome(outcome: Outcome) -> None:
         done.append(outcome)
         tell(f"{len(done)} of {len(chosen)} faults")
+        if len(done) == len(chosen):
+            log.print(f"{len(done)} faults planted", highlight=False)
 
     report = plant_faults(
         chosen,
@@ -136,7 +141,7 @@ def run_faults(config: FaultsConfig) -> int:
     report.print(Console())
     report.write(config.out)
     print(f"Report: {config.out / 'faults.json'}")
-    return 0 if report.ok else 1
+    return 130 if report.interrupted else 0 if report.ok else 1
 
 
 def run_bench(config: BenchConfig) -> int:

@@ -31,7 +31,7 @@ class CheckConfig:
 
     mlp-parity check --epochs 1 --model scratch --data sample
 
-    mlp-parity check --hiddens 128 64 --seed 7 --out /tmp/report
+    mlp-parity check --hiddens 128 64 --seed 7 --no-certify --out /tmp/report
     """
 
     model: Literal["both", "scratch", "mlp"] = "both"
@@ -48,6 +48,8 @@ class CheckConfig:
     """Of the initial weights and of the shuffles."""
     data: str | None = None
     """A folder of Fashion-MNIST, or "sample"; the default is to look for it: `mlp-parity data`."""
+    certify: bool = True
+    """Whether every step of all epochs is judged by its own rounding bound."""
     out: Path = Path("report")
     """Folder of the report."""
 

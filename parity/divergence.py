@@ -126,12 +126,12 @@ def locate(
         )  # fmt: skip
         worst: dict[str, Comparison] = {}
         for level in ("logits", "loss", "gradients", "step"):
-            right, room = _tree(reference, level), _tree(bounds, level)
+            right, room = reference.part(level), bounds.part(level)
             room = {name: ROOM * leaf for name, leaf in room.items()}
             compared = [
                 c
                 for s in SIDES
-                for c in compare_trees(_tree(values[s], level), right, room, sides=(s, "float64"))
+                for c in compare_trees(values[s].part(level), right, room, sides=(s, "float64"))
             ]
             margins[level] = max(c.margin for c in compared)
             if not all(c.ok for c in compared):
@@ -143,7 +143,7 @@ def locate(
             for level, c in worst.items()
         }
         level, c = next(iter(worst.items()))
-        trio = (_tree(values["jax"], level), _tree(values["torch"], level), _tree(reference, level))
+        trio = (values["jax"].part(level), values["torch"].part(level), reference.part(level))
         numbers = [float(np.asarray(tree[c.name])[c.index]) for tree in trio]
         return found(level, c, margins, numbers, **origins)
     finally:
@@ -184,18 +184,13 @@ def _origin(
             for tree in (b.value, b.bound)
         )
         room = {name: ROOM * leaf for name, leaf in room.items()}
-        return all(c.ok for c in compare_trees(_tree(one, level), value, room))
+        return all(c.ok for c in compare_trees(one.part(level), value, room))
 
     # The reference, rounded to the side's type on its way in, stays within the same bounds if the
     # composition of the levels is the step.
     if not inside(reference):
         return "unknown"
     return "inherited" if inside(own) else "made there"
-
-
-def _tree(one: Evaluation, level: str) -> Trees:
-    value = getattr(one, level)
-    return value if isinstance(value, dict) else {level: value}
 
 
 def _with(c: Comparison, problem: str) -> Comparison:

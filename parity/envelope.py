@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mlp_core.shell import progress_bar
+from parity.interrupted import Interrupted
 from parity.sides import JaxSide, TorchSide
 from parity.stages import Tree, stages_of
 from parity.trajectory import plain
@@ -143,7 +144,8 @@ def free_run(
 
     names: {reported name: (name in JAX, name in Torch)}. per_epoch: checkpoints in an epoch. seed:
     of the signs of the jitter. Each side brings its own batches; an optimiser starts each step
-    without memory. What the sides hold stays. Raises ValueError for fewer than 3 copies.
+    without memory. What the sides hold stays. Raises ValueError for fewer than 3 copies; at
+    Ctrl-C Interrupted, with the Envelope of the checkpoints until then.
     """
     if copies < 3:
         raise ValueError(f"free_run: {copies} copies, expected at least 3 for a spread")
@@ -159,25 +161,33 @@ def free_run(
     steps = len(jax_side.loader())
     total = epochs * steps
     every = max(1, steps // per_epoch)
-    checkpoints, found = [], []
+    checkpoints, found, interrupted = [], [], False
     try:
         with progress_bar(total, "step", f"{copies} copies") as bar:
             streams = zip(jax_side.stream(epochs), torch_side.stream(epochs), strict=True)
             for step, ((X, y), theirs) in enumerate(streams, 1):
                 P = many(P, X, y)
-                torch_side.load(torch_side.evaluate(*theirs).step)
+                torch_side.step(*theirs)
                 bar.update()
                 if step % every == 0 or step == total:
                     now = torch_side.params()
                     torch = {own: now[other] for own, other in names.values()}
-                    checkpoints.append(step)
                     found.append(jax.device_get(measure(P, torch, initial)))
+                    checkpoints.append(step)
+    except KeyboardInterrupt:
+        if not checkpoints:
+            raise
+        interrupted = True
     finally:
         torch_side.load(kept)
+    found = found[: len(checkpoints)]
     own, torch_distance, way = (np.array(part, np.float64) for part in zip(*found, strict=True))
     about = {"copies": copies, "epochs": epochs, "seed": seed}
     seconds = time.perf_counter() - start
-    return Envelope(np.array(checkpoints), own.T, torch_distance, way, seconds, false_alarm, about)
+    e = Envelope(np.array(checkpoints), own.T, torch_distance, way, seconds, false_alarm, about)
+    if interrupted:
+        raise Interrupted(e)
+    return e
 
 
 def _jittered(array: np.ndarray, copies: int, rng: np.random.Generator) -> np.ndarray:

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlp_core.files import write_atomically
+from parity.interrupted import Interrupted
 from parity.planted import CATALOGUE, Fault
 from parity.planted.bench import Bench
 from parity.planted.picture import matrix
@@ -102,12 +103,14 @@ class FaultReport:
     pairs: dict[str, tuple[Result, ...]]
     clean: CleanRun | None
     seconds: float
+    interrupted: bool = False
 
     @property
     def ok(self) -> bool:
         """Every fault is caught where it should be, and nothing else is."""
         honest = not self.false_alarms and (self.clean is None or self.clean.ok)
-        return bool(self.outcomes) and honest and all(o.ok for o in self.outcomes)
+        complete = bool(self.outcomes) and not self.interrupted
+        return complete and honest and all(o.ok for o in self.outcomes)
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -129,7 +132,9 @@ class FaultReport:
 
     @property
     def vacuous(self) -> list[str]:
-        """Levels that caught nothing at all."""
+        """Levels that caught nothing at all; not known of an interrupted run."""
+        if self.interrupted:
+            return []
         seen = {s.level for o in self.outcomes for s in o.sights if s.caught}
         return [level for level in self.levels if level not in seen]
 
@@ -141,6 +146,8 @@ class FaultReport:
     def verdict(self) -> str:
         """One sentence."""
         count = len(self.outcomes)
+        if self.interrupted:
+            return f"INTERRUPTED: {count} faults were planted before; no verdict."
         if self.slipped:
             names = ", ".join(o.fault.name for o in self.slipped)
             return f"NOT SHARP: {len(self.slipped)} of {count} faults slip through: {names}."
@@ -196,12 +203,14 @@ class FaultReport:
         """faults.json and faults.png."""
         text = json.dumps(self.to_json(), indent=1, allow_nan=False)
         write_atomically(folder / "faults.json", text.encode())
-        write_atomically(folder / "faults.png", matrix(self.outcomes, self.levels))
+        if self.outcomes:
+            write_atomically(folder / "faults.png", matrix(self.outcomes, self.levels))
 
     def to_json(self) -> dict[str, Any]:
         return {
             "ok": self.ok,
             "verdict": self.verdict,
+            "interrupted": self.interrupted,
             "seconds": round(self.seconds, 1),
             "vacuous levels": self.vacuous,
             "false alarms": self.false_alarms,
@@ -225,21 +234,29 @@ def plant_faults(
     levels: of the ladder; by default all, with init, probes, accuracy and refit where they belong.
     benches: of earlier calls with the same levels, by pair; new ones are added. Compiling what a
     bench needs takes longer than a hundred faults.
-    on_pair, on_outcome, on_network: called as each begins, is done, begins.
+    on_pair, on_outcome, on_network: called as each begins, is done, begins. Ctrl-C ends the
+    planting; the report keeps what was found until then.
     """
     start = time.perf_counter()
     outcomes: list[Outcome] = []
     pairs: dict[str, tuple[Result, ...]] = {}
     benches = {} if benches is None else benches
-    for pair in dict.fromkeys((*(f.pair for f in catalogue), *(["scratch"] if clean else []))):
-        on_pair(pair)
-        benches.setdefault(pair, Bench(pair, levels))
-        pairs[pair] = benches[pair].clean
-    for fault in catalogue:
-        outcomes.append(Outcome(fault, tuple(sights(benches[fault.pair].judge(fault.plant)))))
-        on_outcome(outcomes[-1])
-    honest = clean_run(benches["scratch"], clean, on_network) if clean else None
-    return FaultReport(tuple(outcomes), pairs, honest, time.perf_counter() - start)
+    honest, interrupted = None, False
+    try:
+        for pair in dict.fromkeys((*(f.pair for f in catalogue), *(["scratch"] if clean else []))):
+            on_pair(pair)
+            benches.setdefault(pair, Bench(pair, levels))
+            pairs[pair] = benches[pair].clean
+            for fault in (f for f in catalogue if f.pair == pair):
+                outcomes.append(Outcome(fault, tuple(sights(benches[pair].judge(fault.plant)))))
+                on_outcome(outcomes[-1])
+        honest = clean_run(benches["scratch"], clean, on_network) if clean else None
+    except KeyboardInterrupt as stop:
+        interrupted = True
+        honest = stop.found if isinstance(stop, Interrupted) else None
+    outcomes.sort(key=lambda o: catalogue.index(o.fault))
+    seconds = time.perf_counter() - start
+    return FaultReport(tuple(outcomes), pairs, honest, seconds, interrupted)
 
 
 def sights(results: Iterable[Result]) -> Iterator[Sight]:

@@ -12,15 +12,7 @@ import optax
 import jax_mlp
 import jax_mlp.checkpoint
 from parity.bounds import bound
-from parity.side import (
-    REPRODUCIBLE_EXAMPLES,
-    Arrays,
-    Evaluation,
-    Examples,
-    Pullback,
-    Reference,
-    Run,
-)
+from parity.side import Arrays, Evaluation, Examples, Pullback, Reference, Run
 
 
 class JaxSide:
@@ -65,6 +57,7 @@ class JaxSide:
 
     def stream(self, epochs: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         loader = self.loader()
+        loader.transform = jax.jit(loader.transform)  # as the Trainer runs it, in one call
         for _ in range(epochs):
             for X, y in loader:
                 yield np.asarray(X), np.asarray(y)
@@ -112,7 +105,7 @@ class JaxSide:
     def reproducible_epoch(self) -> Run:
         model = nnx.clone(self.model)
         trainer = jax_mlp.Trainer(1, arithmetic="reproducible")
-        history = trainer.fit(model, _JaxData(self.examples, validate=False))
+        history = trainer.fit(model, _JaxData(self.examples.reproducible))
         named = jax_mlp.checkpoint.named_params(model)
         return Run(history, {self._outside(name): np.array(a) for name, a in named.items()})
 
@@ -199,22 +192,24 @@ class _JaxTrainer(jax_mlp.Trainer):
 
 
 class _JaxData(jax_mlp.DataModule):
-    def __init__(self, examples: Examples, validate: bool = True) -> None:
-        self.examples, self.validate = examples, validate
+    def __init__(self, examples: Examples) -> None:
+        self.examples = examples
 
     def get_dataloader(self, train: bool) -> Any:
         e = self.examples
-        if not train and not self.validate:
+        if not train and not e.validated:
             return None
         if e.arrays is None:
             data = jax_mlp.FashionMNIST(e.batch_size, data=e.source, seed=e.seed)
-            loader = data.get_dataloader(train)
-            if self.validate:
-                return loader
-            n = min(REPRODUCIBLE_EXAMPLES, loader.schedule.num_examples)
-            rows = [array[:n] for array in loader.host_arrays]
-            return jax_mlp.ArrayLoader(rows, e.schedule(n, train), loader.transform)
-        if not train and len(e.arrays) == 2:
+            whole = data.get_dataloader(train)
+            if e.limit is None:
+                return whole
+            rows, transform = whole.host_arrays, [whole.transform]
+        elif train or len(e.arrays) == 4:
+            X, y = e.arrays[:2] if train else e.arrays[2:]
+            rows, transform = (X, y.astype(np.int32)), []
+        else:
             return None
-        X, y = e.arrays[:2] if train else e.arrays[2:]
-        return jax_mlp.ArrayLoader((X, y.astype(np.int32)), e.schedule(len(y), train))
+        schedule = e.schedule(len(rows[-1]), train)
+        taken = [array[: schedule.num_examples] for array in rows]
+        return jax_mlp.ArrayLoader(taken, schedule, *transform)

@@ -11,6 +11,7 @@ from mlp_core.files import write_atomically
 from parity import trajectory_pictures
 from parity.checking import pair_names
 from parity.envelope import Envelope, free_run
+from parity.interrupted import Interrupted
 from parity.seeds import Seeds, book_models, compare_seeds
 from parity.sides import Examples, JaxSide, TorchSide, book_pair
 from parity.trajectory import Trajectory, certify
@@ -18,13 +19,14 @@ from parity.trajectory import Trajectory, certify
 
 @dataclass(frozen=True)
 class Journey:
-    """What `travel` found of one pair. None: was not asked for."""
+    """What `travel` found of one pair. None: was not asked for, or not reached before Ctrl-C."""
 
     pair: str
     certified: tuple[Trajectory, ...] = ()
     envelope: Envelope | None = None
     seeds: Seeds | None = None
     about: dict[str, Any] = field(default_factory=dict)
+    interrupted: bool = False
 
     @property
     def parts(self) -> list[Trajectory | Envelope | Seeds]:
@@ -40,11 +42,14 @@ class Journey:
 
     @property
     def ok(self) -> bool:
-        return bool(self.parts) and all(part.ok for part in self.parts)
+        return bool(self.parts) and not self.interrupted and all(part.ok for part in self.parts)
 
     @property
     def verdict(self) -> str:
         """One sentence."""
+        if self.interrupted:
+            steps = sum(t.steps for t in self.certified)
+            return f"INTERRUPTED: {self.pair}, {steps:,} steps judged before; no verdict."
         if self.ok:
             steps = sum(t.steps for t in self.certified)
             return f"AGREE: {self.pair}, {steps:,} steps certified."
@@ -63,6 +68,7 @@ class Journey:
             "pair": self.pair,
             "ok": self.ok,
             "verdict": self.verdict,
+            "interrupted": self.interrupted,
             "about": self.about,
             "certified": [t.to_json() for t in self.certified],
             "envelope": self.envelope.to_json() if self.envelope else None,
@@ -76,7 +82,7 @@ class Journey:
             for t in self.certified
             if t.steps
         }
-        if self.envelope:
+        if self.envelope is not None:
             png = trajectory_pictures.envelope(self.envelope, self.pair)
             drawn[f"envelope-{self.pair}.png"] = png
         if self.seeds:
@@ -110,6 +116,7 @@ def travel(
     """Follow the book's pair "scratch" or "mlp", from Torch's weights of this seed.
 
     copies, seeds: 0 leaves out the envelope, or the seeds. on_start: called as each part begins.
+    Ctrl-C ends the journey, which keeps what was found until then.
     """
     dataset = fashion_mnist.load(data)
     examples = Examples("sample" if dataset.is_sample else data, batch_size, seed)
@@ -122,20 +129,26 @@ def travel(
         jax.load({own: weights[other] for own, other in names.values()})
         return jax, torch, names
 
-    certified = []
-    for dtype in precisions:
-        on_start(f"{kind}: every step of {epochs} epochs, {dtype}")
-        certified.append(certify(*sides(dtype), epochs))
-    envelope = found = None
-    if copies:
-        on_start(f"{kind}: {copies} copies, {copy_epochs} epochs")
-        envelope = free_run(*sides("float32"), copy_epochs, copies=copies, seed=seed)
-    if seeds:
-        on_start(f"{kind}: {seeds} seeds a side, {seed_epochs} epochs")
-        models = book_models(kind, hiddens, lr)
-        found = compare_seeds(
-            *models, examples, seed_epochs, seeds=range(seed, seed + seeds), lr=lr
-        )
+    certified: list[Trajectory] = []
+    envelope, found, interrupted = None, None, False
+    try:
+        for dtype in precisions:
+            on_start(f"{kind}: every step of {epochs} epochs, {dtype}")
+            certified.append(certify(*sides(dtype), epochs))
+        if copies:
+            on_start(f"{kind}: {copies} copies, {copy_epochs} epochs")
+            envelope = free_run(*sides("float32"), copy_epochs, copies=copies, seed=seed)
+        if seeds:
+            on_start(f"{kind}: {seeds} seeds a side, {seed_epochs} epochs")
+            models, which = book_models(kind, hiddens, lr), range(seed, seed + seeds)
+            found = compare_seeds(*models, examples, seed_epochs, seeds=which, lr=lr)
+    except KeyboardInterrupt as stop:
+        interrupted = True
+        part = stop.found if isinstance(stop, Interrupted) else None
+        if isinstance(part, Trajectory):
+            certified.append(part)
+        elif isinstance(part, Envelope):
+            envelope = part
     about = {
         "data": f"Fashion-MNIST, {dataset.source}",
         "hiddens": list(hiddens),
@@ -143,4 +156,4 @@ def travel(
         "batch_size": batch_size,
         "seed": seed,
     }
-    return Journey(kind, tuple(certified), envelope, found, about)
+    return Journey(kind, tuple(certified), envelope, found, about, interrupted)

@@ -11,10 +11,12 @@ from itertools import zip_longest
 import numpy as np
 
 from parity.compare import Comparison, compare, compare_trees
+from parity.masks import judge_masks, note_masks
 from parity.precision import judge_precision
 from parity.probes import judge_probes
 from parity.rungs import ROUNDOFF, SIDES, Judge, Level, Result, Rungs, Skipped
-from parity.sides import Evaluation, Run, Side
+from parity.sides import Run, Side
+from parity.trajectory import judge_every_step, note_every_step
 
 # The curve in float64 is judged by a yardstick: one more epoch on the JAX side, whose every update
 # is too large by one part in 10^9. In all epochs the sides must stay closer to each other than that
@@ -64,9 +66,9 @@ def judge_part(part: str) -> Judge:
     def judge(rungs: Rungs, precision: str) -> list[Comparison]:
         found = []
         for batch in rungs.batches:
-            sides = {s: _tree(rungs.evaluate(s, precision, batch), part) for s in SIDES}
+            sides = {s: rungs.evaluate(s, precision, batch).part(part) for s in SIDES}
             reference = rungs.reference(precision, batch)
-            value, bound = _tree(reference.value, part), _tree(reference.bound, part)
+            value, bound = reference.value.part(part), reference.bound.part(part)
             name = f"{batch}: "
             if precision == "float64":
                 twice = {key: 2 * leaf for key, leaf in bound.items()}
@@ -94,9 +96,9 @@ def note_part(part: str) -> Callable[[Rungs, str], str]:
         share, kinks = 0.0, Counter[str]()
         for batch in rungs.batches:
             reference = rungs.reference(precision, batch)
-            value, likely = _tree(reference.value, part), _tree(reference.likely, part)
+            value, likely = reference.value.part(part), reference.likely.part(part)
             for s in SIDES:
-                own = _tree(rungs.evaluate(s, precision, batch), part)
+                own = rungs.evaluate(s, precision, batch).part(part)
                 found = compare_trees(own, value, likely)
                 share = max([share, *(c.margin for c in found)])
             kinks.update(reference.kinks)
@@ -201,6 +203,13 @@ LEVELS = (
         judge_part("logits"),
         note=note_part("logits"),
     ),
+    Level(
+        "masks",
+        "Same hidden units active for each example?",
+        "equal, but where rounding may turn the sign",
+        judge_masks,
+        note=note_masks,
+    ),
     Level("loss", "Same mean loss?", "rounding bound", judge_part("loss"), note=note_part("loss")),
     Level(
         "gradients",
@@ -215,6 +224,14 @@ LEVELS = (
         "rounding bound",
         judge_part("step"),
         note=note_part("step"),
+    ),
+    Level(
+        "every step",
+        "Does every step of all epochs, from shared weights, stay within its own bound?",
+        "rounding bound of each step",
+        judge_every_step,
+        ("float32",),
+        note_every_step,
     ),
     Level(
         "curve",
@@ -254,11 +271,6 @@ def curves(run: Run) -> dict[str, np.ndarray]:
     keys = run.history.epochs[0].val
     val = {f"val_{key}": np.array(run.history.val(key)) for key in keys}
     return {"train_loss": np.array(run.history.train_loss), **val}
-
-
-def _tree(one: Evaluation, part: str) -> dict[str, np.ndarray]:
-    value = getattr(one, part)
-    return value if isinstance(value, dict) else {part: value}
 
 
 def _rms(x: np.ndarray) -> float:

@@ -15,10 +15,11 @@ from rich.table import Table
 
 from mlp_core import fashion_mnist
 from mlp_core.files import write_atomically
-from parity import pictures
+from parity import pictures, trajectory_pictures
 from parity.checking import Verdict, check
 from parity.config import CheckConfig
 from parity.environment import command, environment
+from parity.interrupted import Interrupted
 from parity.rungs import Result
 from parity.sides import book_pair
 
@@ -115,6 +116,8 @@ class Report:
         for v in self.verdicts:
             if v.curves:
                 yield f"curves-{v.pair}.png", pictures.curves(v)
+            if v.trajectory and v.trajectory.steps:
+                yield f"margins-{v.pair}.png", trajectory_pictures.margins(v.trajectory, v.pair)
         if any(v.results for v in self.verdicts):
             yield "ladder.png", pictures.ladder(self.verdicts)
 
@@ -144,13 +147,15 @@ def run(config: CheckConfig, log: Console) -> Report:
                     epochs=config.epochs,
                     batch_size=config.batch_size,
                     seed=config.seed,
+                    certify=config.certify,
                     pair=name,
                     on_start=partial(_tell_start, log, name),
                     on_result=partial(_tell_result, log, name, done),
                 )
             )
-        except KeyboardInterrupt:
-            verdicts.append(Verdict(name, tuple(done), {}, {}))
+        except KeyboardInterrupt as stop:
+            steps = stop.found if isinstance(stop, Interrupted) else None  # those certified so far
+            verdicts.append(Verdict(name, tuple(done), {}, {}, trajectory=steps))
             interrupted = True
             break
     return Report(tuple(verdicts), about, time.perf_counter() - start, interrupted)

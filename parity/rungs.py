@@ -25,6 +25,8 @@ class Rungs:
     epochs: int
     params: dict[str, np.ndarray] = field(default_factory=dict)
     on_start: Callable[[str], None] = lambda what: None
+    certify: bool = True
+    certified: Any = None  # the Trajectory of the level "every step", once it was climbed
     _evaluations: dict[Any, Any] = field(default_factory=dict)
     _runs: dict[Any, Run] = field(default_factory=dict)
 

@@ -5,7 +5,7 @@ batches are (inputs, labels). jax_side.py and torch_side.py fulfil it.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,7 +15,6 @@ from mlp_core.schedule import Schedule
 
 Arrays = dict[str, np.ndarray]
 
-# How many examples the reproducible epoch takes: two thirds of its time would show no other fault.
 REPRODUCIBLE_EXAMPLES = 20_000
 
 
@@ -24,19 +23,29 @@ class Examples:
     """Where both sides get their batches from: Fashion-MNIST, or arrays of the user's own.
 
     source: what mlp_core.fashion_mnist.load takes; or (X, y) or (X, y, X_val, y_val), float32
-    inputs and integer labels.
+    inputs and integer labels. limit: at most so many training examples, the first ones. validated:
+    whether there is a validation set, if the source has one.
     """
 
     source: Any = None
     batch_size: int = 256
     seed: int = 0
+    limit: int | None = None
+    validated: bool = True
 
     @property
     def arrays(self) -> tuple[np.ndarray, ...] | None:
         return self.source if isinstance(self.source, tuple) else None
 
     def schedule(self, count: int, train: bool) -> Schedule:
+        """Of a set that has so many examples."""
+        count = min(count, self.limit) if train and self.limit is not None else count
         return Schedule(count, self.batch_size, self.seed, shuffle=train)
+
+    @property
+    def reproducible(self) -> "Examples":
+        """What the reproducible epoch takes: two thirds of its time would show no other fault."""
+        return replace(self, limit=REPRODUCIBLE_EXAMPLES, validated=False)
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,11 @@ class Evaluation:
     loss: np.ndarray
     gradients: Arrays
     step: Arrays
+
+    def part(self, level: str) -> Arrays:
+        """The logits, loss, gradients or step, by name of the leaf."""
+        value = getattr(self, level)
+        return value if isinstance(value, dict) else {level: value}
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_mlp
 import torch_mlp.data
-from parity.side import REPRODUCIBLE_EXAMPLES, Arrays, Evaluation, Examples, Pullback, Run
+from parity.side import Arrays, Evaluation, Examples, Pullback, Run
 
 
 class TorchSide:
@@ -50,13 +51,13 @@ class TorchSide:
             raise ValueError(f"torch: parameters {sorted(params)}, expected {sorted(own)}")
         with torch.no_grad():
             for name, parameter in own.items():
-                array = np.asarray(params[name], self.dtype)
+                array = np.asarray(params[name])
                 array = array.T if name in self._turned else array
                 if array.shape != (expected := tuple(parameter.shape)):
                     raise ValueError(
                         f"torch: '{name}' has shape {array.shape}, expected {expected}"
                     )
-                parameter.copy_(torch.from_numpy(np.array(array)))
+                parameter.numpy()[...] = array
 
     def batches(self, train: bool = True) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for X, y in TorchData(self.examples).get_dataloader(train) or ():
@@ -70,27 +71,50 @@ class TorchSide:
 
     def evaluate(self, X: np.ndarray, y: np.ndarray) -> Evaluation:
         before = self.params()
+        optimizer, logits, loss = self._backward(X, y)
+        gradients = self._named(
+            {
+                name: torch.zeros_like(p) if p.grad is None else p.grad
+                for name, p in self._inner.named_parameters()
+            }
+        )  # copied now: the optimiser may change them
+        optimizer.step()
+        result = Evaluation(
+            logits.detach().numpy(), loss.detach().numpy(), gradients, self.params()
+        )
+        self.load(before)
+        return result
+
+    def step(self, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, Arrays]:
+        """(loss before the step, parameters after it), which are loaded then."""
+        optimizer, _, loss = self._backward(X, y)
+        optimizer.step()
+        return loss.detach().numpy(), self.params()
+
+    def _backward(self, X: np.ndarray, y: np.ndarray) -> tuple[Any, torch.Tensor, torch.Tensor]:
+        """(optimiser that is about to step, logits, loss); the gradients are where it looks."""
         trainer = self.model.trainer = torch_mlp.Trainer(max_epochs=1, arithmetic="native")
         trainer.train_batch_idx, trainer.num_train_batches = 0, 1
         with self._settings():
             optimizer = self.model.configure_optimizers()
-            batch = torch.tensor(np.asarray(X, self.dtype)), torch.tensor(y, dtype=torch.int64)
+            images, labels = np.require(X, self.dtype, "W"), np.require(y, np.int64, "W")
+            batch = torch.from_numpy(images), torch.from_numpy(labels)
             seen: list[torch.Tensor] = []
             tap = self.model.register_forward_hook(lambda model, X, out: seen.append(out))
             loss = self.model.training_step(batch)
             tap.remove()
             optimizer.zero_grad()
             loss.backward()
-            gradients = {
-                name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
-                for name, p in self._inner.named_parameters()
-            }
-            optimizer.step()
-        result = Evaluation(
-            seen[0].detach().numpy(), loss.detach().numpy(), self._named(gradients), self.params()
-        )
-        self.load(before)
-        return result
+        return optimizer, seen[0], loss
+
+    def hidden(self, X: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(pre-activations, activations) between each matrix product and the next.
+
+        Read off the operations that run, so that it doesn't matter how the model is written.
+        """
+        with self._settings(), torch.no_grad(), _Products() as seen:
+            self.model(torch.from_numpy(np.require(X, self.dtype, "W")))
+        return seen.between
 
     def pullback(
         self, params: Mapping[str, np.ndarray], X: np.ndarray, cotangent: np.ndarray
@@ -131,7 +155,7 @@ class TorchSide:
     def reproducible_epoch(self) -> Run:
         before = self.params()
         trainer = torch_mlp.Trainer(1, arithmetic="reproducible")
-        history = trainer.fit(self.model, TorchData(self.examples, validate=False))
+        history = trainer.fit(self.model, TorchData(self.examples.reproducible))
         run = Run(history, self.params())
         self.load(before)
         return run
@@ -147,8 +171,7 @@ class TorchSide:
 
     def _named(self, tensors: Mapping[str, torch.Tensor]) -> Arrays:
         return {
-            name: np.ascontiguousarray((t.T if name in self._turned else t).numpy().copy())
-            for name, t in tensors.items()
+            name: (t.T if name in self._turned else t).numpy().copy() for name, t in tensors.items()
         }
 
     @contextlib.contextmanager
@@ -159,6 +182,31 @@ class TorchSide:
             yield
         finally:
             torch.set_float32_matmul_precision(before)
+
+
+class _Products(TorchDispatchMode):
+    """While it lasts, keeps what lies between a matrix product and the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.between: list[tuple[np.ndarray, np.ndarray]] = []
+        self._last, self._result = None, np.empty(0)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out, op = func(*args, **(kwargs or {})), func.overloadpacket
+        product = op in (torch.ops.aten.mm, torch.ops.aten.addmm)  # all others come down to these
+        if product and self._last is not None:
+            factor = args[op is torch.ops.aten.addmm]
+            self.between.append((self._result, _copied(factor)))
+        biased = op is torch.ops.aten.add and any(x is self._last for x in args)
+        if product or biased:
+            self._last, self._result = out, _copied(out)
+        return out
+
+
+def _copied(tensor: torch.Tensor) -> np.ndarray:
+    """In float64, which NumPy has and holds bfloat16 too; what follows may overwrite the tensor."""
+    return tensor.detach().double().numpy().copy()
 
 
 class _TorchPort(torch_mlp.Classifier):
@@ -183,26 +231,25 @@ class TorchTrainer(torch_mlp.Trainer):
 
 
 class TorchData(torch_mlp.DataModule):
-    def __init__(self, examples: Examples, validate: bool = True) -> None:
-        self.examples, self.validate = examples, validate
+    def __init__(self, examples: Examples) -> None:
+        self.examples = examples
 
     def get_dataloader(self, train: bool) -> Any:
         e = self.examples
-        if not train and not self.validate:
+        if not train and not e.validated:
             return None
+        rows: Any
         if e.arrays is None:
             data = torch_mlp.FashionMNIST(e.batch_size, data=e.source, seed=e.seed)
-            loader = data.get_dataloader(train)
-            if self.validate:
-                return loader
-            schedule = e.schedule(min(REPRODUCIBLE_EXAMPLES, len(data.train)), train)
-            sampler = torch_mlp.data.ScheduleSampler(schedule)
-            return torch.utils.data.DataLoader(loader.dataset, batch_size=None, sampler=sampler)
-        if not train and len(e.arrays) == 2:
+            if e.limit is None:
+                return data.get_dataloader(train)
+            rows = data.train if train else data.val
+        elif train or len(e.arrays) == 4:
+            X, y = (np.array(a) for a in (e.arrays[:2] if train else e.arrays[2:]))
+            rows = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(y).long())
+        else:
             return None
-        X, y = (np.array(a) for a in (e.arrays[:2] if train else e.arrays[2:]))
-        rows = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(y).long())
-        sampler = torch_mlp.data.ScheduleSampler(e.schedule(len(y), train))
+        sampler = torch_mlp.data.ScheduleSampler(e.schedule(len(rows), train))
         return torch.utils.data.DataLoader(rows, batch_size=None, sampler=sampler)
 
 

@@ -9,21 +9,26 @@ that its own pipeline makes. Nothing but one step's arrays is kept in memory.
 
 import itertools
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mlp_core.shell import progress_bar
-from parity.bounds import Bounds, bounded
-from parity.divergence import ROOM, Batch, Divergence, locate
-from parity.rungs import ROUNDOFF, SIDES
+from parity.compare import Comparison, compare
+from parity.divergence import Batch, Divergence, locate
+from parity.interrupted import Interrupted
+from parity.rungs import SIDES, Rungs, Skipped
 from parity.sides import JaxSide, TorchSide
 from parity.stages import Stages, Tree, stages_of
+from parity.step_judge import Judged, StepJudge
+
+T = TypeVar("T")
+LAG = 4  # steps under way at a time: what waits for a result leaves the processor idle
 
 
 @dataclass(frozen=True)
@@ -33,13 +38,15 @@ class Trajectory:
     margins: {"jax": {leaf or "loss": [steps]}, "torch": ...}, the largest error over its bound; at
     most 1 inside, inf where something isn't finite or is missing. visible: the smallest relative
     error of the whole update that would certainly have been seen at that step,
-    2 min(bound / |update|) over all elements. kinks: {"max mlp.py:30": [steps]}, how many decisions
+    2 min(bound / |update|) over all elements. apart: {leaf or "loss": [steps]}, the sides' largest
+    difference over the largest value. kinks: {"max mlp.py:30": [steps]}, how many decisions
     of that line rounding could have turned. losses: of JAX's run, in nats.
     """
 
     precision: str
     margins: dict[str, dict[str, np.ndarray]]
     visible: np.ndarray
+    apart: dict[str, np.ndarray]
     kinks: dict[str, np.ndarray]
     losses: np.ndarray
     seconds: float
@@ -99,6 +106,7 @@ class Trajectory:
             "failed": self.failed.tolist(),
             "margins": {s: {k: plain(v) for k, v in m.items()} for s, m in self.margins.items()},
             "visible": plain(self.visible),
+            "apart": {leaf: plain(v) for leaf, v in self.apart.items()},
             "kinks": {name: count.tolist() for name, count in self.kinks.items()},
             "losses": plain(self.losses),
             "divergence": plain(self.divergence.to_json()) if self.divergence else None,
@@ -119,103 +127,131 @@ def certify(
 
     The sides, of one precision, start from JAX's loaded parameters; what they hold stays.
     names: {reported name: (name in JAX, name in Torch)}. stop: end at the first step that fails.
-    An optimiser starts each step without memory. Shows a progress bar.
+    An optimiser starts each step without memory. Shows a progress bar. Ctrl-C raises Interrupted
+    with the Trajectory of the steps until then.
     """
     start = time.perf_counter()
-    stages = stages_of(jax_side)
-    take, judge = _programs(stages)
-    params: Tree = jax_side.params()
+    take, judge = _programs(stages_of(jax_side))
     kept = torch_side.params()
-    found: list[Any] = []
-    losses: list[float] = []
-    labels: tuple[str, ...] = ()
+    found: list[tuple[float, Judged]] = []
     divergence = None
-    streams = itertools.zip_longest(jax_side.stream(epochs), torch_side.stream(epochs))
+    interrupted = False
     total = epochs * len(jax_side.loader())
-    with progress_bar(total, "step", f"certify {jax_side.dtype}") as bar:
-        for step, (mine, theirs) in enumerate(streams):
-            if mine is None or theirs is None:
-                divergence = divergence or _located(
-                    jax_side, torch_side, names, params, (mine, theirs), step
-                )
-                break
-            X = mine[0].astype(jax_side.dtype)
-            loss, new = take(params, X, mine[1])
-            other_loss, other_new = _torch_step(torch_side, names, params, theirs)
-            ours = {s: _fitting(tree, params) for s, tree in zip(SIDES, (new, other_new),
-                    strict=True)}  # fmt: skip
-            verdict, kinks = judge(params, X, mine[1], ours, {"jax": loss, "torch": other_loss})
-            labels = labels or tuple(k for k, _ in kinks)
-            found.append((verdict, [count for _, count in kinks]))
-            losses.append(float(loss))
-            bar.update()
-            if divergence is None and not _inside(verdict):
-                divergence = _located(jax_side, torch_side, names, params, (mine, theirs), step)
-                if stop:
-                    break
-            params = new
-    torch_side.load(kept)
-    verdicts, counts = jax.device_get(([v for v, _ in found], [c for _, c in found]))
+    steps = _behind(_taken(take, judge, jax_side, torch_side, names, epochs), LAG)
+    try:
+        with progress_bar(total, "step", f"certify {jax_side.dtype}") as bar:
+            for step, (params, batches, loss, judged) in enumerate(steps):
+                if judged is not None:
+                    found.append(jax.device_get((loss, judged)))
+                    bar.update()
+                if divergence is None and (judged is None or not found[-1][1].inside):
+                    divergence = _located(jax_side, torch_side, names, params, batches, step)
+                    if stop:
+                        break
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        torch_side.load(kept)
+    losses = np.array([loss for loss, _ in found])
     reported = {own: name for name, (own, _) in names.items()} | {"loss": "loss"}
-    margins = {
-        s: {reported[leaf]: np.array([v[s][leaf] for v in verdicts]) for leaf in reported}
-        for s in SIDES
-    }
-    visible = np.array([v["visible"] for v in verdicts])
-    kinks_by_line: dict[str, np.ndarray] = {}
-    for i, label in enumerate(labels):
-        kinks_by_line[label] = kinks_by_line.get(label, 0) + np.array([c[i] for c in counts])
-    seconds = time.perf_counter() - start
-    return Trajectory(jax_side.dtype, margins, visible, kinks_by_line, np.array(losses), seconds,
-                      divergence, {"epochs": epochs})  # fmt: skip
+    leaves = judge.leaves or tuple(reported)
+    margins = np.array([judged.margins for _, judged in found])
+    margins = margins.reshape(len(found), len(SIDES), len(leaves))
+    apart = np.array([judged.apart for _, judged in found]).reshape(len(found), len(leaves))
+    kinks: dict[str, np.ndarray] = {}
+    for i, label in enumerate(judge.decisions):
+        kinks[label] = kinks.get(label, 0) + np.array([judged.kinks[i] for _, judged in found])
+    result = Trajectory(
+        jax_side.dtype,
+        {
+            s: {reported[leaf]: margins[:, k, i] for i, leaf in enumerate(leaves)}
+            for k, s in enumerate(SIDES)
+        },
+        np.array([judged.visible for _, judged in found]),
+        {reported[leaf]: apart[:, i] for i, leaf in enumerate(leaves)},
+        kinks,
+        losses,
+        time.perf_counter() - start,
+        divergence,
+        {"epochs": epochs},
+    )
+    if interrupted:
+        raise Interrupted(result)
+    return result
+
+
+def judge_every_step(rungs: Rungs, precision: str) -> list[Comparison]:
+    """Every step of all epochs, from shared weights: each side's new weights and loss within the
+    rounding bound of that very step."""
+    if not rungs.certify:
+        raise Skipped("left out, as certify=False or --no-certify asks")
+    rungs.on_start(f"certifying every step of {rungs.epochs} epochs")
+    t = rungs.certified = certify(
+        rungs.jax[precision], rungs.torch[precision], rungs.names, rungs.epochs
+    )
+    found = []
+    if t.divergence and t.divergence.problem:  # no step, but what prevented one
+        failed = compare(0.0, np.inf, name="every step", sides=SIDES)
+        found.append(replace(failed, problem=str(t.divergence)))
+    sizes = {name: array.size for name, array in rungs.params.items()} | {"loss": 1}
+    for s, leaves in t.margins.items() if t.steps else ():
+        for leaf, margin in leaves.items():
+            worst = int(np.argmax(margin))
+            name = f"{leaf} at step {worst:,} of {t.steps:,}, share of its bound"
+            judged = compare(margin[worst], 0.0, 1.0, name=name, sides=(s, "expected"))
+            apart, elements = float(t.apart[leaf].max()), t.steps * sizes[leaf]
+            found.append(replace(judged, relative=apart, elements=elements))
+    return found
+
+
+def note_every_step(rungs: Rungs, precision: str) -> str:
+    return str(rungs.certified)
 
 
 @lru_cache(maxsize=8)
-def _programs(stages: Stages) -> tuple[Any, Any]:
-    return stages.compiled(stages.step), _judge(stages, ROUNDOFF[stages.side.dtype])
+def _programs(stages: Stages) -> tuple[Any, StepJudge]:
+    return stages.compiled(stages.step), StepJudge(stages)
 
 
-def _judge(stages: Stages, roundoff: float) -> Any:
-    """Compiled: (params, X, y, {side: new params}, {side: loss}) -> (margins, kinks)."""
-    certain = bounded(stages.step, roundoff=roundoff, masks=False)
-
-    def judge(params: Tree, X: Any, y: Any, new: dict[str, Tree], loss: dict[str, Any]) -> Any:
-        b: Bounds = certain(params, X, y)
-        value, room = (_merged(*tree) for tree in (b.value, b.bound))
-        margins: dict[str, Any] = {
-            s: {
-                leaf: _margin(array, value[leaf], ROOM * room[leaf])
-                for leaf, array in _merged(loss[s], new[s]).items()
-            }
-            for s in SIDES
-        }
-        seen = [
-            jnp.min(jnp.where(moved > 0, room[leaf] / moved, jnp.inf))
-            for leaf, w in params.items()
-            for moved in [jnp.abs(value[leaf] - w)]
-        ]
-        return margins | {"visible": 2 * jnp.min(jnp.stack(seen))}, [k.count for k in b.kinks]
-
-    labels: list[str] = []
-    jitted = jax.jit(judge)
-
-    def run(*args: Any) -> Any:
-        with jax.enable_x64(True):
-            if not labels:
-                kinks = jax.eval_shape(certain, *args[:3]).kinks
-                labels.extend(f"{k.primitive} {k.source.rsplit('/', 1)[-1]}" for k in kinks)
-            margins, counts = jitted(*args)
-            return margins, list(zip(labels, counts, strict=True))
-
-    return run
+def _taken(
+    take: Any,
+    judge: StepJudge,
+    jax_side: JaxSide,
+    torch_side: TorchSide,
+    names: Mapping[str, tuple[str, str]],
+    epochs: int,
+) -> Iterator[tuple[Tree, tuple[Batch | None, Batch | None], Any, Judged | None]]:
+    """Each step when it's under way: (weights, batches, loss, judged); at last one with judged None
+    if one side's data end before the other's. JAX computes while Torch does."""
+    params: Tree = jax_side.params()
+    streams = itertools.zip_longest(jax_side.stream(epochs), torch_side.stream(epochs))
+    batches = next(streams, None)
+    while batches is not None:
+        mine, theirs = batches
+        if mine is None or theirs is None:
+            yield params, batches, None, None
+            return
+        X, y = mine[0].astype(jax_side.dtype), mine[1]
+        loss, new = take(params, X, y)
+        torch_side.load({other: np.asarray(params[own]) for own, other in names.values()})
+        other_loss, stepped = torch_side.step(*theirs)
+        other_new = {own: stepped[other] for own, other in names.values()}
+        losses, both = {"jax": loss, "torch": other_loss}, {"jax": new, "torch": other_new}
+        # JAX computes in the order of calls: drawn after the judge's, its next batch would have to
+        # wait for the judge, and Torch for the batch.
+        following = next(streams, None)
+        yield params, batches, loss, judge(params, X, y, losses, both)
+        params, batches = new, following
 
 
-def _torch_step(
-    side: TorchSide, names: Mapping[str, tuple[str, str]], params: Tree, batch: Batch
-) -> tuple[np.ndarray, Tree]:
-    side.load({theirs: np.asarray(params[own]) for own, theirs in names.values()})
-    one = side.evaluate(*batch)
-    return one.loss, {own: one.step[theirs] for own, theirs in names.values()}
+def _behind(items: Iterable[T], count: int) -> Iterator[T]:
+    """The items, each when `count` more have been drawn."""
+    waiting: deque[T] = deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > count:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def _located(
@@ -228,31 +264,6 @@ def _located(
 ) -> Divergence | None:
     shared = {name: np.asarray(params[own]) for name, (own, _) in names.items()}
     return locate(jax_side, torch_side, names, shared, batches, step)
-
-
-def _margin(x: Any, value: Any, room: Any) -> Any:
-    """Largest |x - value| / room; inf for anything not finite, or any difference without room."""
-    x = jnp.asarray(x).astype(jnp.float64)
-    error = jnp.abs(x - value)
-    margin = jnp.where(error == 0, 0.0, error / room)
-    finite = jnp.isfinite(x) & jnp.isfinite(room) & ~jnp.isnan(margin)
-    return jnp.max(jnp.where(finite, margin, jnp.inf))
-
-
-def _merged(loss: Any, params: Tree) -> Tree:
-    return {"loss": loss, **params}
-
-
-def _fitting(tree: Tree, like: Tree) -> Tree:
-    """The tree; NaN in place of an array whose shape is wrong, so that it fails and isn't lost."""
-    return {
-        name: leaf if np.shape(leaf) == np.shape(like[name]) else np.full(np.shape(like[name]),
-        np.nan, np.dtype(like[name].dtype)) for name, leaf in tree.items()
-    }  # fmt: skip
-
-
-def _inside(verdict: Any) -> bool:
-    return all(float(m) <= 1 for s in SIDES for m in verdict[s].values())
 
 
 def plain(value: Any) -> Any:

@@ -5,7 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from parity.planted.changes import accuracy, forward, gradient, loss, nll, pulled, regularised
+from parity.planted.changes import (
+    accuracy,
+    forward,
+    gradient,
+    half_at_ties,
+    loss,
+    nll,
+    pulled,
+    regularised,
+)
 from parity.planted.fault import Fault
 from parity.planted.port import Layers, Tensor
 
@@ -120,6 +129,9 @@ FAULTS = (
           forward(activate=lambda H: H.where(H > 0, 0.01 * H))),
     Fault("ReLU6", "arithmetic", "probes",
           "The ReLU is cut off at 6.", forward(activate=lambda H: H.clamp(0, 6))),
+    Fault("ReLU that opens late", "arithmetic", "logits",
+          "Units are active above 0.01, not above 0.",
+          forward(activate=lambda H: half_at_ties(H).masked_fill((H > 0) & (H <= 0.01), 0.0))),
     Fault("GELU for ReLU", "arithmetic", "probes",
           "The activation is a GELU.", forward(activate=gelu)),
     Fault("GELU by tanh", "arithmetic", "logits",

@@ -118,7 +118,7 @@ def batches(cut: Callable[[Schedule, int], Indices], train: bool = True) -> Plan
 
     def plant(port: Port) -> None:
         e = port.examples
-        port.examples = Rescheduled(e.source, e.batch_size, e.seed, cut, train)
+        port.examples = Rescheduled(e.source, e.batch_size, e.seed, cut=cut, of_training=train)
 
     return plant
 

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 
 from mlp_core.history import Epoch, History
+from parity.interrupted import Interrupted
 from parity.planted.bench import BATCH, EPOCHS, PRECISIONS, Bench, Remembered, small_images
 from parity.rungs import Rungs
 from parity.sides import Examples, JaxSide, Run
@@ -115,28 +116,38 @@ class Looped(JaxSide):
 def clean_run(
     bench: Bench, networks: int, on_network: Callable[[int], None] = lambda i: None
 ) -> CleanRun:
-    """Judge this many random honest networks on the bench's levels."""
+    """Judge this many random honest networks on the bench's levels.
+
+    Ctrl-C raises Interrupted with the CleanRun of those that were judged until then.
+    """
     start = time.perf_counter()
     assert bench.clean
     sides: dict[str, Any] = {p: Looped(bench.jax[p]) for p in PRECISIONS}
     alarms: list[str] = []
     largest: dict[str, float] = {}
-    curves = count = 0
+    curves = count = judged = 0
     try:
         for i in range(networks):
             on_network(i)
             tied = i % TIED == 0
-            curves += not tied
             left_out = (*LEFT_OUT, "curve") if tied else LEFT_OUT
             for r in bench.judged(honest(bench, sides, i, tied), left_out):
                 count += len(r.comparisons)
                 largest[r.level.name] = max(largest.get(r.level.name, 0.0), r.worst.margin)
                 if not r.ok:
                     alarms.append(f"network {i}, {r.level.name} {r.precision}: {r.worst}")
+            curves += not tied
+            judged += 1
+    except KeyboardInterrupt:
+        pass  # judged < networks says so
     finally:
         for side in bench.jax.values():
             side.load(bench.source)
-    return CleanRun(networks, curves, count, tuple(alarms), largest, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    found = CleanRun(judged, curves, count, tuple(alarms), largest, seconds)
+    if judged < networks:
+        raise Interrupted(found)
+    return found
 
 
 def honest(bench: Bench, sides: dict[str, Any], number: int, tied: bool) -> Rungs:

@@ -27,9 +27,9 @@ def test_the_main_job_ends_to_end_on_the_sample(tmp_path, capsys):
     assert report["ok"] and report["pairs"][0]["about"]["epochs"] == 1
     assert {level["level"] for level in report["pairs"][0]["levels"]} >= {"inputs", "curve"}
     page = (tmp_path / "report/index.html").read_text()
-    assert "AGREE" in page and page.count("data:image/png;base64,") == 2
+    assert "AGREE" in page and page.count("data:image/png;base64,") == 3
     assert 'src="http' not in page and 'href="http' not in page
-    for name in ("curves-scratch.png", "ladder.png"):
+    for name in ("curves-scratch.png", "margins-scratch.png", "ladder.png"):
         assert (tmp_path / "report" / name).read_bytes().startswith(b"\x89PNG")
 
 
@@ -125,6 +125,10 @@ def test_defaults_have_one_source(config):
     assert all(f.default is not dataclasses.MISSING for f in dataclasses.fields(config))
 
 
+def test_certifying_is_on_unless_it_is_left_out():
+    assert parse(["check"]).certify and not parse(["check", "--no-certify"]).certify
+
+
 def test_help_shows_examples_and_loads_no_framework():
     code = (
         "import sys\n"
@@ -137,19 +141,48 @@ def test_help_shows_examples_and_loads_no_framework():
     assert "Examples" in done.stdout and "--data sample" in done.stdout
 
 
-@pytest.mark.parametrize("side", ["jax", "torch"])
-def test_ctrl_c_keeps_weights_and_history(tmp_path, side):
-    command = [sys.executable, "-m", "parity.cli", "train", "--side", side, "--data", "sample"]
-    command += ["--epochs", "100000", "--hiddens", "8", "--out", str(tmp_path)]
+def interrupted(arguments, stream, after, seconds):
+    """The output of a command that gets SIGINT so long after a line on stderr or stdout."""
+    command = [sys.executable, "-m", "parity.cli", *arguments]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ, text=True
     )
-    assert process.stdout is not None
-    assert "Data" in process.stdout.readline()  # training is about to begin
-    time.sleep(6)
+    for line in getattr(process, stream):
+        if after in line:
+            break
+    time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
+    return out
+
+
+@pytest.mark.parametrize("side", ["jax", "torch"])
+def test_ctrl_c_keeps_weights_and_history(tmp_path, side):
+    command = ["train", "--side", side, "--data", "sample", "--epochs", "100000", "--hiddens", "8"]
+    # When it has told where the data are, training is about to begin.
+    interrupted([*command, "--out", str(tmp_path)], "stdout", "Data", 6)
     history = History.load(tmp_path / "history.json")
     assert history.interrupted and history.train_loss
     assert load_file(tmp_path / "weights.safetensors")
+
+
+def test_ctrl_c_keeps_what_a_trajectory_has_certified(tmp_path):
+    command = ["trajectory", *QUICK, "--copies", "3", "--copy-epochs", "100000"]
+    out = interrupted([*command, "--out", str(tmp_path)], "stderr", "3 copies", 8)
+    assert "24 steps, all certified" in out and "INTERRUPTED: scratch" in out
+    found = json.loads((tmp_path / "trajectory-scratch.json").read_text())
+    assert found["interrupted"] and not found["ok"]
+    assert found["certified"][0]["steps"] == 24 and found["envelope"]["checkpoints"]
+    assert (tmp_path / "margins-scratch-float32.png").exists()
+    assert not (tmp_path / "trajectory-mlp.json").exists()
+
+
+def test_ctrl_c_keeps_the_faults_that_were_planted(tmp_path):
+    command = ["faults", "--only", "initialisation", "--clean", "100000"]
+    out = interrupted([*command, "--out", str(tmp_path)], "stderr", "faults planted", 1)
+    assert "INTERRUPTED" in out and "VACUOUS" not in out
+    found = json.loads((tmp_path / "faults.json").read_text())
+    assert found["interrupted"] and not found["ok"]
+    assert {fault["first"] for fault in found["faults"]} == {"init"}
+    assert (tmp_path / "faults.png").exists()

@@ -110,6 +110,18 @@ def test_a_false_alarm_on_an_honest_network_is_counted(report, benches):
     assert not broken.ok and broken.verdict.startswith("NOT SOUND")
 
 
+def test_ctrl_c_keeps_the_honest_networks_that_were_judged(report, benches):
+    def stop(number):
+        if number == 2:
+            raise KeyboardInterrupt
+
+    fault = CATALOGUE[0]
+    found = plant_faults([fault], clean=5, benches=benches, on_network=stop)
+    assert found.interrupted and not found.ok and found.verdict.startswith("INTERRUPTED: 1 faults")
+    assert [o.first for o in found.outcomes] == [fault.level]
+    assert found.clean.networks == 2 and found.clean.ok
+
+
 def test_after_random_networks_the_bench_is_what_it_was(report, benches):
     fault = CATALOGUE[0]
     first = report.outcomes[0]

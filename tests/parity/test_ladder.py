@@ -12,7 +12,7 @@ import torch_mlp
 import torch_mlp.reproducible
 from parity import assert_parity, check
 from parity.ladder import LEVELS
-from parity.sides import JaxSide
+from parity.sides import JaxSide, TorchSide
 
 SMALL = {"epochs": 2, "batch_size": 32, "seed": 5}
 BY_NAME = {level.name: level for level in LEVELS}
@@ -165,6 +165,30 @@ def test_low_precision_in_float32_fails_the_bound_while_float64_is_right(digits,
     monkeypatch.setattr(JaxSide, "evaluate", bf16)
     verdict = check(*scratch_pair(), data=digits, levels=[BY_NAME["logits"]], **SMALL)
     assert found(verdict) == {"logits": ["float32"]}
+
+
+def test_a_step_in_the_middle_of_a_run_that_leaves_its_bound_fails_every_step(digits, monkeypatch):
+    honest, taken = TorchSide.step, []
+
+    def off(self, X, y):
+        loss, new = honest(self, X, y)
+        taken.append(1)
+        if len(taken) == 5:
+            new["W2"][3, 5] += np.float32(0.01)
+        return loss, new
+
+    monkeypatch.setattr(TorchSide, "step", off)
+    verdict = check(*scratch_pair(), data=digits, levels=[BY_NAME["every step"]], **SMALL)
+    assert found(verdict) == {"every step": ["float32"]}, verdict
+    assert list(verdict.trajectory.failed) == [4] and verdict.trajectory.steps == 6
+    assert "W2 at step 4 of 6" in str(verdict) and "torch" in str(verdict)
+
+
+def test_certifying_every_step_can_be_left_out_and_the_report_says_so(digits):
+    levels = [BY_NAME["weights"], BY_NAME["every step"]]
+    verdict = check(*scratch_pair(), data=digits, levels=levels, certify=False, **SMALL)
+    assert verdict.ok and verdict.trajectory is None
+    assert "every step float32  skipped: left out, as certify=False" in str(verdict)
 
 
 def test_one_ulp_in_one_update_fails_the_same_bits(digits, monkeypatch):
