@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jax_mlp.reproducible import Arithmetic
-from mlp_core.arithmetic import is_marked
+from mlp_core.arithmetic import NotReproducible, is_marked
 
 
 def linear(
@@ -36,11 +36,34 @@ def clipped(grads: Any, clip: float | int) -> Any:
     return jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
 
 
-NATIVE = Arithmetic(linear, nnx.relu, softmax_cross_entropy, jnp.mean, clipped, optax.sgd)
+def gelu(X: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x/2 (1 + erf(x / sqrt 2))."""
+    return nnx.gelu(X, approximate=False)
+
+
+def gelu_tanh(X: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Its approximation by tanh, nnx.gelu's default."""
+    return nnx.gelu(X, approximate=True)
+
+
+NATIVE = Arithmetic(
+    linear,
+    nnx.relu,
+    softmax_cross_entropy,
+    jnp.mean,
+    clipped,
+    optax.sgd,
+    tanh=nnx.tanh,
+    sigmoid=nnx.sigmoid,
+    gelu=gelu,
+    gelu_tanh=gelu_tanh,
+)
 
 
 def run(net: nnx.Sequential, X: Array, ops: Arithmetic) -> Array:
-    """net(X), computed by ops. Only for a net without `problems`."""
+    """net(X), computed by ops. Raises NotReproducible for a net with `problems`."""
+    if why := [*problems(net)]:
+        raise NotReproducible(net, why)
     for layer in net.layers:
         if isinstance(layer, nnx.Linear):
             bias = jnp.zeros(layer.out_features) if layer.bias is None else layer.bias[...]

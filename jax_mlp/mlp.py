@@ -10,6 +10,8 @@ from jaxtyping import Array, Float
 
 from jax_mlp.classifier import Classifier
 from jax_mlp.keys import get_key
+from jax_mlp.layers import NATIVE
+from mlp_core.activations import check_activation
 from mlp_core.arithmetic import any_arithmetic, checked
 from mlp_core.weights import layer_sizes
 
@@ -20,7 +22,7 @@ def flatten(X: Float[Array, "batch ..."]) -> Float[Array, "batch features"]:
 
 
 class MLP(Classifier):
-    """Flatten, then Linear and ReLU for each hidden layer, then Linear.
+    """Flatten, then Linear and an activation for each hidden layer, then Linear.
 
     The gradient of ReLU at 0 is 0.
     """
@@ -34,16 +36,20 @@ class MLP(Classifier):
         init: Literal["torch", "flax"] = "torch",
         rngs: nnx.Rngs | None = None,
         arithmetic: str = "native",
+        activation: str = "relu",
+        sigma: float | int | None = None,
     ) -> None:
         """num_inputs: NNX has no lazy layers, so the number of pixels is an argument.
 
         init: "torch" draws weights and biases from U(-1/sqrt(fan_in), +1/sqrt(fan_in)); "flax"
         draws weights from a truncated normal of variance 1/fan_in (LeCun) and sets biases to 0.
-        arithmetic: "native" or "reproducible".
+        arithmetic: "native" or "reproducible". activation: a name of mlp_core.activations.
+        sigma: in the place of init, draws weights from sigma * N(0, 1) and sets biases to 0.
         """
         super().__init__()
         self.save_hyperparameters()
         checked(arithmetic)
+        check_activation(activation)
         if init not in ("torch", "flax"):
             raise ValueError(f"MLP: init = {init!r}, expected 'torch' or 'flax'")
         rngs = nnx.Rngs(get_key()) if rngs is None else rngs
@@ -51,7 +57,9 @@ class MLP(Classifier):
         sizes = layer_sizes(num_inputs, num_hiddens, num_outputs)
         for inputs, outputs in zip(sizes, sizes[1:], strict=False):
             own = torch_init(inputs) if init == "torch" else {}
-            layers += [nnx.Linear(inputs, outputs, rngs=rngs, **own), nnx.relu]
+            if sigma is not None:
+                own = {"kernel_init": nnx.initializers.normal(sigma)}
+            layers += [nnx.Linear(inputs, outputs, rngs=rngs, **own), getattr(NATIVE, activation)]
         self.net = nnx.Sequential(*layers[:-1])
 
 

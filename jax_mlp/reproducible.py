@@ -30,7 +30,7 @@ from jax_mlp.exact import (
     total,
     widen,
 )
-from mlp_core.arithmetic import checked
+from mlp_core.arithmetic import checked, missing
 
 Params = dict[str, Array]
 Tree = Any  # a pytree of arrays
@@ -232,6 +232,7 @@ class Arithmetic(NamedTuple):
 
     linear(X, W, b), relu(X), softmax_cross_entropy(logits, labels, averaged=True), mean(x),
     clipped(grads, norm), SGD(learning_rate, momentum=None).
+    tanh(X), sigmoid(X), gelu(X), gelu_tanh(X): not in the reproducible one.
     """
 
     linear: Callable[..., Array]
@@ -240,6 +241,10 @@ class Arithmetic(NamedTuple):
     mean: Callable[..., Array]
     clipped: Callable[..., Params]
     SGD: Callable[..., Any]
+    tanh: Callable[..., Array] = missing("tanh")
+    sigmoid: Callable[..., Array] = missing("sigmoid")
+    gelu: Callable[..., Array] = missing("gelu")
+    gelu_tanh: Callable[..., Array] = missing("gelu_tanh")
 
 
 REPRODUCIBLE = Arithmetic(linear, relu, softmax_cross_entropy, mean, clipped, SGD)

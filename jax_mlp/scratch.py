@@ -1,15 +1,19 @@
 """The MLP from scratch, in raw jnp: parameters are a dict of arrays (d2l 5.2.1)."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt
 
 from jax_mlp import layers
 from jax_mlp.classifier import Classifier
 from jax_mlp.keys import get_key
 from jax_mlp.reproducible import Arithmetic
+from mlp_core.activations import check_activation, not_reproducible
 from mlp_core.arithmetic import any_arithmetic, checked
 from mlp_core.weights import layer_sizes
 
@@ -33,6 +37,21 @@ def relu(X: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.maximum(X, 0)
 
 
+def sigmoid(X: Float[Array, "..."]) -> Float[Array, "..."]:
+    """1 / (1 + e^-x), by tanh: the gradient of that formula is NaN where e^-x overflows."""
+    return (1 + jnp.tanh(X / 2)) / 2
+
+
+def gelu(X: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x/2 (1 + erf(x / sqrt 2))."""
+    return X / 2 * (1 + lax.erf(X / math.sqrt(2)))
+
+
+def gelu_tanh(X: Float[Array, "..."]) -> Float[Array, "..."]:
+    """x/2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))."""
+    return X / 2 * (1 + jnp.tanh(math.sqrt(2 / math.pi) * (X + 0.044715 * X**3)))
+
+
 def cross_entropy(
     logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]
 ) -> Float[Array, "batch"]:
@@ -49,16 +68,25 @@ def softmax_cross_entropy(
     return losses.mean() if averaged else losses
 
 
-NATIVE = layers.NATIVE._replace(relu=relu, softmax_cross_entropy=softmax_cross_entropy)
+NATIVE = layers.NATIVE._replace(
+    relu=relu,
+    sigmoid=sigmoid,
+    gelu=gelu,
+    gelu_tanh=gelu_tanh,
+    softmax_cross_entropy=softmax_cross_entropy,
+)
 
 
 def forward(
-    params: Params, X: Float[Array, "batch inputs"], ops: Arithmetic = NATIVE
+    params: Params,
+    X: Float[Array, "batch inputs"],
+    ops: Arithmetic = NATIVE,
+    activation: str = "relu",
 ) -> Float[Array, "batch outputs"]:
-    """H = relu(X W1 + b1); logits = H W2 + b2, for any number of hidden layers."""
-    n = len(params) // 2
+    """H = f(X W1 + b1); logits = H W2 + b2, for any number of hidden layers and an activation f."""
+    f, n = getattr(ops, activation), len(params) // 2
     for i in range(1, n):
-        X = ops.relu(ops.linear(X, params[f"W{i}"], params[f"b{i}"]))
+        X = f(ops.linear(X, params[f"W{i}"], params[f"b{i}"]))
     return ops.linear(X, params[f"W{n}"], params[f"b{n}"])
 
 
@@ -67,9 +95,10 @@ def loss(
     X: Float[Array, "batch inputs"],
     labels: Int[Array, "batch"],
     ops: Arithmetic = NATIVE,
+    activation: str = "relu",
 ) -> Float[Array, ""]:
     """Mean softmax cross-entropy, in nats. Labels in [0, classes): jit can't check them."""
-    return ops.softmax_cross_entropy(forward(params, X, ops), labels)
+    return ops.softmax_cross_entropy(forward(params, X, ops, activation), labels)
 
 
 def step(
@@ -77,9 +106,10 @@ def step(
     batch: tuple[Float[Array, "batch inputs"], Int[Array, "batch"]],
     *,
     lr: float | Float[Array, ""],
+    activation: str = "relu",
 ) -> tuple[Params, Float[Array, ""]]:
     """One step of SGD: (params - lr * gradient, loss before the step)."""
-    value, grads = jax.value_and_grad(loss)(params, *batch)
+    value, grads = jax.value_and_grad(loss)(params, *batch, activation=activation)
     return jax.tree.map(lambda w, g: w - lr * g, params, grads), value
 
 
@@ -97,11 +127,15 @@ class MLPScratch(Classifier):
         lr: float | int,
         sigma: float | int = 0.01,
         arithmetic: str = "native",
+        activation: str = "relu",
     ) -> None:
-        """sigma: the spread of the initial weights. arithmetic: "native" or "reproducible"."""
+        """sigma: the spread of the initial weights. arithmetic: "native" or "reproducible".
+        activation: a name of mlp_core.activations.
+        """
         super().__init__()
         self.save_hyperparameters()
         checked(arithmetic)
+        check_activation(activation)
         sizes = layer_sizes(num_inputs, num_hiddens, num_outputs)
         self.num_layers = len(sizes) - 1
         for name, array in init(get_key(), sizes, sigma).items():
@@ -116,4 +150,9 @@ class MLPScratch(Classifier):
     @any_arithmetic
     def forward(self, X: Float[Array, "batch ..."]) -> Float[Array, "batch outputs"]:
         """Logits of images of any shape with num_inputs pixels."""
-        return forward(self.params, X.reshape((-1, self.num_inputs)), self.ops)
+        X = X.reshape((-1, self.num_inputs))
+        return forward(self.params, X, self.ops, self.activation)
+
+    def not_reproducible(self, optimizer: Any = None) -> list[str]:
+        """See Module; an activation other than ReLU is a reason."""
+        return not_reproducible(self.activation) + super().not_reproducible(optimizer)

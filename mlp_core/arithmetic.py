@@ -31,6 +31,15 @@ def in_force(model: Any, trainer: Any) -> Any:
     return getattr(model, "arithmetic", NAMES[0]) if given is None else given
 
 
+def missing(name: str) -> Callable[..., Any]:
+    """An operation that an arithmetic doesn't have: called, it raises TypeError."""
+
+    def refuse(*_: Any) -> Any:
+        raise TypeError(f"{name} has no reproducible form, as relu has; use arithmetic='native'")
+
+    return refuse
+
+
 def any_arithmetic(function: F) -> F:
     """Mark a method, or a layer that is a function, which computes by `self.ops` alone.
 

@@ -45,6 +45,35 @@ def pytest_sessionstart(session):
         os.environ.setdefault("FASHION_MNIST_DIR", str(folder))
 
 
+@pytest.fixture(scope="session")
+def exact_activation():
+    """(name, points) -> value and derivative at each point, to float64; ReLU's at 0 is NaN."""
+    import mpmath
+    import numpy as np
+
+    half = mpmath.mpf(1) / 2
+    formulas = {
+        "relu": lambda x: max(x, 0),
+        "tanh": mpmath.tanh,
+        "sigmoid": lambda x: 1 / (1 + mpmath.exp(-x)),
+        "gelu": lambda x: x * half * (1 + mpmath.erf(x / mpmath.sqrt(2))),
+        "gelu_tanh": lambda x: x * half * (
+            1 + mpmath.tanh(mpmath.sqrt(2 / mpmath.pi) * (x + mpmath.mpf("0.044715") * x**3))
+        ),
+    }  # fmt: skip
+
+    def exact(name, points):
+        f = formulas[name]
+        with mpmath.workprec(200):
+            pairs = [
+                (f(mpmath.mpf(x)), mpmath.diff(f, mpmath.mpf(x)) if x or name != "relu" else "nan")
+                for x in map(float, points)
+            ]
+            return np.array([[float(number) for number in pair] for pair in pairs]).T
+
+    return exact
+
+
 @functools.cache
 def without_device(framework):
     """Why `framework` has no GPU or TPU here, or None."""

@@ -1,6 +1,7 @@
 """Operations in native arithmetic, and an nn.Sequential computed with those of any arithmetic."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 
-from mlp_core.arithmetic import is_marked
+from mlp_core.arithmetic import NotReproducible, is_marked
 from torch_mlp.reproducible import Arithmetic, Params
 
 # Torch skips labels equal to ignore_index, by default -100, in silence. No label is this one, so
@@ -38,11 +39,31 @@ def clipped(grads: Params, clip: float | int) -> Params:
     return {k: g * (clip / norm) for k, g in grads.items()} if norm > clip else grads
 
 
-NATIVE = Arithmetic(linear, F.relu, softmax_cross_entropy, torch.mean, clipped, torch.optim.SGD)
+NATIVE = Arithmetic(
+    linear,
+    F.relu,
+    softmax_cross_entropy,
+    torch.mean,
+    clipped,
+    torch.optim.SGD,
+    tanh=torch.tanh,
+    sigmoid=torch.sigmoid,
+    gelu=F.gelu,
+    gelu_tanh=partial(F.gelu, approximate="tanh"),
+)
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "gelu": nn.GELU,
+    "gelu_tanh": partial(nn.GELU, approximate="tanh"),
+}
 
 
 def run(net: nn.Sequential, X: Tensor, ops: Arithmetic) -> Tensor:
-    """net(X), computed by ops. Only for a net without `problems`."""
+    """net(X), computed by ops. Raises NotReproducible for a net with `problems`."""
+    if why := [*problems(net)]:
+        raise NotReproducible(net, why)
     if any(map(is_lazy, net.parameters())):
         with torch.no_grad():
             net(X)  # lazy layers take their shapes and draw their weights

@@ -1,19 +1,23 @@
 """The MLP from Torch's layers (d2l 5.2.2)."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import nn
 
+from mlp_core.activations import check_activation
 from mlp_core.arithmetic import checked
 from mlp_core.weights import layer_sizes
 from torch_mlp.classifier import Classifier
+from torch_mlp.layers import ACTIVATIONS
 
 
 class MLP(Classifier):
-    """Flatten, then Linear and ReLU for each hidden layer, then Linear.
+    """Flatten, then Linear and an activation for each hidden layer, then Linear.
 
     The layers learn the number of inputs at the first forward pass; then they draw their weights
-    and biases from U(-1/sqrt(fan_in), +1/sqrt(fan_in)). The gradient of ReLU at 0 is 0.
+    and biases from U(-1/sqrt(fan_in), +1/sqrt(fan_in)), or as sigma says. The gradient of ReLU at 0
+    is 0.
     """
 
     def __init__(
@@ -22,12 +26,26 @@ class MLP(Classifier):
         num_hiddens: int | Sequence[int],
         lr: float | int,
         arithmetic: str = "native",
+        activation: str = "relu",
+        sigma: float | int | None = None,
     ) -> None:
-        """arithmetic: "native" or "reproducible"."""
+        """arithmetic: "native" or "reproducible". activation: a name of mlp_core.activations.
+        sigma: draws weights from sigma * N(0, 1) and sets biases to 0.
+        """
         super().__init__()
         self.save_hyperparameters()
         checked(arithmetic)
+        check_activation(activation)
         layers: list[nn.Module] = [nn.Flatten()]
         for width in layer_sizes(1, num_hiddens, num_outputs)[1:]:
-            layers += [nn.LazyLinear(width), nn.ReLU()]
+            linear = nn.LazyLinear(width)
+            if sigma is not None:  # what a lazy layer calls when it has learnt its shape
+                linear.reset_parameters = partial(normal, linear, sigma)  # type: ignore[method-assign]
+            layers += [linear, ACTIVATIONS[activation]()]
         self.net = nn.Sequential(*layers[:-1])
+
+
+def normal(layer: nn.Linear, sigma: float | int) -> None:
+    """Draw W ~ sigma * N(0, 1), b = 0."""
+    nn.init.normal_(layer.weight, std=sigma)
+    nn.init.zeros_(layer.bias)

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mlp_core.arithmetic import checked
+from mlp_core.arithmetic import checked, missing
 from torch_mlp.exact import (
     SMALLEST,
     TERM,
@@ -233,6 +233,7 @@ class Arithmetic(NamedTuple):
 
     linear(X, W, b), relu(X), softmax_cross_entropy(logits, labels, averaged=True), mean(x),
     clipped(grads, norm), SGD(parameters, lr, momentum=0.0).
+    tanh(X), sigmoid(X), gelu(X), gelu_tanh(X): not in the reproducible one.
     """
 
     linear: Callable[..., Tensor]
@@ -241,6 +242,10 @@ class Arithmetic(NamedTuple):
     mean: Callable[..., Tensor]
     clipped: Callable[..., Params]
     SGD: Callable[..., Any]
+    tanh: Callable[..., Tensor] = missing("tanh")
+    sigmoid: Callable[..., Tensor] = missing("sigmoid")
+    gelu: Callable[..., Tensor] = missing("gelu")
+    gelu_tanh: Callable[..., Tensor] = missing("gelu_tanh")
 
 
 REPRODUCIBLE = Arithmetic(linear, relu, softmax_cross_entropy, mean, clipped, SGD)

@@ -1,11 +1,14 @@
 """The MLP from scratch: explicit W1 b1 ... Wn bn (d2l 5.2.1)."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mlp_core.activations import check_activation, not_reproducible
 from mlp_core.arithmetic import any_arithmetic, checked
 from mlp_core.weights import layer_sizes
 from torch_mlp import layers
@@ -17,13 +20,28 @@ def relu(X: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return torch.max(X, torch.zeros_like(X))
 
 
+def sigmoid(X: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """1 / (1 + e^-x), by tanh: the gradient of that formula is NaN where e^-x overflows."""
+    return (1 + torch.tanh(X / 2)) / 2
+
+
+def gelu(X: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """x/2 (1 + erf(x / sqrt 2))."""
+    return X / 2 * (1 + torch.erf(X / math.sqrt(2)))
+
+
+def gelu_tanh(X: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """x/2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))."""
+    return X / 2 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (X + 0.044715 * X**3)))
+
+
 class MLPScratch(Classifier):
-    """H = relu(X W1 + b1); O = H W2 + b2, for any number of hidden layers.
+    """H = f(X W1 + b1); O = H W2 + b2, for any number of hidden layers and an activation f.
 
     W ~ sigma * N(0, 1) of shape [in, out], b = 0.
     """
 
-    native = layers.NATIVE._replace(relu=relu)
+    native = layers.NATIVE._replace(relu=relu, sigmoid=sigmoid, gelu=gelu, gelu_tanh=gelu_tanh)
     relu_tie = 0.5
 
     def __init__(
@@ -34,11 +52,15 @@ class MLPScratch(Classifier):
         lr: float | int,
         sigma: float | int = 0.01,
         arithmetic: str = "native",
+        activation: str = "relu",
     ) -> None:
-        """sigma: the spread of the initial weights. arithmetic: "native" or "reproducible"."""
+        """sigma: the spread of the initial weights. arithmetic: "native" or "reproducible".
+        activation: a name of mlp_core.activations.
+        """
         super().__init__()
         self.save_hyperparameters()
         checked(arithmetic)
+        check_activation(activation)
         sizes = layer_sizes(num_inputs, num_hiddens, num_outputs)
         self.num_layers = len(sizes) - 1
         for i in range(1, len(sizes)):
@@ -50,7 +72,12 @@ class MLPScratch(Classifier):
     def forward(self, X: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch outputs"]:
         """Logits of images of any shape with num_inputs pixels."""
         ops, n = self.ops, self.num_layers
+        f = getattr(ops, self.activation)
         H = X.reshape((-1, self.num_inputs))
         for i in range(1, n):
-            H = ops.relu(ops.linear(H, getattr(self, f"W{i}"), getattr(self, f"b{i}")))
+            H = f(ops.linear(H, getattr(self, f"W{i}"), getattr(self, f"b{i}")))
         return ops.linear(H, getattr(self, f"W{n}"), getattr(self, f"b{n}"))
+
+    def not_reproducible(self, optimizer: Any = None) -> list[str]:
+        """See Module; an activation other than ReLU is a reason."""
+        return not_reproducible(self.activation) + super().not_reproducible(optimizer)
