@@ -136,8 +136,9 @@ class Sweep(HyperParameters):
             validate = compiled(validate, numbers, carry, given, val_orders)
         try:
             for epoch in range(self.max_epochs):
-                order, start = orders(epoch), time.perf_counter()
-                carry, losses = jax.block_until_ready(train(numbers, carry, arrays, order))
+                start = time.perf_counter()
+                outputs = train(numbers, carry, arrays, orders(epoch))
+                carry, losses = jax.block_until_ready(outputs)
                 seconds = (time.perf_counter() - start) / len(runs)
                 losses, figures = np.asarray(losses), {}
                 if val_loader is not None:

@@ -17,6 +17,7 @@ from parity.config import (
     ConvertConfig,
     DataConfig,
     FaultsConfig,
+    SweepConfig,
     TrainConfig,
     TrajectoryConfig,
 )
@@ -101,6 +102,25 @@ def run_trajectory(config: TrajectoryConfig) -> int:
     return 1 if 1 in codes else max(codes)
 
 
+def run_sweep(config: SweepConfig) -> int:
+    from rich.console import Console
+
+    from parity.exercises import ValueMissed
+    from parity.sweep import run
+
+    config.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    console, code = Console(), 0
+    try:
+        for outcome in run(config):
+            outcome.print(console)
+            code = 130 if outcome.interrupted else 0
+    except ValueMissed as error:
+        print(f"mlp-parity sweep: {error}", file=sys.stderr)
+        return 2
+    print(f"Report: {config.out}")
+    return code
+
+
 def run_faults(config: FaultsConfig) -> int:
     from rich.console import Console
 
@@ -165,6 +185,7 @@ COMMANDS: dict[type, Callable[[Any], int]] = {
     TrainConfig: run_train,
     BitsConfig: run_bits,
     TrajectoryConfig: run_trajectory,
+    SweepConfig: run_sweep,
     FaultsConfig: run_faults,
     ConvertConfig: run_convert,
     DataConfig: run_data,
