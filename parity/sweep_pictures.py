@@ -7,7 +7,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from parity.sweep import Outcome, Row
 
@@ -22,7 +23,7 @@ def picture(outcome: Outcome) -> bytes:
     1 - accuracy, on a logarithmic axis: there 11% and 12% are told apart beside 90%.
     """
     colors = _colors(outcome)
-    figure = Figure(figsize=(10, 7.5), layout="constrained")
+    figure = Figure(figsize=(10.5, 7.5), layout="constrained")
     loss, error, last = figure.subplot_mosaic([["loss", "error"], ["last", "last"]]).values()
     for row in sorted(outcome.rows, key=lambda row: colors[row.value] != GREY):
         _band(loss, row.curves("loss"), colors[row.value])
@@ -37,21 +38,30 @@ def picture(outcome: Outcome) -> bytes:
     seeds = len(outcome.rows[0].runs)
     loss.set(xlabel="epoch", yscale="log", title="Validation loss (nats)")
     error.set(xlabel="epoch", title="Validation error")
+    ends = np.concatenate(
+        [[1.0] * (not outcome.ranked), *(1 - r.final("acc") for r in outcome.rows)]
+    )
+    last.set_ylim(0.9 * max(ends.min(), 1e-4), 1.1 * ends.max())
+    last.set_xlim(-0.5, len(outcome.rows) - 0.3)
     last.set(xlabel=outcome.exercise.noun, title=f"Error at the end: each of {seeds} seeds, "
              "mean and standard deviation")  # fmt: skip
     for axes in (error, last):
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, 2, 3, 5, 7)))
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, 1.75, 2, 2.5, 3, 4, 5, 7)))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     loss.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
     loss.yaxis.set_major_formatter("{x:g}")
     for axes in (loss, error, last):
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
-    for row in outcome.rows:
-        if colors[row.value] != GREY:
-            error.plot([], [], color=colors[row.value], label=row.value)
-    error.legend(fontsize="small", title=outcome.exercise.noun, loc="upper right")
+    for axes in (loss, error):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    lines = [
+        Line2D([], [], color=color, marker=".", label=value)
+        for value, color in colors.items()
+        if color != GREY
+    ]
+    figure.legend(handles=lines, title=outcome.exercise.noun, loc="outside right upper")
     figure.suptitle(outcome.exercise.question)
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=120)
@@ -62,7 +72,7 @@ def _colors(outcome: Outcome) -> dict[str, Any]:
     """By value: shades for steps of one quantity, else hues; grey where there are too many."""
     rows = outcome.rows
     if outcome.exercise.ordered:
-        shades = mpl.colormaps["viridis_r"](np.linspace(0.08, 1, len(rows)))
+        shades = mpl.colormaps["viridis_r"](np.linspace(0.12, 1, len(rows)))
         return {row.value: tuple(shade) for row, shade in zip(rows, shades, strict=True)}
     chosen = rows if len(rows) <= COLORED else outcome.ranked[:5]
     hues = {row.value: f"C{i}" for i, row in enumerate(chosen)}
@@ -76,7 +86,8 @@ def _band(axes: Axes, curves: np.ndarray, color: Any) -> None:
         return
     epochs, curves = 1 + np.flatnonzero(left), curves[:, left]
     low, mean, high = (f(curves, axis=0) for f in (np.nanmin, np.nanmean, np.nanmax))
-    axes.fill_between(epochs, low, high, color=color, alpha=0.25, lw=0)
+    if color != GREY:
+        axes.fill_between(epochs, low, high, color=color, alpha=0.15, lw=0)
     axes.plot(epochs, mean, color=color, marker=".", lw=1.2)
 
 
@@ -84,11 +95,13 @@ def _end(axes: Axes, place: int, row: Row, color: Any) -> None:
     ends = 1 - row.final("acc")
     if not len(ends):
         return
-    offsets = np.linspace(-0.12, 0.12, len(ends)) if len(ends) > 1 else [0.0]
-    axes.plot(place + np.asarray(offsets), ends, "o", ms=4, alpha=0.6, color=color)
+    beside = place + np.linspace(-0.1, 0.1, len(ends) + 2)[1:-1]  # so that equal ones are seen
+    axes.plot(beside, ends, "o", ms=4, alpha=0.6, color=color)
     deviation = ends.std(ddof=1) if len(ends) > 1 else 0.0
-    axes.errorbar(place + 0.25, ends.mean(), deviation, fmt="_", ms=12, capsize=3, color=color)
+    axes.errorbar(place + 0.18, ends.mean(), deviation, fmt="_", ms=10, capsize=3, color=color)
+    if color == GREY:
+        return
     axes.annotate(
-        f"{ends.mean():.2%}", (place + 0.25, ends.mean()), (5, 5), textcoords="offset points",
+        f"{ends.mean():.2%}", (place + 0.18, ends.mean()), (6, -3), textcoords="offset points",
         fontsize="small",
     )  # fmt: skip
