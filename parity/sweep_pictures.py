@@ -47,7 +47,7 @@ def picture(outcome: Outcome) -> bytes:
              "mean and standard deviation")  # fmt: skip
     for axes in (error, last):
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, 1.75, 2, 2.5, 3, 4, 5, 7)))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, 1.8, 2, 2.5, 3, 4, 5, 7)))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     loss.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
     loss.yaxis.set_major_formatter("{x:g}")
