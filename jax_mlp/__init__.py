@@ -7,6 +7,7 @@ from jax_mlp.data import ArrayLoader, DataModule, FashionMNIST
 from jax_mlp.keys import get_key, manual_seed
 from jax_mlp.mlp import MLP
 from jax_mlp.scratch import MLPScratch, relu
+from jax_mlp.sweep import Sweep
 from jax_mlp.training import Trainer
 from mlp_core.arithmetic import any_arithmetic
 from mlp_core.history import History
@@ -34,6 +35,7 @@ __all__ = [
     "MLPScratch",
     "Module",
     "ProgressBoard",
+    "Sweep",
     "Trainer",
     "add_to_class",
     "any_arithmetic",

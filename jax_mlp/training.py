@@ -72,6 +72,10 @@ class Trainer(HyperParameters):
         """The batch as the model gets it. Traced, like the step that follows it."""
         return batch
 
+    def assemble(self, structure: Any, *state: Any) -> Any:
+        """The model that a step computes with, a copy. Traced, like the step that follows it."""
+        return nnx.merge(structure, *state, copy=True)
+
     def fit(self, model: Any, data: Any) -> History:
         """Train `model` on `data` for max_epochs.
 
@@ -155,7 +159,7 @@ class Trainer(HyperParameters):
 
             def loss_of(params: Any) -> tuple[Any, Any]:
                 # A copy: NNX lets no state be updated from inside another trace, here the gradient.
-                model = nnx.merge(structure, params, rest, copy=True)
+                model = self.assemble(structure, params, rest)
                 with self._recording() as tape:
                     loss = model.training_step(self.prepare_batch(batch))
                 return loss, (tape, split(model)[2])
@@ -174,7 +178,7 @@ class Trainer(HyperParameters):
 
     def _validation_step(self, structure: Any) -> Callable[[Carry, Any], tuple[Carry, Tape]]:
         def step(carry: Carry, batch: Any) -> tuple[Carry, Tape]:
-            model = nnx.merge(structure, *carry, copy=True)
+            model = self.assemble(structure, *carry)
             with self._recording() as tape:
                 model.validation_step(self.prepare_batch(batch))
             return carry, tape

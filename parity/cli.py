@@ -18,6 +18,7 @@ from parity.config import (
     ConvertConfig,
     DataConfig,
     FaultsConfig,
+    SweepConfig,
     TrainConfig,
     TrajectoryConfig,
 )
@@ -103,6 +104,25 @@ def run_trajectory(config: TrajectoryConfig) -> int:
         codes.append(0 if found.ok else 2 if found.undecided else 1)
     print(f"Report: {out}")
     return 1 if max(codes) < 130 and 1 in codes else max(codes)
+
+
+def run_sweep(config: SweepConfig) -> int:
+    from rich.console import Console
+
+    from parity.exercises import ValueMissed
+    from parity.sweep import run
+
+    config.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    console, code = Console(), 0
+    try:
+        for outcome in run(config):
+            outcome.print(console)
+            code = 130 if outcome.interrupted else 0
+    except ValueMissed as error:
+        print(f"mlp-parity sweep: {error}", file=sys.stderr)
+        return 2
+    print(f"Report: {config.out}")
+    return code
 
 
 def run_faults(config: FaultsConfig) -> int:
@@ -194,6 +214,7 @@ COMMANDS: dict[type, Callable[[Any], int]] = {
     TrainConfig: run_train,
     BitsConfig: run_bits,
     TrajectoryConfig: run_trajectory,
+    SweepConfig: run_sweep,
     FaultsConfig: run_faults,
     BenchConfig: run_bench,
     ConvertConfig: run_convert,

@@ -1,0 +1,272 @@
+"""Sweep: many runs at once, those of one program in one compiled call."""
+
+import contextlib
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from jax_mlp.data import ArrayLoader
+from jax_mlp.reproducible import Arithmetic
+from jax_mlp.sharding import DevicesError
+from jax_mlp.training import Carry, Trainer, scan_batches, split
+from mlp_core.arithmetic import NotReproducible, in_force
+from mlp_core.history import Epoch, History, about
+from mlp_core.schedule import Schedule
+from mlp_core.shell import HyperParameters, progress_bar
+
+Numbers = dict[str, Any]  # hyperparameters of one run, by name
+
+
+class _Run(NamedTuple):
+    model: Any
+    schedule: Schedule
+    history: History
+
+
+class Sweep(HyperParameters):
+    """Trains many models on the same data; all that compute the same program, at once.
+
+        run i:  w_i <- w_i - lr_i * gradient of L(w_i; next batch of run i),   i = 1 ... runs
+
+    It is one `vmap` over runs of a Trainer's epoch. Every device has runs of its own, so none waits
+    for another: the compiled program holds no collective. In reproducible arithmetic a run has the
+    bits that Trainer.fit gives it; in native arithmetic it is the same up to rounding.
+    """
+
+    def __init__(
+        self,
+        max_epochs: int,
+        gradient_clip_val: float | int = 0,
+        arithmetic: str | Arithmetic | None = None,
+        devices: int | None = None,
+        mapped: Sequence[str] = ("lr",),
+    ) -> None:
+        """devices: how many to spread the runs over; None takes all.
+
+        mapped: hyperparameters that enter the program as numbers of each run, as weights do. Models
+        that differ in anything else that the program shows (width, activation) are trained in
+        groups, one after the other.
+        """
+        self.save_hyperparameters()
+        found = jax.devices()
+        if devices is not None and not 1 <= devices <= len(found):
+            raise DevicesError(f"devices = {devices}, expected 1 to {len(found)}")
+        self._devices = found[:devices]
+
+    def fit(
+        self, models: Sequence[Any], data: Any, seeds: Sequence[int] | None = None
+    ) -> list[History]:
+        """Train every model for max_epochs; a History each, in the order of the models.
+
+        seeds: of the shuffles of each run; None: all see the data's own order. The seconds in a
+        History are the run's share of the time that its group took.
+        Ctrl-C stops after the epoch that runs; then `sweep.histories` holds what was measured until
+        then, and the models the weights of their last whole epoch.
+        Raises TypeError for data whose loaders are not ArrayLoaders, and what Trainer.fit raises.
+        """
+        if seeds is not None and len(seeds) != len(models):
+            raise ValueError(
+                f"Sweep: {len(seeds)} seeds for {len(models)} models, expected as many"
+            )
+        tracer = _Tracer(self.max_epochs, 0, self.gradient_clip_val, self.arithmetic)
+        tracer.prepare_data(data)
+        own, device = tracer.train_dataloader.schedule, self._devices[0].device_kind
+        self.histories = []
+        groups: dict[Any, list[_Run]] = {}
+        for i, model in enumerate(models):
+            key = tracer.program(model, _numbers(model, self.mapped))
+            schedule = own if seeds is None else replace(own, seed=int(seeds[i]))
+            history = History(about=about("jax", model, data, tracer, device, ["jax", "flax"]))
+            history.about["hyperparameters"]["seed"] = schedule.seed
+            groups.setdefault(key, []).append(_Run(model, schedule, history))
+            self.histories.append(history)
+        total = self.max_epochs * len(models) * tracer.num_train_batches
+        with progress_bar(total, "step", f"jax, {len(models)} runs") as self.bar:
+            try:
+                for runs in groups.values():
+                    self._fit_group(tracer, runs)
+            except KeyboardInterrupt:
+                for history in self.histories:
+                    history.interrupted = len(history.epochs) < self.max_epochs
+                raise
+        return self.histories
+
+    def _fit_group(self, tracer: "_Tracer", runs: list[_Run]) -> None:
+        """Train models that compute the same program."""
+        devices = self._devices[: len(runs)]
+        mesh = jax.sharding.Mesh(np.array(devices), ("runs",))
+        by_run, everywhere = (jax.NamedSharding(mesh, p) for p in (jax.P("runs"), jax.P()))
+        # Each device gets as many: copies of the first run fill up, and are thrown away.
+        filled = runs + runs[:1] * (-len(runs) % len(devices))
+
+        def stacked(trees: list) -> Any:
+            whole = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+            return jax.device_put(whole, by_run)
+
+        def compiled(epoch: Callable, *args: Any) -> Callable:
+            start = time.perf_counter()
+            program = jax.jit(tracer.many(epoch, mesh)).lower(*args).compile()
+            seconds = (time.perf_counter() - start) / len(runs)
+            for run in runs:
+                run.history.compile_seconds += seconds
+            return program
+
+        def orders(epoch: int) -> Any:
+            return stacked([run.schedule.epoch(epoch) for run in filled])
+
+        train, validate = tracer.epochs(runs[0].model)
+        numbers = stacked([_numbers(run.model, self.mapped) for run in filled])
+        carry = stacked([tracer.state(run.model) for run in filled])
+        loader, val_loader = tracer.train_dataloader, tracer.val_dataloader
+        arrays = jax.device_put(loader.arrays, everywhere)
+        train = compiled(train, numbers, carry, arrays, orders(0))
+        if val_loader is not None:
+            given = jax.device_put(val_loader.arrays, everywhere)
+            val_orders = stacked([val_loader.schedule.epoch(0)] * len(filled))
+            validate = compiled(validate, numbers, carry, given, val_orders)
+        try:
+            for epoch in range(self.max_epochs):
+                start = time.perf_counter()
+                outputs = train(numbers, carry, arrays, orders(epoch))
+                carry, losses = jax.block_until_ready(outputs)
+                seconds = (time.perf_counter() - start) / len(runs)
+                losses, figures = np.asarray(losses), {}
+                if val_loader is not None:
+                    figures = jax.device_get(validate(numbers, carry, given, val_orders))
+                for i, run in enumerate(runs):
+                    record = Epoch(len(loader), loader.schedule.num_examples, seconds)
+                    record.val = {
+                        key: _mean(v[i], val_loader.schedule) for key, v in figures.items()
+                    }
+                    run.history.train_loss += losses[i].tolist()
+                    run.history.epochs.append(record)
+                self.bar.update(losses[: len(runs)].size)
+        finally:
+            trained = jax.device_put(carry[:2], devices[0])
+            for i, run in enumerate(runs):
+                nnx.update(run.model, *jax.tree.map(lambda leaf, i=i: leaf[i], trained))
+
+
+class _Tracer(Trainer):
+    """A Trainer whose steps are traced once for many runs: their numbers come as arguments."""
+
+    numbers: Numbers = {}  # while a step is traced
+
+    def prepare_data(self, data: Any) -> None:
+        super().prepare_data(data)
+        for loader in (self.train_dataloader, self.val_dataloader):
+            if not isinstance(loader, ArrayLoader | None):
+                kind = type(loader).__name__
+                raise TypeError(f"Sweep: the data's loader is a {kind}, expected an ArrayLoader")
+
+    def assemble(self, structure: Any, *state: Any) -> Any:
+        model = super().assemble(structure, *state)
+        for name, number in self.numbers.items():
+            setattr(model, name, number)
+        return model
+
+    def state(self, model: Any) -> Carry:
+        """(parameters, the rest of the state, the optimiser's state) before the first step."""
+        _, params, rest = split(model)
+        return params, rest, model.configure_optimizers().init(params)
+
+    def epochs(self, model: Any) -> tuple[Callable, Callable]:
+        """(train, validate): an epoch of one run, functions of (numbers, carry, arrays, order).
+
+        train gives (carry, losses [steps]), validate the means of each figure over each batch.
+        """
+        self.prepare_model(model)
+        model.train()
+        training = split(model)[0]
+        model.eval()
+        evaluating = split(model)[0]
+
+        def scan(step: Callable, carry: Carry, arrays: Any, order: Any, loader: ArrayLoader) -> Any:
+            size = loader.schedule.batch_size
+            return scan_batches(step, carry, arrays, order, size, loader.transform)
+
+        def train(numbers: Numbers, carry: Carry, arrays: Any, order: Any) -> tuple[Carry, Any]:
+            with self._given(numbers):
+                self.optim = self.assemble(training, *carry[:2]).configure_optimizers()
+                step = self._train_step(training)
+                carry, (losses, _) = scan(step, carry, arrays, order, self.train_dataloader)
+            return carry, losses
+
+        def validate(numbers: Numbers, carry: Carry, arrays: Any, order: Any) -> Any:
+            with self._given(numbers):
+                step = self._validation_step(evaluating)
+                _, tape = scan(step, carry[:2], arrays, order, self.val_dataloader)
+            return OrderedDict((key, values) for (key, train), values in tape.items() if not train)
+
+        return train, validate
+
+    def many(self, epoch: Callable, mesh: jax.sharding.Mesh) -> Callable:
+        """An epoch of many runs, each device's own by vmap."""
+
+        def local(numbers: Numbers, carry: Carry, arrays: Any, order: Any) -> Any:
+            def one(given: tuple) -> Any:
+                numbers, carry, order = given
+                return epoch(numbers, carry, arrays, order)
+
+            # vmap rewrites float64 operations outside the context that allows them.
+            native = in_force(self.model, self) == "native"
+            return (jax.vmap(one) if native else partial(lax.map, one))((numbers, carry, order))
+
+        runs, whole = jax.P("runs"), jax.P()
+        # No collective is inside: there are no varying types to check.
+        return jax.shard_map(
+            local, mesh=mesh, in_specs=(runs, runs, whole, runs), out_specs=runs, check_vma=False
+        )
+
+    def program(self, model: Any, numbers: Numbers) -> Any:
+        """What the epochs of a model compute: equal for models that can share a compiled call.
+
+        Raises LabelError and NotReproducible, as Trainer.fit does.
+        """
+        self.prepare_model(model)
+        optim = model.configure_optimizers()
+        if in_force(model, self) != "native" and (why := model.not_reproducible(optim)):
+            raise NotReproducible(model, why)
+        self._compiled: dict[Any, Any] = {}
+        carry, texts = self.state(model), []
+        loaders = (self.train_dataloader, self.val_dataloader)
+        for epoch, loader in zip(self.epochs(model), loaders, strict=True):
+            if loader is not None:
+                self._check_labels(loader.batch_like(), loader.host_arrays[-1])
+                order = jax.ShapeDtypeStruct((loader.schedule.num_examples,), np.int32)
+                jaxpr = jax.make_jaxpr(epoch)(numbers, carry, loader.arrays, order)
+                consts = (np.asarray(const).tobytes() for const in jaxpr.consts)
+                # A custom gradient rule is printed with its address.
+                texts += [re.sub(" at 0x[0-9a-f]+", "", str(jaxpr)), *consts]
+        return jax.tree.structure((numbers, carry)), *texts
+
+    @contextlib.contextmanager
+    def _given(self, numbers: Numbers) -> Iterator[None]:
+        self.numbers = numbers
+        try:
+            yield
+        finally:
+            self.numbers, self.optim = {}, None  # no tracer outlives its trace
+
+
+def _numbers(model: Any, names: Sequence[str]) -> Numbers:
+    """Hyperparameters of a model that are real numbers, as scalars that promote like Python's."""
+    found = {name: getattr(model, name, None) for name in names}
+    real = {name: v for name, v in found.items() if isinstance(v, (int, float))}
+    return {name: jnp.asarray(float(v)) for name, v in real.items()}
+
+
+def _mean(values: np.ndarray, schedule: Schedule) -> float:
+    """The example-weighted mean of the means over batches."""
+    sizes = [len(rows) for rows in schedule.batches(0)]
+    return sum(n * v for n, v in zip(sizes, values.tolist(), strict=True)) / sum(sizes)
