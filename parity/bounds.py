@@ -84,7 +84,12 @@ def bound(
 def _compiled(
     fn: Callable[..., PyTree], roundoff: float, operand_roundoff: float
 ) -> Callable[..., Bounds]:
-    return jax.jit(bounded(fn, roundoff=roundoff, operand_roundoff=operand_roundoff))
+    # Most bounds are asked for once: without LLVM's optimisations 3 s instead of 5 to compile that
+    # of the book's gradient, and 65 ms instead of 33 to run it.
+    return jax.jit(
+        bounded(fn, roundoff=roundoff, operand_roundoff=operand_roundoff),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
 
 
 def bounded(

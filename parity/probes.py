@@ -36,8 +36,8 @@ TIES = (Fraction(1, 2), Fraction(0))  # what honest ReLUs have for a gradient at
 
 # What a ReLU perceptron is made of. Others may be right, but aren't what `exact` computes.
 _PRIMITIVES = {"dot_general", "add", "max", "reshape", "broadcast_in_dim", "transpose", "squeeze",
-               "convert_element_type", "copy", "jit", "pjit", "closed_call", "custom_jvp_call",
-               "custom_vjp_call"}  # fmt: skip
+               "convert_element_type", "copy", "optimization_barrier", "jit", "pjit", "closed_call",
+               "custom_jvp_call", "custom_vjp_call"}  # fmt: skip
 
 
 class NoProbe(Skipped, ValueError):
