@@ -9,6 +9,7 @@ flip is a fault, even one that changes no logit.
 
 import itertools
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -22,7 +23,7 @@ from parity.compare import Comparison, compare
 from parity.probes import perceptron
 from parity.rungs import ROUNDOFF, SIDES, Rungs, Skipped
 from parity.sides import JaxSide
-from parity.stages import stages_of
+from parity.stages import Stages, stages_of
 
 
 @dataclass(frozen=True)
@@ -77,15 +78,18 @@ def note_masks(rungs: Rungs, precision: str) -> str:
 
 def layers_of(rungs: Rungs, precision: str) -> list[Layer]:
     """All hidden layers, with what both sides computed; kept for the next caller."""
-    key = "masks", precision
-    if key in rungs._evaluations:
-        return rungs._evaluations[key]
-    own = perceptron(rungs.jax[precision], rungs.params, rungs.batches)
+    kept, key = rungs._evaluations, ("masks", "torch", precision)
+    if key in kept:
+        return kept[key]
     X = np.concatenate([X for X, _ in rungs.batches.values()])
-    params = {letter: rungs.params[name].astype(precision) for letter, name in own.items()}
-    with jax.enable_x64(precision == "float64"):
-        b = bound(signs, params, X.astype(precision), roundoff=ROUNDOFF[precision])
-    read = {"jax": jax_hidden(rungs.jax[precision], X), "torch": rungs.torch[precision].hidden(X)}
+    if (shared := ("masks", precision)) not in kept:  # whatever Torch does
+        own = perceptron(rungs.jax[precision], rungs.params, rungs.batches)
+        params = {letter: rungs.params[name].astype(precision) for letter, name in own.items()}
+        with jax.enable_x64(precision == "float64"):
+            b = bound(signs, params, X.astype(precision), roundoff=ROUNDOFF[precision])
+        kept[shared] = b, jax_hidden(rungs.jax[precision], X)
+    b, ours = kept[shared]
+    read = {"jax": ours, "torch": rungs.torch[precision].hidden(X)}
     shapes = [np.shape(Z) for Z, _ in b.value]
     for s, hidden in read.items():
         if (own_shapes := [H.shape for _, H in hidden]) != shapes:
@@ -97,7 +101,7 @@ def layers_of(rungs: Rungs, precision: str) -> list[Layer]:
     for i, ((Z, _), (room, uncertain)) in enumerate(zip(b.value, b.bound, strict=True)):
         pairs = {s: arrays[i] for s, arrays in read.items()}
         found.append(Layer(f"layer {i + 1}", Z, room, uncertain > 0, pairs))
-    rungs._evaluations[key] = found
+    kept[key] = found
     return found
 
 
@@ -116,7 +120,12 @@ def signs(params: Any, X: Any) -> list[tuple[Any, Any]]:
 
 def jax_hidden(side: JaxSide, X: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """(Z, H) of each hidden layer of the JAX model at its loaded weights; see TorchSide.hidden."""
-    stages = stages_of(side)
+    return jax.device_get(_reader(stages_of(side))(side.params(), X.astype(side.dtype)))
+
+
+@lru_cache(maxsize=8)
+def _reader(stages: Stages) -> Any:
+    """Compiled: (params, X) -> [(Z, H)]."""
 
     def hidden(params: Any, X: Any) -> list[tuple[Any, Any]]:
         closed = jax.make_jaxpr(stages.logits)(params, X)
@@ -124,8 +133,7 @@ def jax_hidden(side: JaxSide, X: np.ndarray) -> list[tuple[np.ndarray, np.ndarra
         _run(closed.jaxpr, closed.consts, jax.tree.leaves((params, X)), products)
         return [(Z, H) for (_, Z), (H, _) in itertools.pairwise(products)]
 
-    given = side.params(), X.astype(side.dtype)
-    return jax.device_get(stages.compiled(hidden)(*given))
+    return stages.compiled(hidden)
 
 
 def _run(jaxpr: core.Jaxpr, consts: Any, given: Any, products: list[list[Any]]) -> list[Any]:
