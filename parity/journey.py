@@ -101,6 +101,8 @@ def travel(
     batch_size: int,
     seed: int,
     data: str | None,
+    activation: str = "relu",
+    sigma: float | None = None,
     copies: int = 0,
     copy_epochs: int = 1,
     seeds: int = 0,
@@ -113,7 +115,8 @@ def travel(
     """
     dataset = fashion_mnist.load(data)
     examples = Examples("sample" if dataset.is_sample else data, batch_size, seed)
-    ours, theirs = book_pair(kind, hiddens, lr, seed)
+    options: dict[str, Any] = {"activation": activation, "sigma": sigma}
+    ours, theirs = book_pair(kind, hiddens, lr, seed, **options)
 
     def sides(dtype: str) -> tuple[JaxSide, TorchSide, dict[str, tuple[str, str]]]:
         jax, torch = JaxSide(ours, examples, dtype), TorchSide(theirs, examples, dtype)
@@ -132,13 +135,14 @@ def travel(
         envelope = free_run(*sides("float32"), copy_epochs, copies=copies, seed=seed)
     if seeds:
         on_start(f"{kind}: {seeds} seeds a side, {seed_epochs} epochs")
-        models = book_models(kind, hiddens, lr)
+        models = book_models(kind, hiddens, lr, **options)
         found = compare_seeds(
             *models, examples, seed_epochs, seeds=range(seed, seed + seeds), lr=lr
         )
     about = {
         "data": f"Fashion-MNIST, {dataset.source}",
         "hiddens": list(hiddens),
+        **options,
         "lr": lr,
         "batch_size": batch_size,
         "seed": seed,
