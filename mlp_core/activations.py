@@ -10,7 +10,10 @@ The frameworks mean different ones by "GELU": torch.nn.GELU() is exact, jax.nn.g
 Source: d2l 5.1.2; Hendrycks & Gimpel, *Gaussian Error Linear Units* (2016).
 """
 
-NAMES = ("relu", "tanh", "sigmoid", "gelu", "gelu_tanh")
+from typing import Literal, get_args
+
+Activation = Literal["relu", "tanh", "sigmoid", "gelu", "gelu_tanh"]
+NAMES: tuple[str, ...] = get_args(Activation)
 
 
 def check_activation(activation: str) -> None:

@@ -49,10 +49,13 @@ def run_train(config: TrainConfig) -> int:
     side.manual_seed(config.seed)
     data = side.FashionMNIST(config.batch_size, data=config.data, seed=config.seed)
     print(f"Data: {data.dataset.source}")
+    options: dict[str, Any] = {"activation": config.activation}
+    if config.sigma is not None:
+        options["sigma"] = config.sigma
     if config.model == "scratch":
-        model = side.MLPScratch(784, 10, config.hiddens, config.lr)
+        model = side.MLPScratch(784, 10, config.hiddens, config.lr, **options)
     else:
-        model = side.MLP(10, config.hiddens, config.lr)
+        model = side.MLP(10, config.hiddens, config.lr, **options)
     trainer = side.Trainer(config.epochs, gradient_clip_val=config.clip)
     try:
         trainer.fit(model, data)

@@ -6,6 +6,8 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from mlp_core.activations import Activation
+
 
 def _at_least(config: object, **least: float | int) -> None:
     """Refuse numbers out of range, all at once."""
@@ -13,7 +15,7 @@ def _at_least(config: object, **least: float | int) -> None:
     for name, minimum in least.items():
         values = getattr(config, name)
         for value in values if isinstance(values, tuple) else (values,):
-            if not value >= minimum:  # so that NaN is refused too
+            if value is not None and not value >= minimum:  # so that NaN is refused too
                 wrong.append(f"{name} = {value}, expected at least {minimum}")
     if wrong:
         raise ValueError("; ".join(wrong))
@@ -32,6 +34,8 @@ class CheckConfig:
     mlp-parity check --epochs 1 --model scratch --data sample
 
     mlp-parity check --hiddens 128 64 --seed 7 --no-certify --out /tmp/report
+
+    mlp-parity check --activation tanh --sigma 0.05
     """
 
     model: Literal["both", "scratch", "mlp"] = "both"
@@ -40,6 +44,10 @@ class CheckConfig:
     """Length of the training curves."""
     hiddens: tuple[int, ...] = (256,)
     """Widths of the hidden layers."""
+    activation: Activation = "relu"
+    """Of the hidden layers; "gelu" is the exact one, "gelu_tanh" its approximation by tanh."""
+    sigma: float | None = None
+    """Spread of normal initial weights, biases 0; the default is the model's own way to draw."""
     lr: float = 0.1
     """Learning rate."""
     batch_size: int = 256
@@ -54,7 +62,7 @@ class CheckConfig:
     """Folder of the report."""
 
     def __post_init__(self) -> None:
-        _at_least(self, epochs=1, hiddens=1, lr=0, batch_size=1, seed=0)
+        _at_least(self, epochs=1, hiddens=1, lr=0, batch_size=1, seed=0, sigma=0)
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,10 @@ class TrainConfig:
     """Passes over the training set."""
     hiddens: tuple[int, ...] = (256,)
     """Widths of the hidden layers."""
+    activation: Activation = "relu"
+    """Of the hidden layers; "gelu" is the exact one, "gelu_tanh" its approximation by tanh."""
+    sigma: float | None = None
+    """Spread of normal initial weights, biases 0; the default is the model's own way to draw."""
     lr: float = 0.1
     """Learning rate."""
     batch_size: int = 256
@@ -92,7 +104,7 @@ class TrainConfig:
     """Folder for weights.safetensors, history.json, history.csv, curve.png."""
 
     def __post_init__(self) -> None:
-        _at_least(self, epochs=1, hiddens=1, lr=0, batch_size=1, seed=0, clip=0)
+        _at_least(self, epochs=1, hiddens=1, lr=0, batch_size=1, seed=0, sigma=0, clip=0)
 
 
 @dataclass(frozen=True)
@@ -170,6 +182,10 @@ class TrajectoryConfig:
     """Epochs of each seed's run."""
     hiddens: tuple[int, ...] = (256,)
     """Widths of the hidden layers."""
+    activation: Activation = "relu"
+    """Of the hidden layers; "gelu" is the exact one, "gelu_tanh" its approximation by tanh."""
+    sigma: float | None = None
+    """Spread of normal initial weights, biases 0; the default is the model's own way to draw."""
     lr: float = 0.1
     """Learning rate."""
     batch_size: int = 256
@@ -183,7 +199,7 @@ class TrajectoryConfig:
 
     def __post_init__(self) -> None:
         least = {"epochs": 1, "copy_epochs": 1, "seed_epochs": 1, "hiddens": 1, "batch_size": 1}
-        _at_least(self, **least, lr=0, seed=0)
+        _at_least(self, **least, lr=0, seed=0, sigma=0)
         for name in ("copies", "seeds"):
             if (count := getattr(self, name)) != 0 and count < 3:
                 raise ValueError(f"{name} = {count}, expected 0 or at least 3")

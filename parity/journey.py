@@ -107,6 +107,8 @@ def travel(
     batch_size: int,
     seed: int,
     data: str | None,
+    activation: str = "relu",
+    sigma: float | None = None,
     copies: int = 0,
     copy_epochs: int = 1,
     seeds: int = 0,
@@ -120,7 +122,8 @@ def travel(
     """
     dataset = fashion_mnist.load(data)
     examples = Examples("sample" if dataset.is_sample else data, batch_size, seed)
-    ours, theirs = book_pair(kind, hiddens, lr, seed)
+    options: dict[str, Any] = {"activation": activation, "sigma": sigma}
+    ours, theirs = book_pair(kind, hiddens, lr, seed, **options)
 
     def sides(dtype: str) -> tuple[JaxSide, TorchSide, dict[str, tuple[str, str]]]:
         jax, torch = JaxSide(ours, examples, dtype), TorchSide(theirs, examples, dtype)
@@ -140,7 +143,8 @@ def travel(
             envelope = free_run(*sides("float32"), copy_epochs, copies=copies, seed=seed)
         if seeds:
             on_start(f"{kind}: {seeds} seeds a side, {seed_epochs} epochs")
-            models, which = book_models(kind, hiddens, lr), range(seed, seed + seeds)
+            models = book_models(kind, hiddens, lr, **options)
+            which = range(seed, seed + seeds)
             found = compare_seeds(*models, examples, seed_epochs, seeds=which, lr=lr)
     except KeyboardInterrupt as stop:
         interrupted = True
@@ -152,6 +156,7 @@ def travel(
     about = {
         "data": f"Fashion-MNIST, {dataset.source}",
         "hiddens": list(hiddens),
+        **options,
         "lr": lr,
         "batch_size": batch_size,
         "seed": seed,

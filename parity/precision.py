@@ -8,6 +8,9 @@ has random weights of 24 bits, and the bits that survive are counted:
 
 The products of the backward pass are measured with random cotangents in the same way. A product is
 seen through those that follow it, so a low figure belongs to the last product that has it.
+
+Numbers must pass the activations unchanged, and their cotangents too. ReLU lets 1 pass, every GELU
+what is large; tanh what is small, for it is x (1 - x^2/3 ...). Nothing passes a sigmoid.
 """
 
 import math
@@ -16,10 +19,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from parity.compare import Comparison, compare
-from parity.probes import perceptron
+from parity.probes import NoProbe, perceptron
 from parity.rungs import SIDES, Rungs
-from parity.sides import Side
+from parity.sides import Arrays, Pullback, Side
 
+# Sizes of numbers to try: for ReLU; for GELU, whose erf is 1 there; for tanh, where 1 + x is 1.
+UNITS = (1.0, 2.0**7, 2.0**-30)
 FORMATS = {24: "float32", 11: "TF32 or float16", 8: "bfloat16"}
 CURES = {
     "jax": "jax.default_matmul_precision('highest'), or a dtype or precision set in the model",
@@ -56,26 +61,21 @@ class Product:
         return -math.log2(float(np.max(np.abs(got - self.given) / self.given)))
 
 
-def measure(side: Side, names: dict[str, str], shape: tuple[int, ...]) -> list[Product]:
-    """All products of a ReLU perceptron. names: {W1: its name on this side, b1: ...}.
+def measure(
+    side: Side, names: dict[str, str], shape: tuple[int, ...], unit: float = 1.0
+) -> list[Product]:
+    """All products of a perceptron. names: {W1: its name on this side, b1: ...}.
 
-    shape: of one input example.
+    shape: of one input example. unit: a power of two that passes the activations, see `passing`.
     """
     sizes = _sizes(side, names)
-    layers = len(sizes) - 1
-    rows = min(sizes)
+    rows, layers = min(sizes), range(1, len(sizes))
     rng = np.random.default_rng(0)
-    eye = {f"W{i}": np.eye(sizes[i - 1], sizes[i]) for i in range(1, layers + 1)}
-    flat = {f"b{i}": np.zeros(sizes[i]) for i in range(1, layers + 1)}
-    X = np.eye(rows, sizes[0]).reshape((rows, *shape)).astype(np.float32)
     nothing = np.zeros((rows, sizes[-1]), np.float32)
     found = []
-    for k in range(1, layers + 1):
+    for k in layers:
         W = _random(rng, (sizes[k - 1], sizes[k]))
-        params = {
-            names[key]: a.astype(np.float32) for key, a in (eye | flat | {f"W{k}": W}).items()
-        }
-        logits = side.pullback(params, X, nothing).logits
+        logits = _through(side, names, shape, unit, nothing, {f"W{k}": W}).logits / unit
         columns = min(sizes[k:])
         found.append(
             Product(f"forward {k}", W[:rows, :columns].ravel(), logits[:, :columns].ravel())
@@ -83,27 +83,62 @@ def measure(side: Side, names: dict[str, str], shape: tuple[int, ...]) -> list[P
     # Unit r is active in row r alone: there the cotangent comes through unchanged.
     diagonal = np.arange(rows), np.arange(rows)
     cotangent = _random(rng, (rows, sizes[-1]))
-    params = {names[key]: a.astype(np.float32) for key, a in (eye | flat).items()}
-    back = side.pullback(params, X, cotangent)
-    for k in range(1, layers + 1):
-        gradient = back.gradients[names[f"W{k}"]]
-        found.append(Product(f"weight gradient {k}", cotangent[diagonal], gradient[diagonal]))
+    back = _through(side, names, shape, unit, cotangent)
+    for k in layers:
+        gradient = back.gradients[names[f"W{k}"]][diagonal] / unit
+        found.append(Product(f"weight gradient {k}", cotangent[diagonal], gradient))
     by_X = back.inputs.reshape((rows, sizes[0]))
     found.append(Product("input gradient", cotangent[diagonal], by_X[diagonal]))
     return found
 
 
+def passing(side: Side, names: dict[str, str], shape: tuple[int, ...]) -> float:
+    """The first of UNITS that passes the activations of a perceptron, forward and backward.
+
+    Operands are powers of two here, so that every product is exact in any format.
+    Raises NoProbe if there is none.
+    """
+    rows = min(_sizes(side, names))
+    for unit in UNITS:
+        cotangent = np.eye(rows, _sizes(side, names)[-1], dtype=np.float32)
+        one = _through(side, names, shape, unit, cotangent)
+        there, back = np.diag(one.logits), np.diag(one.inputs.reshape((rows, -1)))
+        if (there == unit).all() and (back == 1).all():
+            return unit
+    raise NoProbe("no number passes these activations unchanged, so bits can't be counted")
+
+
+def _through(
+    side: Side,
+    names: dict[str, str],
+    shape: tuple[int, ...],
+    unit: float,
+    cotangent: np.ndarray,
+    other: Arrays | None = None,
+) -> Pullback:
+    """unit times the identity through layers that are rectangular identities, but for `other`."""
+    sizes = _sizes(side, names)
+    layers = range(1, len(sizes))
+    eye = {f"W{i}": np.eye(sizes[i - 1], sizes[i]) for i in layers}
+    flat = {f"b{i}": np.zeros(sizes[i]) for i in layers}
+    params = {names[key]: a.astype(np.float32) for key, a in (eye | flat | (other or {})).items()}
+    X = (unit * np.eye(min(sizes), sizes[0])).reshape((-1, *shape)).astype(np.float32)
+    return side.pullback(params, X, cotangent)
+
+
 def judge_precision(rungs: Rungs, precision: str) -> list[Comparison]:
     """Every product of both sides keeps all 24 bits of float32, or is named.
 
-    Raises NoProbe for a model that isn't a ReLU perceptron.
+    Raises NoProbe for a model that isn't a perceptron, or whose activations let nothing pass.
     """
-    own = perceptron(rungs.jax[precision], rungs.params, rungs.batches)
+    own = perceptron(rungs.params, rungs.batches)
     shape = next(iter(rungs.batches.values()))[0].shape[1:]
+    ours = {letter: rungs.names[name][0] for letter, name in own.items()}
+    unit = passing(rungs.jax[precision], ours, shape)
     found = []
     for place, s in enumerate(SIDES):
         names = {letter: rungs.names[name][place] for letter, name in own.items()}
-        for product in measure(getattr(rungs, s)[precision], names, shape):
+        for product in measure(getattr(rungs, s)[precision], names, shape, unit):
             found.append(_judged(s, product))
     return found
 

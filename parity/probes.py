@@ -134,7 +134,8 @@ def judge_probes(rungs: Rungs, precision: str) -> list[Comparison]:
     Which gradient a tie has, 0 or 1/2, is read off the JAX side; Torch must have the same.
     Raises NoProbe for a model that isn't a ReLU perceptron.
     """
-    own = perceptron(rungs.jax[precision], rungs.params, rungs.batches)
+    own = perceptron(rungs.params, rungs.batches)
+    of_relu(rungs.jax[precision], next(iter(rungs.batches.values()))[0])
     sizes = [rungs.params[own[f"W{i}"]].shape[0] for i in range(1, len(own) // 2 + 1)]
     sizes.append(rungs.params[own[f"b{len(own) // 2}"]].size)
     batches = list(rungs.batches.values())
@@ -179,31 +180,33 @@ def against(
     return found
 
 
-def perceptron(
-    side: JaxSide, params: Mapping[str, np.ndarray], batches: Mapping[str, Any]
-) -> dict[str, str]:
-    """{W1: its name, b1: ...} of a model that is a ReLU perceptron. Raises NoProbe otherwise."""
+def perceptron(params: Mapping[str, np.ndarray], batches: Mapping[str, Any]) -> dict[str, str]:
+    """{W1: its name, b1: ...} of a perceptron's parameters. Raises NoProbe for any others."""
     try:
         own = canonical_names(params)[1]
     except WeightsError as error:
-        raise NoProbe(f"integer probes are for perceptrons: {error}") from None
+        raise NoProbe(f"probes are for perceptrons: {error}") from None
     X, _ = next(iter(batches.values()))
     width = int(np.prod(X.shape[1:]))
     for i in range(1, len(own) // 2 + 1):
         shapes = [np.shape(params.get(own[f"{letter}{i}"], 0)) for letter in "Wb"]
         if len(shapes[0]) != 2 or shapes[0][0] != width or shapes[1] != shapes[0][1:]:
             raise NoProbe(
-                f"integer probes are for perceptrons: '{own[f'W{i}']}' and its bias have shapes "
+                f"probes are for perceptrons: '{own[f'W{i}']}' and its bias have shapes "
                 f"{shapes[0]} and {shapes[1]} behind {width} units"
             )
         width = shapes[0][1]
     if set(own.values()) != set(params):
-        raise NoProbe("integer probes are for perceptrons: there are parameters beside its layers")
+        raise NoProbe("probes are for perceptrons: there are parameters beside its layers")
+    return own
+
+
+def of_relu(side: JaxSide, X: np.ndarray) -> None:
+    """Raises NoProbe for a model that computes with more than products, sums and ReLUs."""
     with side._settings():
         traced = jax.make_jaxpr(stages_of(side).logits)(side.params(), np.asarray(X, side.dtype))
     if strange := sorted(set(_primitives(traced.jaxpr)) - _PRIMITIVES):
         raise NoProbe(f"integer probes are for ReLU perceptrons; this one uses {strange}")
-    return own
 
 
 def _draw(

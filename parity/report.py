@@ -134,6 +134,7 @@ def run(config: CheckConfig, log: Console) -> Report:
     """Check the pairs that the configuration names. Ctrl-C keeps the results so far."""
     start = time.perf_counter()
     dataset = fashion_mnist.load(config.data)
+    options: dict[str, Any] = {"activation": config.activation, "sigma": config.sigma}
     about = environment() | {"data": f"Fashion-MNIST, {dataset.source}", "command": command()}
     verdicts: list[Verdict] = []
     interrupted = False
@@ -142,7 +143,7 @@ def run(config: CheckConfig, log: Console) -> Report:
         try:
             verdicts.append(
                 check(
-                    *book_pair(name, config.hiddens, config.lr, config.seed),
+                    *book_pair(name, config.hiddens, config.lr, config.seed, **options),
                     data="sample" if dataset.is_sample else config.data,
                     epochs=config.epochs,
                     batch_size=config.batch_size,
@@ -158,7 +159,7 @@ def run(config: CheckConfig, log: Console) -> Report:
             verdicts.append(Verdict(name, tuple(done), {}, {}, trajectory=steps))
             interrupted = True
             break
-    return Report(tuple(verdicts), about, time.perf_counter() - start, interrupted)
+    return Report(tuple(verdicts), about | options, time.perf_counter() - start, interrupted)
 
 
 def _cells(result: Result | None) -> tuple[str, str, str]:

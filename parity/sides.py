@@ -1,6 +1,7 @@
 """Where both frameworks meet: the two sides, and the book's pairs of models."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.nnx as nnx
 import torch
@@ -35,19 +36,24 @@ def book_pair(
     seed: int,
     inputs: int = 784,
     outputs: int = 10,
-    sigma: float = 0.01,
+    sigma: float | None = None,
+    activation: str = "relu",
 ) -> tuple[nnx.Module, torch.nn.Module]:
     """(JAX model, Torch model) of inputs-hiddens-outputs: "scratch" or "mlp", as d2l 5.2 builds
-    them. sigma: the spread of the scratch model's initial weights.
+    them. sigma: the spread of normal initial weights; None: the models' own initial weights.
 
     The Torch model has the weights that torch.manual_seed(seed) gives it; Torch's global generator
     is left as it was.
     """
+    options: dict[str, Any] = {"activation": activation}
+    if sigma is not None:
+        options["sigma"] = sigma
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if kind == "scratch":
-            arguments = (inputs, outputs, hiddens, lr, sigma)
-            return jax_mlp.MLPScratch(*arguments), torch_mlp.MLPScratch(*arguments)
-        theirs = torch_mlp.MLP(outputs, hiddens, lr)
+            sizes = inputs, outputs, hiddens
+            ours = jax_mlp.MLPScratch(*sizes, lr, **options)
+            return ours, torch_mlp.MLPScratch(*sizes, lr, **options)
+        theirs = torch_mlp.MLP(outputs, hiddens, lr, **options)
         theirs(torch.zeros(1, inputs))  # lazy layers draw their weights now, under the seed
-        return jax_mlp.MLP(outputs, hiddens, lr, inputs), theirs
+        return jax_mlp.MLP(outputs, hiddens, lr, inputs, **options), theirs

@@ -103,7 +103,8 @@ class Bench:
         self.examples = Examples((X[:rows], y[:rows], X_val, y_val), BATCH, SEED)
         kind = "mlp" if pair == "mlp" else "scratch"
         hiddens = HIDDENS[:1] if pair == "gelu" else HIDDENS
-        ours, self._theirs = book_pair(kind, hiddens, RATE, SEED, SIZE**2, CLASSES, SPREAD)
+        spread = None if kind == "mlp" else SPREAD
+        ours, self._theirs = book_pair(kind, hiddens, RATE, SEED, SIZE**2, CLASSES, spread)
         if pair in ("scratch", "gelu"):
             ours = (Clipped if pair == "scratch" else Curved)(SIZE**2, CLASSES, hiddens, RATE)
         self.jax: dict[str, Any] = {p: Remembered(ours, self.examples, p) for p in PRECISIONS}

@@ -20,6 +20,7 @@ from .arithmetic import (
     DIVISION,
     EXACT,
     FUNCTIONS,
+    ONE_PLUS_ERF,
     POWER,
     Approx,
     Arithmetic,
@@ -99,6 +100,8 @@ def _add(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
         # Torch's cross-entropy: (max - logit) + log(sum) where optax has (max + log(sum)) - logit.
         if logsum and not r.exact:
             drift += r.round(jnp.abs(v) + jnp.abs(logsum[0]))
+        if op.tagged("erf") is not None and not r.exact:  # a GELU's
+            drift += ONE_PLUS_ERF[r.double] * r.u
         return drift
 
     return v, spread, Tag("logsum", log) if log and op.name != "sub" else None
@@ -176,11 +179,14 @@ def _elementary(function: Function) -> Rule:
             error = r.ulps(jnp.abs(v) + drift, function.relative[r.double])
             if function.extra:
                 error += r.u * function.extra(x, v)
+            if op.name == "erfc":
+                error += r.u * ONE_PLUS_ERF[r.double]
             # Not |v| > 0: exp(-800) is zero in float64 too, yet Torch returns a subnormal.
             certain = jnp.isinf(x) | ((x == 0) & (v == 0) & (drift == 0))
             return drift + error + jnp.where(certain, 0.0, r.tiny)
 
-        return v, spread, {"exp": Tag("exp"), "log": Tag("log", (v,))}.get(op.name)
+        tags = {"exp": Tag("exp"), "erf": Tag("erf"), "log": Tag("log", (v,))}
+        return v, spread, tags.get(op.name)
 
     return apply
 
