@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 
 from parity.bounds import bound
 from parity.compare import Comparison, compare
-from parity.probes import perceptron
+from parity.probes import of_relu, perceptron
 from parity.rungs import ROUNDOFF, SIDES, Rungs, Skipped
 from parity.sides import JaxSide
 from parity.stages import Stages, stages_of
@@ -83,7 +83,8 @@ def layers_of(rungs: Rungs, precision: str) -> list[Layer]:
         return kept[key]
     X = np.concatenate([X for X, _ in rungs.batches.values()])
     if (shared := ("masks", precision)) not in kept:  # whatever Torch does
-        own = perceptron(rungs.jax[precision], rungs.params, rungs.batches)
+        own = perceptron(rungs.params, rungs.batches)
+        of_relu(rungs.jax[precision], X)
         params = {letter: rungs.params[name].astype(precision) for letter, name in own.items()}
         with jax.enable_x64(precision == "float64"):
             b = bound(signs, params, X.astype(precision), roundoff=ROUNDOFF[precision])
@@ -123,6 +124,9 @@ def jax_hidden(side: JaxSide, X: np.ndarray) -> list[tuple[np.ndarray, np.ndarra
     return jax.device_get(_reader(stages_of(side))(side.params(), X.astype(side.dtype)))
 
 
+_FOLLOWED = ("add", "optimization_barrier", "transpose")  # from a product to its layer's result
+
+
 @lru_cache(maxsize=8)
 def _reader(stages: Stages) -> Any:
     """Compiled: (params, X) -> [(Z, H)]."""
@@ -137,7 +141,11 @@ def _reader(stages: Stages) -> Any:
 
 
 def _run(jaxpr: core.Jaxpr, consts: Any, given: Any, products: list[list[Any]]) -> list[Any]:
-    """Evaluate a jaxpr, forward only. Each product adds [left factor, result with its bias]."""
+    """Evaluate a jaxpr, forward only. Each product adds [inputs, result with its bias].
+
+    A narrow layer's product is W^T X^T behind a barrier, see jax_mlp.layers: turned back, it's the
+    same.
+    """
     known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *given], strict=True))
 
     def read(v: Any) -> Any:
@@ -152,9 +160,11 @@ def _run(jaxpr: core.Jaxpr, consts: Any, given: Any, products: list[list[Any]]) 
             out = eqn.primitive.bind(*operands, **eqn.params)
             results = out if eqn.primitive.multiple_results else [out]
             if eqn.primitive.name == "dot_general":
-                products.append([operands[0], out])
-            elif eqn.primitive.name == "add" and any(x is products[-1][1] for x in operands):
-                products[-1][1] = out
+                turned = eqn.params["dimension_numbers"][0] == ((1,), (1,))
+                products.append([operands[turned], out])
+            elif eqn.primitive.name in _FOLLOWED and products:
+                if any(x is products[-1][1] for x in operands):
+                    products[-1][1] = results[0]
         known.update(zip(eqn.outvars, results, strict=True))
     return [*map(read, jaxpr.outvars)]
 

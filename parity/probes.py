@@ -206,7 +206,7 @@ def of_relu(side: JaxSide, X: np.ndarray) -> None:
     with side._settings():
         traced = jax.make_jaxpr(stages_of(side).logits)(side.params(), np.asarray(X, side.dtype))
     if strange := sorted(set(_primitives(traced.jaxpr)) - _PRIMITIVES):
-        raise NoProbe(f"integer probes are for ReLU perceptrons; this one uses {strange}")
+        raise NoProbe(f"this level is for ReLU perceptrons; the model uses {strange}")
 
 
 def _draw(

@@ -64,7 +64,7 @@ class Report:
 
     def table(self) -> Table:
         """A row for each level and precision, three columns for each pair."""
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
         table.add_column("level")
         table.add_column("in")
         for v in self.verdicts:
