@@ -148,8 +148,7 @@ class Outcome:
         close = [value for value, (by, error) in differences.items() if by <= error]
         if close:
             parts.append(f"not told apart from it by {len(best.runs)} seeds: {', '.join(close)}")
-        if differences:
-            worst = self.ranked[-1].value
+        if (worst := self.ranked[-1].value) not in (best.value, *close):
             parts.append(f"worst: {worst}, {_difference(*differences[worst])} lower")
         parts += [f"{row.value}: {row.note}" for row in self.rows if row.note]
         return "; ".join(parts) + "." + self._more(best)

@@ -145,6 +145,7 @@ def test_the_sentence_follows_the_figures_and_not_the_values():
     assert (
         "Against c: b gains 0.3900 +- 0.0227; a gains" in outcome("depth", bad, close, good).answer
     )
+    assert "worst" not in outcome("width", close, good).answer
     assert "Against a: b changes nothing; c loses 0.4" in outcome("depth", good, close, bad).answer
 
 
