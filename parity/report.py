@@ -80,7 +80,7 @@ class Report:
 
     def print(self, console: Console) -> None:
         console.print(f"Parity of JAX and Torch on {self.about['data']}", highlight=False)
-        console.print(self.table())
+        console.print("", self.table(), "", sep="\n")
         console.print(CAPTION, highlight=False)
         for v in self.verdicts:
             for r in v.results:
