@@ -183,7 +183,13 @@ def run_bench(config: BenchConfig) -> int:
         if log.is_terminal:
             log.print(text.ljust(70), end="\r", highlight=False)
 
-    found = bench.run(config, tell)
+    try:
+        found = bench.run(config, tell)
+    except bench.Missing as reason:
+        print(
+            f"mlp-parity bench: no product on --device {config.device}: {reason}", file=sys.stderr
+        )
+        return 2
     found.print(Console())
     found.write(config.out, config.json)
     print(f"Report: {config.json or config.out / 'bench.json'}")

@@ -138,7 +138,10 @@ class Bench:
 
 
 def run(config: BenchConfig, tell: Callable[[str], None]) -> Bench:
-    """Measure what the configuration asks for. Ctrl-C keeps what there is."""
+    """Measure what the configuration asks for. Ctrl-C keeps what there is.
+
+    Raises Missing if not even a product can be measured, for instance for want of the device.
+    """
     about = environment() | {"command": command(), "rounds": config.rounds}
     about |= {"precision": config.precision, "device": config.device}
     bench = Bench(about)
@@ -164,7 +167,10 @@ def run(config: BenchConfig, tell: Callable[[str], None]) -> Bench:
                     else:
                         bench.missing.append(row)
         if len(sizes) == 1 and not config.quick and not config.rows:
-            bench.job = _job(config, tell)
+            try:
+                bench.job = _job(config, tell)
+            except Missing as reason:
+                bench.missing.append(("whole job", str(reason)))
     except KeyboardInterrupt:
         bench.interrupted = True
     return bench

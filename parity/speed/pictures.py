@@ -24,20 +24,23 @@ def draw(bench: "Bench") -> Iterator[tuple[str, bytes]]:
 
 
 def _rows(bench: "Bench") -> Figure:
-    """Seconds an epoch, each round a dot, the median a line."""
+    """Seconds an epoch, each round a stroke, the median a diamond."""
     rows = sorted(bench.rows, key=lambda row: row.epoch.median)
     figure, axes = _axes(f"{bench.sizes[0]}: seconds an epoch", height=0.8 + 0.32 * len(rows))
     for i, row in enumerate(rows):
         color = _color(row.name)
-        axes.barh(i, row.epoch.median, color=color, alpha=0.35)
         axes.plot(row.seconds, [i] * len(row.seconds), "|", color=color, markersize=9)
+        axes.plot(row.epoch.median, i, "D", color=color, markersize=4)
         axes.annotate(f" {row.epoch}", (max(row.seconds), i), va="center", fontsize=8)
     axes.set_yticks(range(len(rows)), [row.name for row in rows])
     axes.invert_yaxis()
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     axes.set_xlim(low, high * 1.6)
-    axes.grid(axis="x", alpha=0.3)
+    for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        which("{x:g}")
+    axes.tick_params(axis="x", which="both", labelsize=7)
+    axes.grid(axis="x", which="both", alpha=0.3)
     return figure
 
 
