@@ -31,6 +31,8 @@ class CheckConfig:
 
     mlp-parity check
 
+    mlp-parity check --activation tanh --sigma 0.05
+
     mlp-parity check --epochs 1 --model scratch --data sample
 
     mlp-parity check --hiddens 128 64 --seed 7 --no-certify --out /tmp/report

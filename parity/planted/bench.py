@@ -5,18 +5,17 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-import jax
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 import jax_mlp
+from mlp_core.activations import NAMES
 from parity.checking import pair_names
 from parity.ladder import climb
-from parity.planted.changes import CLIP, MOMENTUM, forward, optimizer
-from parity.planted.in_model import gelu
+from parity.planted.changes import CLIP, MOMENTUM, optimizer
 from parity.planted.levels import DrawingJaxSide, with_more
-from parity.planted.port import Plant, Port
+from parity.planted.port import Plant, Port, same
 from parity.rungs import Level, Result, Rungs
 from parity.sides import Examples, Pullback, Run, book_pair, one_thread
 
@@ -27,9 +26,14 @@ COUNTS = 70, 40  # both sets end in a partial batch
 
 # Compiling a bound takes seconds, and the whole ladder four of them. A pair that stands for one
 # matter alone is asked only what shows it.
+CURVED: dict[str, tuple[str, ...]] = {
+    name: ("float64",) for name in ("logits", "loss", "gradients", "step")
+}
 ASKED: dict[str, dict[str, tuple[str, ...]]] = {
     "mlp": {name: () for name in ("inputs", "weights", "init", "probes", "accuracy")},
-    "gelu": {name: ("float64",) for name in ("logits", "loss", "gradients", "step")},
+    "tanh": {"init": (), **CURVED},
+    "gelu": CURVED,
+    "gelu_tanh": CURVED,
     "bits": {"same bits": ()},
 }
 
@@ -42,24 +46,8 @@ class Clipped(jax_mlp.MLPScratch):
         return optax.chain(optax.clip_by_global_norm(CLIP), descent)
 
 
-class Curved(jax_mlp.MLPScratch):
-    """The scratch model with the exact GELU."""
-
-    def forward(self, X: Float[Array, "batch ..."]) -> Float[Array, "batch outputs"]:
-        H = X.reshape((len(X), -1))
-        for i in range(1, self.num_layers):
-            H = H @ self.params[f"W{i}"] + self.params[f"b{i}"]
-            H = jax.nn.gelu(H, approximate=False)
-        return H @ self.params[f"W{self.num_layers}"] + self.params[f"b{self.num_layers}"]
-
-
-# What makes Torch's model of the same name into the partner of JAX's.
-PARTNERS: dict[str, Plant] = {
-    "scratch": optimizer(),
-    "mlp": lambda port: None,
-    "gelu": forward(activate=gelu),
-    "bits": lambda port: None,
-}
+# What makes Torch's model of the same name into the partner of JAX's, where it isn't yet.
+PARTNERS: dict[str, Plant] = {"scratch": optimizer()}
 
 
 class Remembered(DrawingJaxSide):
@@ -98,16 +86,22 @@ class Bench:
     def __init__(self, pair: str = "scratch", levels: Sequence[Level] | None = None) -> None:
         self.pair = pair
         self.levels = _asked(pair, with_more() if levels is None else levels)
-        rows = BATCH if pair == "gelu" else None  # one shape of batch: one bound to compile
+        curved = pair in NAMES  # whose activation it is then, and whose spread of initial weights
+        rows = BATCH if curved else None  # one shape of batch: one bound to compile
         X, y, X_val, y_val = small_images(np.random.default_rng(0))
         self.examples = Examples((X[:rows], y[:rows], X_val, y_val), BATCH, SEED)
         kind = "mlp" if pair == "mlp" else "scratch"
-        hiddens = HIDDENS[:1] if pair == "gelu" else HIDDENS
+        hiddens = HIDDENS[:1] if curved else HIDDENS
         spread = None if kind == "mlp" else SPREAD
-        ours, self._theirs = book_pair(kind, hiddens, RATE, SEED, SIZE**2, CLASSES, spread)
-        if pair in ("scratch", "gelu"):
-            ours = (Clipped if pair == "scratch" else Curved)(SIZE**2, CLASSES, hiddens, RATE)
+        activation = pair if curved else "relu"
+        sizes = SIZE**2, CLASSES
+        ours, self._theirs = book_pair(kind, hiddens, RATE, SEED, *sizes, spread, activation)
+        if pair == "scratch":
+            ours = Clipped(*sizes, hiddens, RATE)
+        self.drawn = SPREAD if curved else None
         self.jax: dict[str, Any] = {p: Remembered(ours, self.examples, p) for p in PRECISIONS}
+        for side in self.jax.values():
+            side.sigma = self.drawn
         port = Port(self._theirs, self.examples)
         self.names = pair_names(self.jax["float32"].params(), port.params())
         self.source = port.params()
@@ -134,7 +128,8 @@ class Bench:
         """The ladder's view of JAX and of a port with a fault in it."""
         ports: dict[str, Any] = {p: Port(self._theirs, self.examples, p) for p in PRECISIONS}
         for port in ports.values():
-            PARTNERS[self.pair](port)
+            port.sigma = self.drawn
+            PARTNERS.get(self.pair, same)(port)
             plant(port)
             port.load(self.source)
         rungs = Rungs(self.jax, ports, self.names, self.examples, EPOCHS)

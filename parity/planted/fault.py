@@ -24,8 +24,9 @@ Kind = Literal[
 class Fault:
     """A mistake that porters make. level: the first one that can show it. says: what was done
     wrong. plant: how it is put into the Torch side. pair: "scratch" (ReLU's gradient at a tie is
-    1/2; clipped SGD with momentum), "mlp" (Torch's layers; the gradient at a tie is 0), "gelu", or
-    "bits" (plain SGD, so that it can train in reproducible arithmetic).
+    1/2; clipped SGD with momentum), "mlp" (Torch's layers; the gradient at a tie is 0), "bits"
+    (plain SGD, so that it can train in reproducible arithmetic), or an activation with plain SGD,
+    whose initial weights have a spread sigma.
     """
 
     name: str
@@ -33,4 +34,4 @@ class Fault:
     level: str
     says: str
     plant: Plant
-    pair: Literal["scratch", "mlp", "gelu", "bits"] = "scratch"
+    pair: Literal["scratch", "mlp", "bits", "tanh", "gelu", "gelu_tanh"] = "scratch"

@@ -168,4 +168,13 @@ FAULTS = (
     Fault("zero biases", "initialisation", "init",
           "Biases start at zero; Torch draws them.",
           drawn(lambda n, a, fan, rng: a if n[0] == "W" else np.zeros(a.shape))),
+    Fault("variance for spread", "initialisation", "init",
+          "sigma, 1/2 here, is taken for the variance.",
+          drawn(lambda n, a, fan, rng: a * 2**0.5), pair="tanh"),
+    Fault("sigma over the root of fan_in", "initialisation", "init",
+          "The spread is scaled by fan_in, as that of other initialisations is.",
+          drawn(lambda n, a, fan, rng: a / fan**0.5), pair="tanh"),
+    Fault("sigma left to the default", "initialisation", "init",
+          "sigma doesn't reach the layers, which draw their uniforms.",
+          drawn(lambda n, a, fan, rng: rng.uniform(-1, 1, a.shape) * fan**-0.5), pair="tanh"),
 )  # fmt: skip

@@ -77,8 +77,12 @@ def gelu(H: Tensor) -> Tensor:
     return H * 0.5 * (1 + (H * 2**-0.5).erf())
 
 
-def gelu_by_tanh(H: Tensor) -> Tensor:
-    return H / 2 * (1 + ((2 / np.pi) ** 0.5 * (H + 0.044715 * H**3)).tanh())
+def gelu_by_tanh(H: Tensor, cube: float = 0.044715) -> Tensor:
+    return H / 2 * (1 + ((2 / np.pi) ** 0.5 * (H + cube * H**3)).tanh())
+
+
+def slope_of_input(H: Tensor) -> Tensor:
+    return (H - H**3 / 3) + (H.tanh() - H + H**3 / 3).detach()
 
 
 def _smoothed(z: Tensor, y: Tensor, by: float = 1e-6) -> Tensor:
@@ -137,6 +141,26 @@ FAULTS = (
     Fault("GELU by tanh", "arithmetic", "logits",
           "jax.nn.gelu's default, the approximation by tanh, where Torch's is exact.",
           forward(activate=gelu_by_tanh), pair="gelu"),
+    Fault("GELU by sigmoid", "arithmetic", "logits",
+          "The approximation x sigmoid(1.702 x), as CLIP has it.",
+          forward(activate=lambda H: H * (1.702 * H).sigmoid()), pair="gelu"),
+    Fault("SiLU for GELU", "arithmetic", "logits",
+          "x sigmoid(x), of another library's name for it.",
+          forward(activate=lambda H: H * H.sigmoid()), pair="gelu"),
+    Fault("exact GELU", "arithmetic", "logits",
+          "nn.GELU's default, the exact one, where the original approximates by tanh.",
+          forward(activate=gelu), pair="gelu_tanh"),
+    Fault("GELU's cube by another constant", "arithmetic", "logits",
+          "0.0447 for 0.044715.",
+          forward(activate=lambda H: gelu_by_tanh(H, 0.0447)), pair="gelu_tanh"),
+    Fault("sigmoid for tanh", "arithmetic", "logits",
+          "The activation is a sigmoid.", forward(activate=lambda H: H.sigmoid()), pair="tanh"),
+    Fault("hard tanh", "arithmetic", "logits",
+          "The tanh of small devices: x, cut off at 1.",
+          forward(activate=lambda H: H.clamp(-1, 1)), pair="tanh"),
+    Fault("tanh's slope at its input", "gradient", "gradients",
+          "The backward pass takes 1 - x^2 of the input, where it is 1 - y^2 of the output.",
+          forward(activate=slope_of_input), pair="tanh"),
     Fault("residual connection", "arithmetic", "probes",
           "Layers that keep the width have skip connections.",
           forward(product=lambda H, W: H @ W + (H if W.shape[0] == W.shape[1] else 0))),

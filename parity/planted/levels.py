@@ -17,12 +17,14 @@ FALSE_ALARM = 1e-9  # of a comparison of two samples of one distribution, at mos
 
 
 class DrawingJaxSide(JaxSide):
-    """A JAX side that can draw a new 784-256-10 of NNX layers."""
+    """A JAX side that can draw a new 784-256-10 of NNX layers. sigma: as MLP takes it."""
+
+    sigma: float | None = None
 
     def initial(self, seed: int) -> Arrays:
         import jax_mlp.checkpoint
 
-        ours = book_pair("mlp", (256,), 0.1, seed)[0]
+        ours = book_pair("mlp", (256,), 0.1, seed, sigma=self.sigma)[0]
         named = jax_mlp.checkpoint.named_params(ours)
         return {key: np.asarray(named[own]) for key, own in canonical_names(named)[1].items()}
 

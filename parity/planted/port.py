@@ -22,9 +22,10 @@ Indices = Sequence[np.ndarray]
 
 
 class Port(TorchSide):
-    """A Torch side whose trainer and initial weights can be replaced too."""
+    """A Torch side whose trainer and initial weights can be replaced; sigma: as MLP takes it."""
 
     trainer: type = TorchTrainer
+    sigma: float | None = None
 
     def train(self, epochs: int, update_scale: float = 1.0) -> Run:
         before = self.params()
@@ -46,7 +47,7 @@ class Port(TorchSide):
 
     def initial(self, seed: int) -> Arrays:
         """The parameters W1 b1 ... of a new model with layers of Torch's, drawn under a seed."""
-        theirs = book_pair("mlp", (256,), 0.1, seed)[1]
+        theirs = book_pair("mlp", (256,), 0.1, seed, sigma=self.sigma)[1]
         named = {name: p.detach().numpy() for name, p in theirs.named_parameters()}
         return {key: named[name] for key, name in canonical_names(named)[1].items()}
 

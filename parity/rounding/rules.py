@@ -178,9 +178,10 @@ def _elementary(function: Function) -> Rule:
             drift = drifts(x, v, r.read(x, dx))
             error = r.ulps(jnp.abs(v) + drift, function.relative[r.double])
             if function.extra:
-                error += r.u * function.extra(x, v)
-            if op.name == "erfc":
-                error += r.u * ONE_PLUS_ERF[r.double]
+                extra = function.extra(x, v)
+                if op.name == "erfc":  # in JAX's GELU; either way to compute it
+                    extra = jnp.maximum(extra, ONE_PLUS_ERF[r.double])
+                error += r.u * extra
             # Not |v| > 0: exp(-800) is zero in float64 too, yet Torch returns a subnormal.
             certain = jnp.isinf(x) | ((x == 0) & (v == 0) & (drift == 0))
             return drift + error + jnp.where(certain, 0.0, r.tiny)

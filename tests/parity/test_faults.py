@@ -33,7 +33,8 @@ def test_every_fault_is_caught_first_at_the_level_that_can_show_it(report):
 
 
 def test_honest_pairs_and_random_networks_raise_no_alarm(report):
-    assert set(report.pairs) == {"scratch", "mlp", "gelu", "bits"} and not report.false_alarms
+    assert set(report.pairs) == {"scratch", "mlp", "bits", "tanh", "gelu", "gelu_tanh"}
+    assert not report.false_alarms
     assert report.clean.networks == 15 and report.clean.ok, report.clean
     assert report.clean.comparisons > 15 * 50
     assert 0 < report.clean.largest["step"] <= 1
