@@ -36,8 +36,6 @@ class CheckConfig:
     mlp-parity check --epochs 1 --model scratch --data sample
 
     mlp-parity check --hiddens 128 64 --seed 7 --no-certify --out /tmp/report
-
-    mlp-parity check --activation tanh --sigma 0.05
     """
 
     model: Literal["both", "scratch", "mlp"] = "both"
