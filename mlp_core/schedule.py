@@ -36,7 +36,10 @@ class Schedule:
         """The examples of one epoch (counted from 0) in the order of training, int32."""
         if not self.shuffle:
             return np.arange(self.num_examples, dtype=np.int32)
-        bits = np.random.Philox(key=[self.seed, epoch]).random_raw(self.num_examples)
+        key = np.array(
+            [self.seed, epoch], np.uint64
+        )  # a list with a large seed goes through float64
+        bits = np.random.Philox(key=key).random_raw(self.num_examples)
         # Each number carries its example in the low bits: sorting them is ten times as fast as
         # argsort, and no two are equal.
         low = np.uint64((1 << (self.num_examples - 1).bit_length()) - 1)

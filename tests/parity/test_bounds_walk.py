@@ -164,4 +164,7 @@ def test_the_core_runs_inside_jit_and_scan_and_asks_for_x64():
     with jax.enable_x64(True):
         _, found = jax.jit(partial(lax.scan, lambda w, x: (update(w, x), judge(w, x))))(w, batches)
     assert found.bound.shape == (5, 3) and all(k.count.shape == (5,) for k in found.kinks)
-    assert found.bound[0].tolist() == bound(update, w, batches[0]).bound.tolist()
+    # `bound` compiles with fewer optimisations, so float64 may round a bound otherwise; it's 2^-20
+    # larger than it need be, on account of that.
+    own = bound(update, w, batches[0]).bound
+    np.testing.assert_allclose(found.bound[0], own, rtol=2.0**-50)
