@@ -144,7 +144,7 @@ def test_a_faithful_port_passes_every_level_that_can_be_asked(digits):
     verdict = check(*pair("mlp", "gelu"), data=digits, **SMALL)
     assert verdict.ok, verdict
     skipped = {r.level.name: r.skipped for r in verdict.results if r.skipped}
-    assert set(skipped) == {"probes", "same bits"}
+    assert set(skipped) == {"probes", "masks", "same bits"}
     assert "ReLU perceptrons" in skipped["probes"] and "gelu" in skipped["same bits"]
 
 
@@ -220,9 +220,7 @@ def test_train_takes_activation_and_sigma_and_writes_them_down(tmp_path, side, m
 def test_check_and_trajectory_take_activation_and_sigma(tmp_path, capsys):
     options = ["--model", "scratch", "--activation", "tanh", "--sigma", "0.1"]
     assert main(["check", *QUICK, *options, "--out", str(tmp_path / "check")]) == 0
-    assert "'probes' skipped: integer probes are for ReLU" in capsys.readouterr().out.replace(
-        "\n", " "
-    )
+    assert "'probes' skipped: this level is for ReLU" in capsys.readouterr().out.replace("\n", " ")
     where = ["--copies", "0", "--out", str(tmp_path / "trajectory")]
     assert main(["trajectory", *QUICK, *options, *where]) == 0
     assert "24 steps, all certified" in capsys.readouterr().out
