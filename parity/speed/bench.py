@@ -51,7 +51,7 @@ class Bench:
 
     about: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
-    missing: list[tuple[str, str]] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
     peak: float = float("nan")
     job: dict[str, Figure] = field(default_factory=dict)
     interrupted: bool = False
@@ -66,7 +66,10 @@ class Bench:
     def table(self, size: Size) -> Table:
         rows = self.at(size)
         floor = rows.get("floor")
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=str(size))
+        table = Table(
+            box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=str(size), show_edge=False,
+            pad_edge=False,
+        )  # fmt: skip
         table.add_column("row", no_wrap=True)
         for column in ("compile", "epoch s", "samples/s", "of floor", "of peak", "MB", "device"):
             table.add_column(column, justify="right", no_wrap=True)
@@ -87,7 +90,7 @@ class Bench:
     def print(self, console: Console) -> None:
         for size in self.sizes:
             console.print(self.table(size))
-        for name, reason in dict(self.missing).items():
+        for name, reason in self.missing.items():
             console.print(f"{name}: not measured: {reason}", highlight=False, markup=False)
         if self.job:
             bare = self.job["import jax, one jit"]
@@ -95,12 +98,11 @@ class Bench:
                 ratio = f", {took.median / bare.median:.2f} times that" if took != bare else ""
                 console.print(f"{name}: {took} s{ratio}", highlight=False)
         console.print(
-            "compile: seconds. epoch s: median of "
-            f"{self.about['rounds']} interleaved rounds; a range where the\n"
-            "median isn't known to 10% with 95% confidence. of floor: the floor's time over the\n"
-            "row's, in the same round. of peak: rate of the matrix products over that of the\n"
-            f"largest square one, {self.peak / 1e9:,.0f} GFLOP/s. MB, device: peak memory of the "
-            "process, of the device.",
+            f"compile: seconds. epoch s: median of {self.about['rounds']} interleaved rounds; a range "
+            "where the median isn't known to 10% with 95% confidence, which takes six rounds at "
+            "least. of floor: the floor's time over the row's, in the same round. of peak: rate of "
+            "the matrix products over that of the largest square one, "
+            f"{self.peak / 1e9:,.0f} GFLOP/s. MB, device: peak memory of the process, of the device.",
             highlight=False,
         )
         if self.interrupted:
@@ -123,7 +125,7 @@ class Bench:
             "interrupted": self.interrupted,
             "peak_flops_per_second": self.peak,
             "rows": [of(row) for row in self.rows],
-            "missing": dict(self.missing),
+            "missing": self.missing,
             "job": {name: asdict(took) for name, took in self.job.items()},
         }
 
@@ -165,12 +167,12 @@ def run(config: BenchConfig, tell: Callable[[str], None]) -> Bench:
                     if isinstance(row, Row):
                         bench.rows.append(row)
                     else:
-                        bench.missing.append(row)
+                        bench.missing |= [row]
         if len(sizes) == 1 and not config.quick and not config.rows:
             try:
                 bench.job = _job(config, tell)
             except Missing as reason:
-                bench.missing.append(("whole job", str(reason)))
+                bench.missing["whole job"] = str(reason)
     except KeyboardInterrupt:
         bench.interrupted = True
     return bench
@@ -185,16 +187,14 @@ def _examples(width: int, depth: int, batch: int) -> int:
 def _peak(options: dict[str, Any], tell: Callable[[str], None]) -> float:
     """Operations a second of the largest square product."""
     tell("peak: a large square product ...")
-    n = 2048
-    with Worker("peak", Size(width=n), **options) as worker:
-        worker.warm_up()
-        worker.round()
-        if worker.row().device != "cpu":
-            n = 8192
-            with Worker("peak", Size(width=n), **options) as larger:
-                larger.warm_up()
-                return 2 * n**3 / min(larger.round() for _ in range(9))
-        return 2 * n**3 / min(worker.round() for _ in range(9))
+
+    def rate(n: int) -> tuple[float, str]:
+        with Worker("peak", Size(width=n), **options) as worker:
+            worker.warm_up()
+            return 2 * n**3 / min(worker.round() for _ in range(9)), worker.device
+
+    best, device = rate(2048)
+    return best if device == "cpu" else rate(8192)[0]  # an accelerator needs the larger one
 
 
 # From the start of a process until ten epochs are trained and evaluated, cached data and programs.

@@ -1,6 +1,7 @@
 """The rows of the benchmark that run on XLA."""
 
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -87,10 +88,6 @@ def scratch(size: Size, data: str | None, pace: Pace, **options: Any) -> None:
     pace.train(jax_mlp.Trainer, model=model, data=Training(size, data), **options)
 
 
-def reproducible(size: Size, data: str | None, pace: Pace) -> None:
-    scratch(size, data, pace, arithmetic="reproducible")
-
-
 def concise(size: Size, data: str | None, pace: Pace) -> None:
     model = jax_mlp.MLP(10, size.hiddens, lr=0.1)
     pace.train(jax_mlp.Trainer, model=model, data=Training(size, data))
@@ -160,12 +157,12 @@ def sklearn(size: Size, data: str | None, pace: Pace) -> None:
     pace.run(lambda: model.fit(X, y), versions, "cpu")
 
 
-ROWS = {
+ROWS: dict[str, Callable[..., None]] = {
     "floor": floor,
     "peak": peak,
     "jax scratch": scratch,
     "jax mlp": concise,
-    "jax reproducible": reproducible,
+    "jax reproducible": partial(scratch, arithmetic="reproducible"),
     "jax nnx.jit a step": stepwise,
     "keras on jax": keras,
     "scikit-learn": sklearn,

@@ -17,10 +17,15 @@ class Figure:
     median: float
     low: float
     high: float
+    count: int
 
     @property
     def steady(self) -> bool:
-        return max(self.high - self.median, self.median - self.low) <= KNOWN_TO * self.median
+        """Whether it may be printed; never of so few that their extremes may miss the median."""
+        known = 1 - 2 * 0.5**self.count >= CONFIDENCE
+        return (
+            known and max(self.high - self.median, self.median - self.low) <= KNOWN_TO * self.median
+        )
 
     def __str__(self) -> str:
         if self.steady:
@@ -34,7 +39,7 @@ def figure(values: Sequence[float]) -> Figure:
         P(x_(k) <= median <= x_(n+1-k)) = 1 - 2 Binomial(n, 1/2).cdf(k - 1)
 
     Outliers need no rule: a median ignores them, and if there are many, the interval is wide. Of
-    fewer than six values not even the extremes enclose it with 95%: the extremes are given.
+    fewer than six values not even the extremes enclose it with 95%: they are given, but not steady.
     Source: Hahn & Meeker, Statistical Intervals (1991), 5.2.
     """
     from scipy import stats
@@ -43,7 +48,7 @@ def figure(values: Sequence[float]) -> Figure:
     if not len(x) or not np.isfinite(x).all():
         raise ValueError(f"measurements {list(values)}: expected finite ones, at least one")
     k = max(1, int(stats.binom.ppf((1 - CONFIDENCE) / 2, len(x), 0.5)))
-    return Figure(float(np.median(x)), float(x[k - 1]), float(x[-k]))
+    return Figure(float(np.median(x)), float(x[k - 1]), float(x[-k]), len(x))
 
 
 @dataclass(frozen=True)

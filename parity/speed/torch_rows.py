@@ -1,5 +1,7 @@
 """The rows of the benchmark that run on Torch."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,29 +42,16 @@ def gpus() -> int:
     return int(torch.cuda.is_available())
 
 
-def scratch(size: Size, data: str | None, pace: Pace) -> None:
+def scratch(
+    size: Size, data: str | None, pace: Pace, loads: type = Training, **options: Any
+) -> None:
     model = torch_mlp.MLPScratch(784, 10, size.hiddens, lr=0.1)
-    pace.train(torch_mlp.Trainer, gpus(), model=model, data=Training(size, data))
+    pace.train(torch_mlp.Trainer, gpus(), model=model, data=loads(size, data), **options)
 
 
 def concise(size: Size, data: str | None, pace: Pace, **options: Any) -> None:
     model = torch_mlp.MLP(10, size.hiddens, lr=0.1)
     pace.train(torch_mlp.Trainer, gpus(), model=model, data=Training(size, data), **options)
-
-
-def compiled(size: Size, data: str | None, pace: Pace) -> None:
-    concise(size, data, pace, compile=True)
-
-
-def reproducible(size: Size, data: str | None, pace: Pace) -> None:
-    model = torch_mlp.MLPScratch(784, 10, size.hiddens, lr=0.1)
-    options = {"arithmetic": "reproducible"}
-    pace.train(torch_mlp.Trainer, gpus(), model=model, data=Training(size, data), **options)
-
-
-def per_item(size: Size, data: str | None, pace: Pace) -> None:
-    model = torch_mlp.MLPScratch(784, 10, size.hiddens, lr=0.1)
-    pace.train(torch_mlp.Trainer, gpus(), model=model, data=PerItem(size, data))
 
 
 def plain(size: Size, data: str | None, pace: Pace) -> None:
@@ -93,13 +82,13 @@ def plain(size: Size, data: str | None, pace: Pace) -> None:
     pace.run(epoch, {"torch": str(torch.__version__)}, name)
 
 
-ROWS = {
+ROWS: dict[str, Callable[..., None]] = {
     "torch scratch": scratch,
     "torch mlp": concise,
-    "torch mlp compiled": compiled,
-    "torch reproducible": reproducible,
+    "torch mlp compiled": partial(concise, compile=True),
+    "torch reproducible": partial(scratch, arithmetic="reproducible"),
     "torch plain loop": plain,
-    "torch DataLoader, d2l": per_item,
+    "torch DataLoader, d2l": partial(scratch, loads=PerItem),
 }
 
 

@@ -11,8 +11,6 @@ from typing import Any
 
 from parity.speed.timing import Row, Size
 
-# What a row's name begins with says on which side it runs.
-ROOMS = {"torch": "torch"}
 PLATFORMS = {"auto": None, "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 
 
@@ -30,7 +28,7 @@ class Worker:
         self.seconds: list[float] = []
         given = {
             "name": name,
-            "room": ROOMS.get(name.split()[0], "jax"),
+            "room": "torch" if name.startswith("torch") else "jax",
             "size": asdict(size),
             "data": data,
             "precision": precision,
@@ -67,6 +65,10 @@ class Worker:
         self._last = self._answer()
         self.seconds.append(self._last["seconds"])
         return self.seconds[-1]
+
+    @property
+    def device(self) -> str:
+        return self._ready["device"]
 
     def row(self) -> Row:
         return Row(

@@ -43,6 +43,10 @@ def test_a_figure_that_scatters_is_not_printed():
     assert str(figure([1.0, 2.0, 0.5] * 5)) == "0.5..2"
 
 
+def test_too_few_rounds_show_a_range_however_close_they_are():
+    assert not figure([1.0] * 5).steady and figure([1.0] * 6).steady
+
+
 def test_operations_of_the_books_network():
     assert Size().flops == 2 * 60_000 * (2 * 784 * 256 + 3 * 256 * 10)
     deep = Size(width=32, depth=3, examples=1)
