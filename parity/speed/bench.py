@@ -98,11 +98,12 @@ class Bench:
                 ratio = f", {took.median / bare.median:.2f} times that" if took != bare else ""
                 console.print(f"{name}: {took} s{ratio}", highlight=False)
         console.print(
-            f"compile: seconds. epoch s: median of {self.about['rounds']} interleaved rounds; a range "
-            "where the median isn't known to 10% with 95% confidence, which takes six rounds at "
-            "least. of floor: the floor's time over the row's, in the same round. of peak: rate of "
-            "the matrix products over that of the largest square one, "
-            f"{self.peak / 1e9:,.0f} GFLOP/s. MB, device: peak memory of the process, of the device.",
+            f"compile: seconds. epoch s: median of {self.about['rounds']} interleaved rounds; a "
+            "range where the median isn't known to 10% with 95% confidence, which takes six rounds "
+            "at least. of floor: the floor's time over the row's, in the same round. of peak: rate "
+            "of the matrix products over that of the largest square one, "
+            f"{self.peak / 1e9:,.0f} GFLOP/s. MB, device: peak memory of the process, of the "
+            "device.",
             highlight=False,
         )
         if self.interrupted:
