@@ -11,7 +11,7 @@ parity: .venv/installed
 	$(BIN)/mlp-parity check $(ARGS)
 
 test: .venv/installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: .venv/linters
 	$(BIN)/ruff check .

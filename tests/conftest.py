@@ -1,8 +1,10 @@
 """What all tests share: no window, no cache but a temporary one, reasons for what is skipped."""
 
 import functools
+import gc
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,3 +115,13 @@ def own_cache(tmp_path_factory):
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("MLP_PARITY_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_forgotten():
+    """Compiled programs go with the file that needed them: each takes a dozen memory maps, Linux
+    allows a process 65,530, and one more is a segmentation fault."""
+    yield
+    if jax := sys.modules.get("jax"):
+        jax.clear_caches()
+        gc.collect()
