@@ -119,12 +119,12 @@ def in_notebook() -> bool:
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
-def progress_bar(total: int, unit: str, label: str = "") -> Any:
+def progress_bar(total: int, unit: str, label: str = "", **options: Any) -> Any:
     """A tqdm bar on stderr; silent where none would be seen: no terminal, or a notebook's board."""
     from tqdm import tqdm
 
     seen = sys.stderr is not None and sys.stderr.isatty() and not in_notebook()
-    return tqdm(total=total, unit=unit, desc=label, disable=not seen, leave=False)
+    return tqdm(total=total, unit=unit, desc=label, disable=not seen, leave=False, **options)
 
 
 def show_images(

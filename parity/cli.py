@@ -31,7 +31,7 @@ def run_check(config: CheckConfig) -> int:
     log = Console(stderr=True)
     if log.is_terminal:
         log.print("Loading JAX and Torch ...", end="\r")
-    from parity.report import run
+    from parity.main_job import run
 
     report = run(config, log)
     report.print(Console())

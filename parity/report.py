@@ -2,10 +2,8 @@
 
 import base64
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +11,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mlp_core import fashion_mnist
 from mlp_core.files import write_atomically
 from parity import pictures, trajectory_pictures
-from parity.checking import Verdict, check
-from parity.config import CheckConfig
-from parity.environment import command, environment
-from parity.interrupted import Interrupted
+from parity.checking import Verdict
 from parity.rungs import Result
-from parity.sides import book_pair
 
 CAPTION = """\
 of bound   share of its bound that the worst element used; at most 1 agrees
@@ -73,9 +66,7 @@ class Report:
             table.add_column("differ by", justify="right")
         by_place = [{(r.level.name, r.precision): r for r in v.results} for v in self.verdicts]
         for place in dict.fromkeys(place for found in by_place for place in found):
-            table.add_row(
-                *place, *(cell for found in by_place for cell in _cells(found.get(place)))
-            )
+            table.add_row(*place, *(cell for found in by_place for cell in cells(found.get(place))))
         return table
 
     def print(self, console: Console) -> None:
@@ -130,39 +121,7 @@ class Report:
         return page.get_template("report.html").render(report=self, images=images)
 
 
-def run(config: CheckConfig, log: Console) -> Report:
-    """Check the pairs that the configuration names. Ctrl-C keeps the results so far."""
-    start = time.perf_counter()
-    dataset = fashion_mnist.load(config.data)
-    options: dict[str, Any] = {"activation": config.activation, "sigma": config.sigma}
-    about = environment() | {"data": f"Fashion-MNIST, {dataset.source}", "command": command()}
-    verdicts: list[Verdict] = []
-    interrupted = False
-    for name in ("scratch", "mlp") if config.model == "both" else (config.model,):
-        done: list[Result] = []
-        try:
-            verdicts.append(
-                check(
-                    *book_pair(name, config.hiddens, config.lr, config.seed, **options),
-                    data="sample" if dataset.is_sample else config.data,
-                    epochs=config.epochs,
-                    batch_size=config.batch_size,
-                    seed=config.seed,
-                    certify=config.certify,
-                    pair=name,
-                    on_start=partial(_tell_start, log, name),
-                    on_result=partial(_tell_result, log, name, done),
-                )
-            )
-        except KeyboardInterrupt as stop:
-            steps = stop.found if isinstance(stop, Interrupted) else None  # those certified so far
-            verdicts.append(Verdict(name, tuple(done), {}, {}, trajectory=steps))
-            interrupted = True
-            break
-    return Report(tuple(verdicts), about | options, time.perf_counter() - start, interrupted)
-
-
-def _cells(result: Result | None) -> tuple[str, str, str]:
+def cells(result: Result | None) -> tuple[str, str, str]:
     """(verdict, margin, relative difference) as the table shows them."""
     if result is None:
         return "-", "", ""
@@ -174,16 +133,3 @@ def _cells(result: Result | None) -> tuple[str, str, str]:
     if result.precision == "bits" and result.ok:
         return verdict, "", "0"
     return verdict, f"{result.worst.margin:.2g}", f"{result.relative:.0e}"
-
-
-def _tell_start(log: Console, pair: str, what: str) -> None:
-    if log.is_terminal:
-        log.print(f"{pair}: {what} ...".ljust(60), end="\r", highlight=False)
-
-
-def _tell_result(log: Console, pair: str, done: list[Result], result: Result) -> None:
-    done.append(result)
-    if log.is_terminal:
-        found = f"{_cells(result)[0]} ({result.seconds:.1f} s)"
-        line = f"{pair:8}{result.level.name:11}{result.precision:9}{found}"
-        log.print(line.ljust(60), highlight=False)

@@ -10,7 +10,7 @@ import jax_mlp
 import torch_mlp
 from parity.jax_side import JaxSide
 from parity.side import Arrays, Evaluation, Examples, Pullback, Reference, Run, Side
-from parity.torch_side import TorchData, TorchSide, TorchTrainer, one_thread
+from parity.torch_side import TorchData, TorchSide, TorchTrainer, torch_threads
 
 __all__ = [
     "Arrays",
@@ -25,7 +25,7 @@ __all__ = [
     "TorchSide",
     "TorchTrainer",
     "book_pair",
-    "one_thread",
+    "torch_threads",
 ]
 
 

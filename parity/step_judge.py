@@ -41,33 +41,38 @@ class StepJudge:
     def __init__(self, stages: Stages) -> None:
         roundoff = ROUNDOFF[stages.side.dtype]
         self._certain = bounded(stages.step, roundoff=roundoff, masks=False)
-        self._compiled = jax.jit(self._judge)
+        # Two programs: in one, XLA computes the bounds again for each use of them.
+        self._bounds, self._judge = jax.jit(self._bounded), jax.jit(_judged)
         self.leaves: tuple[str, ...] = ()
         self.decisions: tuple[str, ...] = ()
 
     def __call__(self, params: Tree, X: Any, y: Any, loss: Tree, new: Tree) -> Judged:
-        with jax.enable_x64(True):
-            return self._compiled(params, X, y, loss, new)
-
-    def _judge(self, params: Tree, X: Any, y: Any, loss: Tree, new: Tree) -> Judged:
-        b: Bounds = self._certain(params, X, y)
-        value, room = ({"loss": one, **tree} for one, tree in (b.value, b.bound))
-        self.leaves = tuple(value)
-        self.decisions = tuple(f"{k.primitive} {k.source.rsplit('/', 1)[-1]}" for k in b.kinks)
         given = {s: {"loss": loss[s], **new[s]} for s in SIDES}
-        margins = [
-            [_margin(given[s][leaf], value[leaf], ROOM * room[leaf]) for leaf in value]
-            for s in SIDES
-        ]
-        seen = [
-            jnp.min(jnp.where(moved > 0, room[leaf] / moved, jnp.inf))
-            for leaf, w in params.items()
-            for moved in [jnp.abs(value[leaf] - w)]
-        ]
-        apart = [_apart(given["jax"][x], given["torch"][x], value[x]) for x in value]
-        counts = jnp.array([k.count for k in b.kinks], int)
-        visible = 2 * jnp.min(jnp.array(seen))
-        return Judged(jnp.array(margins), visible, jnp.array(apart), counts)
+        with jax.enable_x64(True):
+            value, bound, kinks = self._bounds(params, X, y)
+            self.leaves = tuple(value)  # in the order that jit gives, as in `_judged`
+            return self._judge(params, value, bound, given)._replace(kinks=kinks)
+
+    def _bounded(self, params: Tree, X: Any, y: Any) -> tuple[Tree, Tree, Any]:
+        """(loss and new weights, their bounds, kinks)."""
+        b: Bounds = self._certain(params, X, y)
+        value, bound = ({"loss": loss, **tree} for loss, tree in (b.value, b.bound))
+        self.decisions = tuple(f"{k.primitive} {k.source.rsplit('/', 1)[-1]}" for k in b.kinks)
+        return value, bound, jnp.array([k.count for k in b.kinks], int)
+
+
+def _judged(params: Tree, value: Tree, bound: Tree, given: Tree) -> Judged:
+    margins = [
+        [_margin(given[s][leaf], value[leaf], ROOM * bound[leaf]) for leaf in value] for s in SIDES
+    ]
+    seen = [
+        jnp.min(jnp.where(moved > 0, bound[leaf] / moved, jnp.inf))
+        for leaf, w in params.items()
+        for moved in [jnp.abs(value[leaf] - w)]
+    ]
+    apart = [_apart(given["jax"][x], given["torch"][x], value[x]) for x in value]
+    visible = 2 * jnp.min(jnp.array(seen))
+    return Judged(jnp.array(margins), visible, jnp.array(apart), None)
 
 
 def _apart(x: Any, y: Any, value: Any) -> Any:

@@ -254,10 +254,13 @@ class TorchData(torch_mlp.DataModule):
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread: sharing out the work of a small net costs 50 times the work."""
+def torch_threads(count: int | None = None) -> Iterator[None]:
+    """Torch on so many threads; by default on half of those that it has, for JAX works beside it.
+
+    A small net wants one: sharing out its work costs 50 times the work.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count or max(1, before // 2))
     try:
         yield
     finally:

@@ -23,7 +23,7 @@ from parity.compare import Comparison, compare
 from parity.divergence import Batch, Divergence, locate
 from parity.interrupted import Interrupted
 from parity.rungs import SIDES, Rungs, Skipped
-from parity.sides import JaxSide, TorchSide
+from parity.sides import JaxSide, TorchSide, torch_threads
 from parity.stages import Stages, Tree, stages_of
 from parity.step_judge import Judged, StepJudge
 
@@ -139,7 +139,8 @@ def certify(
     total = epochs * len(jax_side.loader())
     steps = _behind(_taken(take, judge, jax_side, torch_side, names, epochs), LAG)
     try:
-        with progress_bar(total, "step", f"certify {jax_side.dtype}") as bar:
+        label = f"certify {jax_side.dtype}"
+        with torch_threads(), progress_bar(total, "step", label) as bar:
             for step, (params, batches, loss, judged) in enumerate(steps):
                 if judged is not None:
                     found.append(jax.device_get((loss, judged)))

@@ -17,7 +17,7 @@ from parity.planted.changes import CLIP, MOMENTUM, optimizer
 from parity.planted.levels import DrawingJaxSide, with_more
 from parity.planted.port import Plant, Port, same
 from parity.rungs import Level, Result, Rungs
-from parity.sides import Examples, Pullback, Run, book_pair, one_thread
+from parity.sides import Examples, Pullback, Run, book_pair, torch_threads
 
 PRECISIONS = ("float32", "float64")
 EPOCHS, BATCH, RATE, SEED = 3, 32, 0.1, 5
@@ -140,7 +140,8 @@ class Bench:
 
     def judged(self, rungs: Rungs, leave_out: Sequence[str] = ()) -> tuple[Result, ...]:
         levels = [level for level in self.levels if level.name not in leave_out]
-        with np.errstate(all="ignore"), one_thread():  # a fault may overflow: that is its effect
+        # A fault may overflow: that is its effect.
+        with np.errstate(all="ignore"), torch_threads(1):
             return tuple(climb(rungs, levels))
 
 

