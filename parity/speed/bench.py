@@ -70,12 +70,14 @@ class Bench:
             box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=str(size), show_edge=False,
             pad_edge=False,
         )  # fmt: skip
-        table.add_column("row", no_wrap=True)
-        for column in ("compile", "epoch s", "samples/s", "of floor", "of peak", "MB", "device"):
-            table.add_column(column, justify="right", no_wrap=True)
+        table.add_column("row", overflow="fold")  # the only one that may wrap
+        on_device = any(row.device_bytes for row in rows.values())
+        columns = ("compile", "epoch s", "samples/s", "of floor", "of peak", "MB", "device MB")
+        for column in columns if on_device else columns[:-1]:
+            table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
         for row in rows.values():
             steady = row.epoch.steady
-            table.add_row(
+            cells = (
                 row.name,
                 f"{row.compile_seconds:.2f}",
                 str(row.epoch),
@@ -85,6 +87,7 @@ class Bench:
                 f"{row.host_bytes / 2**20:,.0f}",
                 f"{row.device_bytes / 2**20:,.0f}" if row.device_bytes else "-",
             )
+            table.add_row(*cells if on_device else cells[:-1])
         return table
 
     def print(self, console: Console) -> None:
@@ -102,7 +105,7 @@ class Bench:
             "range where the median isn't known to 10% with 95% confidence, which takes six rounds "
             "at least. of floor: the floor's time over the row's, in the same round. of peak: rate "
             "of the matrix products over that of the largest square one, "
-            f"{self.peak / 1e9:,.0f} GFLOP/s. MB, device: peak memory of the process, of the "
+            f"{self.peak / 1e9:,.0f} GFLOP/s. MB: peak memory of the process, and of the "
             "device.",
             highlight=False,
         )

@@ -49,13 +49,14 @@ def _scaling(bench: "Bench", axis: str) -> Figure:
     figure, axes = _axes(f"GFLOP/s in the products, by {axis}")
     others = [a for a in ("width", "depth", "batch") if a != axis]
     lines = dict.fromkeys((row.name, *(getattr(row.size, a) for a in others)) for row in bench.rows)
+    values = sorted({getattr(size, axis) for size in bench.sizes})
     for name, *fixed in lines:
         own = [
             row
             for row in bench.rows
             if row.name == name and [getattr(row.size, a) for a in others] == fixed
         ]
-        x = [getattr(row.size, axis) for row in own]
+        x = [values.index(getattr(row.size, axis)) for row in own]
         y = [row.rate / 1e9 for row in own]
         around = [
             [row.rate / 1e9 * (1 - row.epoch.median / row.epoch.high) for row in own],
@@ -64,12 +65,13 @@ def _scaling(bench: "Bench", axis: str) -> Figure:
         label = name + "".join(f", {a} {v}" for a, v in zip(others, fixed, strict=True))
         axes.errorbar(x, y, around, fmt=".-", capsize=2, lw=1, label=label, color=_color(name))
     axes.axhline(bench.peak / 1e9, color="0.5", ls=":", label="largest square product")
-    if max(x) / min(x) > 8:
-        axes.set_xscale("log", base=2)
-    values = sorted({getattr(size, axis) for size in bench.sizes})
-    axes.set_xticks(values, [str(v) for v in values], rotation=60, fontsize=7)
+    # Evenly spaced: 255, 256, 257 are to be told apart, and 16 to 8192 are seen by their ratios.
+    below = [f"\n$2^{{{(v & -v).bit_length() - 1}}}$" if axis == "width" else "" for v in values]
+    ticks = [f"{v}{power}" for v, power in zip(values, below, strict=True)]
+    axes.set_xticks(range(len(values)), ticks, fontsize=7)
     axes.minorticks_off()
-    axes.set(xlabel=axis, ylim=(0, None))
+    what = f"{axis}, largest power of two that divides it" if axis == "width" else axis
+    axes.set(xlabel=what, ylim=(0, None))
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
     return figure
