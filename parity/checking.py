@@ -14,6 +14,7 @@ from parity.ladder import LEVELS, climb, curves
 from parity.rungs import SIDES, Level, Result, Rungs
 from parity.sides import Examples, JaxSide, TorchSide
 from parity.trajectory import Trajectory
+from parity.usable import as_arrays, as_module, refuse_unusable
 
 DEFAULTS = CheckConfig()
 
@@ -45,7 +46,7 @@ class Verdict:
         lines = [f"{self.pair}: {'agree' if self.ok else 'DIFFER'}"]
         for r in self.results:
             verdict = "vacuous" if r.vacuous else "ok" if r.ok else "FAILED"
-            verdict = f"skipped: {r.skipped}" if r.skipped else verdict
+            verdict = f"skipped: {r.skipped.splitlines()[0]}" if r.skipped else verdict
             lines.append(f"  {r.level.name:10} {r.precision:8} {verdict}")
             if not r.ok and not r.vacuous:
                 failed = [c for c in r.comparisons if not c.ok]
@@ -89,28 +90,34 @@ def check(
     seed: int = DEFAULTS.seed,
     lr: float = DEFAULTS.lr,
     certify: bool = DEFAULTS.certify,
-    levels: Sequence[Level] = LEVELS,
+    levels: Sequence[Level | str] = LEVELS,
     pair: str | None = None,
     on_start: Callable[[str], None] = lambda what: None,
     on_result: Callable[[Result], None] = lambda result: None,
 ) -> Verdict:
     """Load the Torch model's weights into the JAX model and climb the ladder with both.
 
-    jax_model: a flax.nnx.Module. torch_model: a torch.nn.Module. Classifiers of this project train
+    jax_model: a flax.nnx.Module; or (function, params), function(params, X) -> logits with params
+    a flat {name: array}. torch_model: a torch.nn.Module. Classifiers of this project train
     by their own loss and optimiser; any other module by cross-entropy and plain SGD at rate `lr`.
     Neither model is changed.
     data: a folder of Fashion-MNIST, "sample", None to look for it; or (X, y) or (X, y, X_val,
     y_val) as NumPy arrays: float32 inputs [n, ...], integer labels [n].
     names: {path in the JAX model: name in the Torch model} of every parameter, for instance
     {"out.kernel": "head.weight"}; None pairs MLPs by their layers, and equal names.
+    levels: those to climb, or their names: ("logits", "step").
     epochs: length of the training curves. certify: whether every step of them is judged by its own
     rounding bound, which takes about as long as four trainings. on_start, on_result: called
     as levels begin and end.
 
-    Returns a Verdict. Raises ValueError if parameters cannot be paired or have other shapes.
+    Returns a Verdict. Raises ValueError if parameters cannot be paired or have other shapes, if
+    the outputs have, if inputs aren't finite, if something lies on another device than the CPU in
+    Torch, or if a model gives different outputs for the same inputs.
     """
+    chosen = _levels(levels)
     examples = Examples(_resolved(data), batch_size, seed)
     dtypes = ("float32", "float64")
+    jax_model = as_module(jax_model)
     jax_sides = {dtype: JaxSide(jax_model, examples, dtype, lr) for dtype in dtypes}
     torch_sides = {dtype: TorchSide(torch_model, examples, dtype, lr) for dtype in dtypes}
     source = torch_sides["float32"].params()
@@ -122,8 +129,9 @@ def check(
     for dtype in dtypes:
         jax_sides[dtype].load({a: rungs.params[name] for name, (a, _) in paired.items()})
         torch_sides[dtype].load({b: rungs.params[name] for name, (_, b) in paired.items()})
+    refuse_unusable(jax_sides["float32"], torch_sides["float32"])
     results = []
-    for result in climb(rungs, levels):
+    for result in climb(rungs, chosen):
         results.append(result)
         on_result(result)
     jax_about, torch_about = jax_sides["float32"].about(), torch_sides["float32"].about()
@@ -203,20 +211,18 @@ def pair_names(
     return pairs
 
 
+def _levels(levels: Sequence[Level | str]) -> list[Level]:
+    known = {level.name: level for level in LEVELS}
+    if unknown := [name for name in levels if isinstance(name, str) and name not in known]:
+        raise ValueError(f"levels: no {unknown}; there are {list(known)}")
+    return [known[level] if isinstance(level, str) else level for level in levels]
+
+
 def _resolved(data: Any) -> Any:
     """Arrays in the form that both sides take; or where Fashion-MNIST is, announced once."""
     if not isinstance(data, (tuple, list)):
         return "sample" if fashion_mnist.load(data).is_sample else data
-    if len(data) not in (2, 4):
-        raise ValueError(f"data: {len(data)} arrays, expected (X, y) or (X, y, X_val, y_val)")
-    arrays = tuple(np.asarray(a) for a in data)
-    for X, y in zip(arrays[::2], arrays[1::2], strict=True):
-        if X.dtype != np.float32 or not np.issubdtype(y.dtype, np.integer) or len(X) != len(y):
-            raise ValueError(
-                f"data: X {X.dtype} {X.shape} and y {y.dtype} {y.shape}, "
-                "expected float32 and integers, of one length"
-            )
-    return arrays
+    return as_arrays(data)
 
 
 def _plain(value: Any) -> Any:

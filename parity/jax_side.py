@@ -67,6 +67,12 @@ class JaxSide:
             values = self._evaluate(self.params(), np.asarray(X, self.dtype), y)
             return Evaluation(*jax.tree.map(np.asarray, values))
 
+    def twice(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The outputs of two calls with the same inputs, in training mode."""
+        with self._settings():
+            model, inputs = nnx.clone(self.model), jax.numpy.asarray(X, self.dtype)
+            return np.asarray(model(inputs)), np.asarray(model(inputs))
+
     def pullback(
         self, params: Mapping[str, np.ndarray], X: np.ndarray, cotangent: np.ndarray
     ) -> Pullback:

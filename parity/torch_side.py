@@ -24,6 +24,11 @@ class TorchSide:
     ) -> None:
         self.dtype = dtype
         self.examples = examples
+        for name, parameter in model.named_parameters():
+            if parameter.device.type != "cpu":
+                raise ValueError(
+                    f"torch: '{name}' is on {parameter.device}, expected the CPU: model.cpu()"
+                )
         # A trainer holds the data: the copy does without.
         memo = {id(trainer): None} if (trainer := getattr(model, "trainer", None)) else {}
         self.model: Any = copy.deepcopy(model, memo)
@@ -106,6 +111,13 @@ class TorchSide:
             optimizer.zero_grad()
             loss.backward()
         return optimizer, seen[0], loss
+
+    def twice(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The outputs of two calls with the same inputs, in training mode."""
+        with self._settings(), torch.no_grad():
+            model = copy.deepcopy(self.model).train()
+            inputs = torch.from_numpy(np.require(X, self.dtype, "W"))
+            return model(inputs).numpy(), model(inputs).numpy()
 
     def hidden(self, X: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """(pre-activations, activations) between each matrix product and the next.
