@@ -49,8 +49,10 @@ def test_every_step_of_a_faithful_port_is_certified(examples, kind, dtype):
     assert "all certified" in str(t)
     for s in ("jax", "torch"):
         assert set(t.margins[s]) == {*names, "loss"}
-        # The bound isn't vacuous: rounding fills a part of it. One step of so few may be exact.
-        assert np.median(t.margin[s]) > 1e-3
+        # The bound isn't vacuous: rounding fills a part of it. One of the six steps may be exact on
+        # a side (JAX's float64 step computes what its judge does), but not on both.
+        assert np.sort(t.margin[s])[1] > 1e-3
+    assert (np.max(list(t.margin.values()), axis=0) > 1e-3).all()
     limit = {"float32": 1e-3, "float64": 1e-12}[dtype]
     assert (t.visible < limit).all()
     for side, kept in zip((jax, other), before, strict=True):
