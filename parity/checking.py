@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from mlp_core import fashion_mnist
-from mlp_core.weights import WeightsError, canonical_names
 from parity.config import CheckConfig
 from parity.divergence import Divergence, locate
 from parity.ladder import LEVELS, climb, curves
-from parity.rungs import SIDES, Level, Result, Rungs
+from parity.pairing import pair_names
+from parity.rungs import Level, Result, Rungs
 from parity.sides import Examples, JaxSide, TorchSide
 from parity.trajectory import Trajectory
-from parity.usable import as_arrays, as_module, refuse_unusable
+from parity.usable import as_arrays, refuse_unusable, told_apart
 
 DEFAULTS = CheckConfig()
 
@@ -80,11 +80,11 @@ class Verdict:
 
 
 def check(
-    jax_model: Any,
-    torch_model: Any,
-    *,
+    one: Any,
+    other: Any,
     data: Any = None,
-    names: Mapping[str, str] | None = None,
+    *,
+    weights: Mapping[str, str] | Callable[[dict[str, np.ndarray]], Any] | None = None,
     epochs: int = DEFAULTS.epochs,
     batch_size: int = DEFAULTS.batch_size,
     seed: int = DEFAULTS.seed,
@@ -97,29 +97,34 @@ def check(
 ) -> Verdict:
     """Load the Torch model's weights into the JAX model and climb the ladder with both.
 
-    jax_model: a flax.nnx.Module; or (function, params), function(params, X) -> logits with params
-    a flat {name: array}. torch_model: a torch.nn.Module. Classifiers of this project train
-    by their own loss and optimiser; any other module by cross-entropy and plain SGD at rate `lr`.
-    Neither model is changed.
-    data: a folder of Fashion-MNIST, "sample", None to look for it; or (X, y) or (X, y, X_val,
-    y_val) as NumPy arrays: float32 inputs [n, ...], integer labels [n].
-    names: {path in the JAX model: name in the Torch model} of every parameter, for instance
-    {"out.kernel": "head.weight"}; None pairs MLPs by their layers, and equal names.
+    one, other: the models, in either order. Torch's is a torch.nn.Module; JAX's a flax.nnx.Module,
+    or (function, params), function(params, X) -> logits with params any pytree of arrays.
+    Classifiers of this project train by their own loss and optimiser; any other model by
+    cross-entropy and plain SGD at rate `lr`. Neither model is changed.
+    data: a batch (X, y), or (X, y, X_val, y_val): float32 inputs [n, ...], integer labels [n]; or a
+    folder of Fashion-MNIST, "sample", None to look for it.
+    weights: a table {path in the JAX model: name in the Torch model} of every parameter, for
+    instance {"out.kernel": "head.weight"}, where the weight of an nn.Linear is turned to [in, out];
+    or a function that takes Torch's {name: array}, oriented as in its state_dict, and returns JAX's
+    {path: array}, nested or not, by transposing, reshaping, splitting, joining; None pairs MLPs by
+    their layers, and equal names.
     levels: those to climb, or their names: ("logits", "step").
     epochs: length of the training curves. certify: whether every step of them is judged by its own
     rounding bound, which takes about as long as four trainings. on_start, on_result: called
     as levels begin and end.
 
-    Returns a Verdict. Raises ValueError if parameters cannot be paired or have other shapes, if
-    the outputs have, if inputs aren't finite, if something lies on another device than the CPU in
-    Torch, or if a model gives different outputs for the same inputs.
+    Returns a Verdict. Raises TypeError for what is no such model; ValueError if parameters cannot
+    be paired or have other shapes, if the outputs have, if inputs aren't finite, if something lies
+    on another device than the CPU in Torch, or if a model gives different outputs for the same
+    inputs.
     """
     chosen = _levels(levels)
     examples = Examples(_resolved(data), batch_size, seed)
     dtypes = ("float32", "float64")
-    jax_model = as_module(jax_model)
+    jax_model, torch_model = told_apart(one, other)
+    move, names = (weights, None) if callable(weights) else (None, weights)
     jax_sides = {dtype: JaxSide(jax_model, examples, dtype, lr) for dtype in dtypes}
-    torch_sides = {dtype: TorchSide(torch_model, examples, dtype, lr) for dtype in dtypes}
+    torch_sides = {dtype: TorchSide(torch_model, examples, dtype, lr, move) for dtype in dtypes}
     source = torch_sides["float32"].params()
     paired = pair_names(jax_sides["float32"].params(), source, names)
     rungs = Rungs(
@@ -156,7 +161,7 @@ def check(
 def _first_divergence(rungs: Rungs, results: Sequence[Result]) -> Divergence | None:
     """The step from the shared weights taken apart, where a level of one batch failed; or the first
     certified step that did."""
-    for r in results:
+    for r in results if not rungs.unbounded else ():
         if r.level.name in ("logits", "loss", "gradients", "step") and not r.ok:
             sides = rungs.jax[r.precision], rungs.torch[r.precision]
             for batch in rungs.batches.values():
@@ -165,50 +170,12 @@ def _first_divergence(rungs: Rungs, results: Sequence[Result]) -> Divergence | N
     return rungs.certified.divergence if rungs.certified else None
 
 
-def assert_parity(jax_model: Any, torch_model: Any, **options: Any) -> Verdict:
+def assert_parity(one: Any, other: Any, data: Any = None, **options: Any) -> Verdict:
     """`check`, which raises AssertionError with every failed comparison unless all levels agree."""
-    verdict = check(jax_model, torch_model, **options)
+    verdict = check(one, other, data, **options)
     if not verdict.ok:
         raise AssertionError(str(verdict))
     return verdict
-
-
-def pair_names(
-    jax: Mapping[str, np.ndarray],
-    torch: Mapping[str, np.ndarray],
-    names: Mapping[str, str] | None = None,
-) -> dict[str, tuple[str, str]]:
-    """{the ladder's name: (name in JAX, name in Torch)} for every parameter.
-
-    Raises ValueError, with what there is on both sides, if that is not clear.
-    """
-    if names is not None:
-        pairs = {name: (name, other) for name, other in names.items()}
-    elif set(jax) == set(torch):
-        pairs = {name: (name, name) for name in jax}
-    else:
-        try:
-            own = [
-                canonical_names(side, where)[1]
-                for side, where in zip((jax, torch), SIDES, strict=True)
-            ]
-            pairs = {name: (own[0][name], own[1].get(name, "")) for name in own[0]}
-        except WeightsError:
-            pairs = {}
-    problems = []
-    if {a for a, _ in pairs.values()} != set(jax) or {b for _, b in pairs.values()} != set(torch):
-        problems = ["not every parameter has a partner; pass names={jax path: torch name}"]
-    else:
-        for a, b in pairs.values():
-            if jax[a].shape != torch[b].shape:
-                problems.append(
-                    f"jax '{a}' has shape {jax[a].shape}, torch '{b}' (as [in, out]) "
-                    f"{torch[b].shape}"
-                )
-    if problems:
-        listed = [f"{s}: {', '.join(side)}" for s, side in zip(SIDES, (jax, torch), strict=True)]
-        raise ValueError("\n  ".join(["cannot pair the parameters:", *problems, *listed]))
-    return pairs
 
 
 def _levels(levels: Sequence[Level | str]) -> list[Level]:

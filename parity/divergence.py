@@ -8,7 +8,8 @@ import numpy as np
 
 from parity.bounds import bound
 from parity.compare import Comparison, compare, compare_trees
-from parity.rungs import ROUNDOFF, SIDES
+from parity.rungs import ROUNDOFF
+from parity.side import SIDES
 from parity.sides import Evaluation, JaxSide, Side, TorchSide
 from parity.stages import stages_of
 

@@ -9,9 +9,9 @@ from typing import Any
 from mlp_core import fashion_mnist
 from mlp_core.files import write_atomically
 from parity import trajectory_pictures
-from parity.checking import pair_names
 from parity.envelope import Envelope, free_run
 from parity.interrupted import Interrupted
+from parity.pairing import pair_names
 from parity.seeds import Seeds, book_models, compare_seeds
 from parity.sides import Examples, JaxSide, TorchSide, book_pair
 from parity.trajectory import Trajectory, certify

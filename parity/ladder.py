@@ -11,10 +11,12 @@ from itertools import zip_longest
 import numpy as np
 
 from parity.compare import Comparison, compare, compare_trees
+from parity.effective_bits import float64_room, same_bits, same_in_float64
 from parity.masks import judge_masks, note_masks
 from parity.precision import judge_precision
 from parity.probes import judge_probes
-from parity.rungs import ROUNDOFF, SIDES, Judge, Level, Result, Rungs, Skipped
+from parity.rungs import Judge, Level, Result, Rungs, Skipped
+from parity.side import SIDES
 from parity.sides import Run, Side
 from parity.trajectory import judge_every_step, note_every_step
 
@@ -23,9 +25,6 @@ from parity.trajectory import judge_every_step, note_every_step
 # run comes to JAX's in its one. The same fault moves the weights, to first order, by 10^-9 of the
 # way that they have come since the start, which needs no run.
 YARDSTICK = 1e-9
-# The curve in float32: two honest float32 runs leave the float64 curve by similar distances, a
-# TF32 run (11 bits for 24) by 2^13 times as much. The line is drawn half way, in bits.
-PRECISION_RATIO = 2.0 ** ((24 - 11) / 2)
 
 
 def judge_inputs(rungs: Rungs, precision: str) -> list[Comparison]:
@@ -60,10 +59,12 @@ def judge_part(part: str) -> Judge:
     """A part of the evaluation, on a full and on a partial batch, against its rounding bound.
 
     float32: each side against the float64 value. float64: the sides against each other, within
-    twice the bound, since both err.
+    twice the bound, since both err. Where the model has no bound, by effective bits.
     """
 
     def judge(rungs: Rungs, precision: str) -> list[Comparison]:
+        if rungs.unbounded:
+            return _by_bits(rungs, part, precision)
         found = []
         for batch in rungs.batches:
             sides = {s: rungs.evaluate(s, precision, batch).part(part) for s in SIDES}
@@ -84,6 +85,23 @@ def judge_part(part: str) -> Judge:
     return judge
 
 
+def _by_bits(rungs: Rungs, part: str, precision: str) -> list[Comparison]:
+    found = []
+    for batch in rungs.batches:
+        exact, own = (
+            {s: rungs.evaluate(s, p, batch).part(part) for s in SIDES}
+            for p in ("float64", "float32")
+        )
+        for leaf, value in exact["jax"].items():
+            name = f"{batch}: .{leaf}"
+            float64, float32 = ({s: tree[s][leaf] for s in SIDES} for tree in (exact, own))
+            if precision == "float64":
+                found.append(same_in_float64(float64, float32, name))
+            else:
+                found += same_bits(value, float32, f"{name}: distance from the float64 value")
+    return found
+
+
 def note_part(part: str) -> Callable[[Rungs, str], str]:
     """The share of the probabilistic bound that was used, and the kinks that the bounds allow for.
 
@@ -91,6 +109,8 @@ def note_part(part: str) -> Callable[[Rungs, str], str]:
     """
 
     def note(rungs: Rungs, precision: str) -> str:
+        if rungs.unbounded:
+            return f"judged by effective bits, for there is no rounding bound: {rungs.unbounded}"
         if precision == "float64":
             return ""
         share, kinks = 0.0, Counter[str]()
@@ -117,7 +137,7 @@ def judge_curve(rungs: Rungs, precision: str) -> list[Comparison]:
     if precision == "float64":
         torch64 = rungs.run("torch", "float64")
         off = rungs.run("jax", "float64", 1 + YARDSTICK)
-        floor = float(rungs.reference("float64", next(iter(rungs.batches))).bound.loss)
+        floor = _rounding_of_loss(rungs)
         found = []
         for name, curve in curves(jax64).items():
             # How far the yardstick has come by then: it may cross the curve again and again.
@@ -136,16 +156,19 @@ def judge_curve(rungs: Rungs, precision: str) -> list[Comparison]:
     found = []
     for name, exact in curves(jax64).items():
         own = {s: curves(rungs.run(s, "float32"))[name] for s in SIDES}
-        if uneven := [compare(c, exact, name=name) for c in own.values() if len(c) != len(exact)]:
-            found += uneven  # runs of other lengths have no distance
-            continue
-        apart = {s: _rms(c - exact) for s, c in own.items()}
-        least = ROUNDOFF["float32"] * _rms(exact)
-        for s, opposite in (SIDES, SIDES[::-1]):
-            most = PRECISION_RATIO * max(apart[opposite], least)
-            label = f"{name}: distance of {s} float32 from the float64 curve"
-            found.append(compare(apart[s], 0.0, most, name=label, sides=(s, "expected")))
+        found += same_bits(exact, own, f"{name}: distance from the float64 curve")
     return found
+
+
+def _rounding_of_loss(rungs: Rungs) -> float:
+    """How far rounding may move the first loss in float64."""
+    batch = next(iter(rungs.batches))
+    if not rungs.unbounded:
+        return float(rungs.reference("float64", batch).bound.loss)
+    exact, own = (
+        {s: rungs.evaluate(s, p, batch).loss for s in SIDES} for p in ("float64", "float32")
+    )
+    return float64_room(exact, own)
 
 
 def judge_bits(rungs: Rungs, precision: str) -> list[Comparison]:
@@ -271,7 +294,3 @@ def curves(run: Run) -> dict[str, np.ndarray]:
     keys = run.history.epochs[0].val
     val = {f"val_{key}": np.array(run.history.val(key)) for key in keys}
     return {"train_loss": np.array(run.history.train_loss), **val}
-
-
-def _rms(x: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(x))))

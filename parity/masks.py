@@ -21,7 +21,8 @@ from jaxtyping import Bool, Float
 from parity.bounds import bound
 from parity.compare import Comparison, compare
 from parity.probes import of_relu, perceptron
-from parity.rungs import ROUNDOFF, SIDES, Rungs, Skipped
+from parity.rungs import ROUNDOFF, Rungs, Skipped
+from parity.side import SIDES
 from parity.sides import JaxSide
 from parity.stages import Stages, stages_of
 

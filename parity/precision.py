@@ -20,7 +20,8 @@ import numpy as np
 
 from parity.compare import Comparison, compare
 from parity.probes import NoProbe, perceptron
-from parity.rungs import SIDES, Rungs
+from parity.rungs import Rungs
+from parity.side import SIDES
 from parity.sides import Arrays, Pullback, Side
 
 # Sizes of numbers to try: for ReLU; for GELU, whose erf is 1 there; for tanh, where 1 + x is 1.

@@ -25,7 +25,8 @@ from jaxtyping import Int
 
 from mlp_core.weights import WeightsError, canonical_names
 from parity.compare import Comparison, compare, compare_trees
-from parity.rungs import SIDES, Rungs, Skipped
+from parity.rungs import Rungs, Skipped
+from parity.side import SIDES
 from parity.sides import JaxSide, Pullback, Side
 from parity.stages import stages_of
 
@@ -184,20 +185,21 @@ def perceptron(params: Mapping[str, np.ndarray], batches: Mapping[str, Any]) -> 
     """{W1: its name, b1: ...} of a perceptron's parameters. Raises NoProbe for any others."""
     try:
         own = canonical_names(params)[1]
-    except WeightsError as error:
-        raise NoProbe(f"probes are for perceptrons: {error}") from None
+    except WeightsError:
+        listed = ", ".join([*params][:4]) + ", ..." * (len(params) > 4)
+        raise NoProbe(f"this level is for perceptrons; the parameters are {listed}") from None
     X, _ = next(iter(batches.values()))
     width = int(np.prod(X.shape[1:]))
     for i in range(1, len(own) // 2 + 1):
         shapes = [np.shape(params.get(own[f"{letter}{i}"], 0)) for letter in "Wb"]
         if len(shapes[0]) != 2 or shapes[0][0] != width or shapes[1] != shapes[0][1:]:
             raise NoProbe(
-                f"probes are for perceptrons: '{own[f'W{i}']}' and its bias have shapes "
+                f"this level is for perceptrons; '{own[f'W{i}']}' and its bias have shapes "
                 f"{shapes[0]} and {shapes[1]} behind {width} units"
             )
         width = shapes[0][1]
     if set(own.values()) != set(params):
-        raise NoProbe("probes are for perceptrons: there are parameters beside its layers")
+        raise NoProbe("this level is for perceptrons; there are parameters beside the layers")
     return own
 
 

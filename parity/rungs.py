@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from parity.bounds import UnsupportedPrimitive
 from parity.compare import Comparison
+from parity.side import SIDES
 from parity.sides import Evaluation, Examples, JaxSide, Reference, Run, TorchSide
 
-SIDES = ("jax", "torch")
 ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53}
 
 
@@ -50,8 +51,20 @@ class Rungs:
             self._evaluations[key] = self._canonical(one, side)
         return self._evaluations[key]
 
+    @cached_property
+    def unbounded(self) -> str:
+        """Why no rounding bound can be computed for this pair; empty if it can."""
+        try:
+            self.reference("float32", next(iter(self.batches)))
+        except UnsupportedPrimitive as error:
+            return str(error)
+        return ""
+
     def reference(self, precision: str, batch: str) -> Reference:
-        """What an evaluation should give, and how far rounding may move it."""
+        """What an evaluation should give, and how far rounding may move it.
+
+        Raises UnsupportedPrimitive.
+        """
         key = "reference", precision, batch
         if key not in self._evaluations:
             found = self.jax[precision].bounds(*self.batches[batch], roundoff=ROUNDOFF[precision])

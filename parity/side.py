@@ -15,6 +15,8 @@ from mlp_core.schedule import Schedule
 
 Arrays = dict[str, np.ndarray]
 
+SIDES = ("jax", "torch")
+
 REPRODUCIBLE_EXAMPLES = 20_000
 
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from parity.bounds import Bounds, bounded
 from parity.divergence import ROOM
-from parity.rungs import ROUNDOFF, SIDES
+from parity.rungs import ROUNDOFF
+from parity.side import SIDES
 from parity.stages import Stages, Tree
 
 

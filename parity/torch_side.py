@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_mlp
 import torch_mlp.data
+from parity.pairing import Rearrangement, Turned
 from parity.side import Arrays, Evaluation, Examples, Pullback, Run
 
 
@@ -20,8 +21,15 @@ class TorchSide:
     name = "torch"
 
     def __init__(
-        self, model: torch.nn.Module, examples: Examples, dtype: str = "float32", lr: float = 0.1
+        self,
+        model: torch.nn.Module,
+        examples: Examples,
+        dtype: str = "float32",
+        lr: float = 0.1,
+        weights: Callable[[Arrays], Any] | None = None,
     ) -> None:
+        """weights: from Torch's arrays, named and shaped as there, to those that the side shows.
+        Raises ValueError if it does more than move elements."""
         self.dtype = dtype
         self.examples = examples
         for name, parameter in model.named_parameters():
@@ -41,28 +49,27 @@ class TorchSide:
         self.model.board = torch_mlp.ProgressBoard(display=False)
         inner = self.model.inner if isinstance(self.model, _TorchPort) else self.model
         self._inner = inner
-        self._turned = {
+        self.turned = {
             f"{name}.weight" if name else "weight"
             for name, layer in inner.named_modules()
             if isinstance(layer, torch.nn.Linear)
         }
+        own = {n: p.detach().float().numpy() for n, p in inner.named_parameters()}
+        self._layout = Rearrangement(weights, own) if weights else Turned(self.turned, own)
+
+    @staticmethod
+    def takes(model: Any) -> bool:
+        """Whether this is a model for a TorchSide."""
+        return isinstance(model, torch.nn.Module)
 
     def params(self) -> Arrays:
         return self._named({n: p.detach() for n, p in self._inner.named_parameters()})
 
     def load(self, params: Mapping[str, np.ndarray]) -> None:
-        own = dict(self._inner.named_parameters())
-        if set(own) != set(params):
-            raise ValueError(f"torch: parameters {sorted(params)}, expected {sorted(own)}")
+        inside = self._layout.back(params)
         with torch.no_grad():
-            for name, parameter in own.items():
-                array = np.asarray(params[name])
-                array = array.T if name in self._turned else array
-                if array.shape != (expected := tuple(parameter.shape)):
-                    raise ValueError(
-                        f"torch: '{name}' has shape {array.shape}, expected {expected}"
-                    )
-                parameter.numpy()[...] = array
+            for name, parameter in self._inner.named_parameters():
+                parameter.numpy()[...] = inside[name]
 
     def batches(self, train: bool = True) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for X, y in TorchData(self.examples).get_dataloader(train) or ():
@@ -182,9 +189,7 @@ class TorchSide:
         }
 
     def _named(self, tensors: Mapping[str, torch.Tensor]) -> Arrays:
-        return {
-            name: (t.T if name in self._turned else t).numpy().copy() for name, t in tensors.items()
-        }
+        return self._layout.there({name: t.numpy() for name, t in tensors.items()})
 
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:

@@ -22,7 +22,8 @@ from mlp_core.shell import progress_bar
 from parity.compare import Comparison, compare
 from parity.divergence import Batch, Divergence, locate
 from parity.interrupted import Interrupted
-from parity.rungs import SIDES, Rungs, Skipped
+from parity.rungs import Rungs, Skipped
+from parity.side import SIDES
 from parity.sides import JaxSide, TorchSide, torch_threads
 from parity.stages import Stages, Tree, stages_of
 from parity.step_judge import Judged, StepJudge
@@ -186,6 +187,8 @@ def judge_every_step(rungs: Rungs, precision: str) -> list[Comparison]:
     rounding bound of that very step."""
     if not rungs.certify:
         raise Skipped("left out, as certify=False or --no-certify asks")
+    if rungs.unbounded:
+        raise Skipped(f"no rounding bound: {rungs.unbounded}")
     rungs.on_start(f"certifying every step of {rungs.epochs} epochs")
     t = rungs.certified = certify(
         rungs.jax[precision], rungs.torch[precision], rungs.names, rungs.epochs

@@ -1,29 +1,55 @@
 """What can't be compared: refused with its reason before any level is climbed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.nnx as nnx
+import jax
 import numpy as np
 
 from parity.sides import JaxSide, TorchSide
 
 
 class FunctionModel(nnx.Module):
-    """logits = function(params, X), with params a flat {name: array}, as an NNX module."""
+    """logits = function(params, X), with params any pytree of arrays, as an NNX module.
 
-    def __init__(self, function: Callable[..., Any], params: Mapping[str, Any]) -> None:
-        self.function, self.names = function, tuple(params)
-        for name, array in params.items():
-            if np.ndim(array) == 0 and not hasattr(array, "dtype"):
+    A parameter's name is its path, joined by dots: "layers.0.W".
+    """
+
+    def __init__(self, function: Callable[..., Any], params: Any) -> None:
+        self.function = function
+        leaves, self.structure = jax.tree_util.tree_flatten_with_path(params)
+        self.names = tuple(
+            jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves
+        )
+        for name, (_, leaf) in zip(self.names, leaves, strict=True):
+            if not np.issubdtype(getattr(leaf, "dtype", object), np.floating) or hasattr(
+                self, name
+            ):
                 raise TypeError(
-                    f"params: '{name}' is {type(array).__name__}, expected an array; nested "
-                    "parameters need a flat dict"
+                    f"params: '{name}' is {type(leaf).__name__} {leaf!r:.40}, expected an array of "
+                    "floats under a name of its own"
                 )
-            setattr(self, name, nnx.Param(array))
+            setattr(self, name, nnx.Param(leaf))
 
     def __call__(self, X: Any) -> Any:
-        return self.function({name: getattr(self, name)[...] for name in self.names}, X)
+        leaves = [getattr(self, name)[...] for name in self.names]
+        return self.function(jax.tree.unflatten(self.structure, leaves), X)
+
+
+def told_apart(one: Any, other: Any) -> tuple[nnx.Module, Any]:
+    """(JAX model as an NNX module, Torch module), given in either order.
+
+    Raises TypeError unless one is a torch.nn.Module and the other a flax.nnx.Module or (function,
+    params).
+    """
+    jax_model, torch_model = (other, one) if TorchSide.takes(one) else (one, other)
+    if not TorchSide.takes(torch_model) or TorchSide.takes(jax_model):
+        raise TypeError(
+            f"models: {_type_name(one)} and {_type_name(other)}, expected one torch.nn.Module, and "
+            "one flax.nnx.Module or (function, params)"
+        )
+    return as_module(jax_model), torch_model
 
 
 def as_module(jax_model: Any) -> nnx.Module:
@@ -33,9 +59,13 @@ def as_module(jax_model: Any) -> nnx.Module:
     if isinstance(jax_model, tuple) and len(jax_model) == 2 and callable(jax_model[0]):
         return FunctionModel(*jax_model)
     raise TypeError(
-        f"jax: a {type(jax_model).__module__}.{type(jax_model).__name__}, expected a "
-        "flax.nnx.Module, or (function, params) with function(params, X) -> logits"
+        f"jax: a {_type_name(jax_model)}, expected a flax.nnx.Module, or (function, params) with "
+        "function(params, X) -> logits"
     )
+
+
+def _type_name(x: Any) -> str:
+    return f"{type(x).__module__}.{type(x).__name__}"
 
 
 def as_arrays(data: Sequence[Any]) -> tuple[np.ndarray, ...]:

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 
 import jax_mlp
 from mlp_core.activations import NAMES
-from parity.checking import pair_names
 from parity.ladder import climb
+from parity.pairing import pair_names
 from parity.planted.changes import CLIP, MOMENTUM, optimizer
 from parity.planted.levels import DrawingJaxSide, with_more
 from parity.planted.port import Plant, Port, same

@@ -177,7 +177,7 @@ def _rate_kept(port: Port) -> None:
 def _views(port: Port) -> None:
     """Parameters are handed out as views of the live ones."""
     port._named = lambda tensors: {  # type: ignore[method-assign]
-        name: (t.T if name in port._turned else t).numpy() for name, t in tensors.items()
+        name: (t.T if name in port.turned else t).numpy() for name, t in tensors.items()
     }
 
 

@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from mlp_core.weights import canonical_names
 from parity.compare import Comparison, compare
 from parity.ladder import LEVELS, YARDSTICK, curves
-from parity.rungs import SIDES, Level, Rungs
+from parity.rungs import Level, Rungs
+from parity.side import SIDES
 from parity.sides import Arrays, JaxSide, Run, book_pair
 
 DRAWS = 4  # models whose initial weights are pooled

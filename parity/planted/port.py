@@ -41,8 +41,8 @@ class Port(TorchSide):
         own = dict(self._inner.named_parameters())
         named = canonical_names(own)[1]
         count = len(named) // 2
-        turned = [own[named[f"W{i}"]] for i in range(1, count + 1)]
-        kernels = [W.T if named[f"W{i}"] in self._turned else W for i, W in enumerate(turned, 1)]
+        names = [named[f"W{i}"] for i in range(1, count + 1)]
+        kernels = [own[name].T if name in self.turned else own[name] for name in names]
         return [(W, own[named[f"b{i}"]]) for i, W in enumerate(kernels, 1)]
 
     def initial(self, seed: int) -> Arrays:

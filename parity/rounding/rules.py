@@ -67,8 +67,8 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 _SQUARES = {"square", "abs", "exp", "exp2", "logistic", "sqrt", "rsqrt", "erfc"}
 _SIGN_KEEPING = {"add", "add_any", "mul", "div", "max", "min", "reduce_sum", "cumsum", "reduce_max",
-                 "copy", "reshape", "broadcast_in_dim", "squeeze", "convert_element_type",
-                 "stop_gradient"}  # fmt: skip
+                 "reduce_window_sum", "reduce_window_max", "copy", "reshape", "broadcast_in_dim",
+                 "squeeze", "convert_element_type", "stop_gradient"}  # fmt: skip
 
 
 def nonnegative(op: Op) -> bool:
@@ -198,11 +198,14 @@ RULES |= {name: _elementary(function) for name, function in FUNCTIONS.items()}
 # --- sums and products -----------------------------------------------------------------------
 
 
-@rule("reduce_sum", "cumsum")
+@rule("reduce_sum", "cumsum", "reduce_window_sum")
 def _sum(op: Op, x: Array) -> tuple[Any, ...]:
     v = op.bind(x)
-    axes = op.params["axes"] if op.name == "reduce_sum" else (op.params["axis"],)
-    n = math.prod(x.shape[axis] for axis in axes)
+    if op.name == "reduce_window_sum":
+        n = math.prod(op.params["window_dimensions"])
+    else:
+        axes = op.params["axes"] if op.name == "reduce_sum" else (op.params["axis"],)
+        n = math.prod(x.shape[axis] for axis in axes)
 
     def spread(r: Arithmetic, dx: Delta) -> Delta:
         drift = dx if dx is EXACT else op.bind(dx)
@@ -222,6 +225,13 @@ def _dot_general(op: Op, A: Array, B: Array) -> tuple[Any, ...]:
     n = math.prod(A.shape[axis] for axis in contract)
     dot = partial(lax.dot_general, dimension_numbers=op.params["dimension_numbers"])
     v = dot(A, B, preferred_element_type=op.dtype)
+    reach = partial(_nonzero, dimension_numbers=op.params["dimension_numbers"])
+    return v, products(dot, n, A, B, reach), Tag("dot", (n,))
+
+
+def products(dot: Callable[..., Array], n: int, A: Array, B: Array, reach: Callable) -> Spread:
+    """The spread of sums of n products each. dot: bilinear, at the type of its operands, with an
+    option `precision`. reach: 1 for the sums that hold a product of two nonzeros, else 0."""
 
     def spread(r: Arithmetic, dA: Delta, dB: Delta) -> Delta:
         if r.exact and dA is EXACT and dB is EXACT:
@@ -242,9 +252,9 @@ def _dot_general(op: Op, A: Array, B: Array) -> tuple[Any, ...]:
         a, b = a + dA, b + dB
         sizes = 1 + sum(jnp.max(jnp.where(x < r.huge, x, 0.0), initial=0.0) for x in (a, b))
         # Five of six for `above`, whose factors are at most twice these.
-        return drift + 6 * r.tiny * n * sizes * _nonzero(a, b, op.params["dimension_numbers"])
+        return drift + 6 * r.tiny * n * sizes * reach(a, b)
 
-    return v, spread, Tag("dot", (n,))
+    return spread
 
 
 def _above(dot: Callable[..., Array], n: int, a: Array, b: Array) -> Array:

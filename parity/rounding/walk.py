@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
-from . import choices
+from . import choices, windows  # noqa: F401 (enters its rules)
 from .arithmetic import EXACT, Approx, Arithmetic, Array, Delta, dense
 from .rules import RULES, Op, nonnegative
 

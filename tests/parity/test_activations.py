@@ -13,10 +13,11 @@ import torch_mlp
 from mlp_core.activations import NAMES
 from mlp_core.history import History
 from parity.bounds import bound
-from parity.checking import check, pair_names
+from parity.checking import check
 from parity.cli import main
 from parity.compare import compare_trees
 from parity.ladder import LEVELS
+from parity.pairing import pair_names
 from parity.rungs import ROUNDOFF, SIDES
 from parity.sides import Examples, JaxSide, TorchSide, book_pair
 

@@ -7,8 +7,8 @@ import pytest
 
 import torch_mlp
 from parity import trajectory_pictures
-from parity.checking import pair_names
 from parity.envelope import Envelope, free_run
+from parity.pairing import pair_names
 from parity.seeds import ALARM, Equivalence, book_models, compare_seeds
 from parity.sides import JaxSide, TorchSide, book_pair
 

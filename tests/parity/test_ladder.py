@@ -244,12 +244,12 @@ def test_plain_modules_are_checked_too_with_names(digits):
         "b.kernel": "3.weight",
         "b.bias": "3.bias",
     }
-    assert_parity(Net(), theirs, data=digits, names=names, **SMALL)
-    with pytest.raises(ValueError, match="pass names=.*\n.*jax: .*kernel.*\n.*torch: 1.weight"):
+    assert_parity(Net(), theirs, data=digits, weights=names, **SMALL)
+    with pytest.raises(ValueError, match="pass weights=.*\n.*jax: .*kernel.*\n.*torch: 1.weight"):
         check(Net(), theirs, data=digits, **SMALL)
     theirs[2] = nn.Sigmoid()
     with pytest.raises(AssertionError, match="logits"):
-        assert_parity(Net(), theirs, data=digits, names=names, certify=False, **SMALL)
+        assert_parity(Net(), theirs, data=digits, weights=names, certify=False, **SMALL)
 
 
 def test_shapes_that_cannot_be_paired_are_named(digits):

@@ -9,9 +9,9 @@ from torch import nn
 
 import torch_mlp
 from parity import check
-from parity.checking import pair_names
 from parity.ladder import LEVELS
 from parity.masks import layers_of, note_masks
+from parity.pairing import pair_names
 from parity.rungs import Rungs
 from parity.sides import Examples, JaxSide, TorchSide, book_pair
 

@@ -12,7 +12,7 @@ from torch import nn
 import jax_mlp
 import torch_mlp
 from parity import probes
-from parity.checking import pair_names
+from parity.pairing import pair_names
 from parity.probes import NoProbe, build, exact, judge_probes
 from parity.rungs import Rungs
 from parity.sides import JaxSide, TorchSide, book_pair

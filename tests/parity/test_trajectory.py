@@ -8,8 +8,8 @@ import torch
 
 import torch_mlp
 from parity import trajectory_pictures
-from parity.checking import pair_names
 from parity.interrupted import Interrupted
+from parity.pairing import pair_names
 from parity.sides import JaxSide, TorchSide, book_pair
 from parity.trajectory import LAG, certify
 

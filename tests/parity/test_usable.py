@@ -38,12 +38,12 @@ def test_a_function_of_parameters_is_a_model(digits):
     names = {"W1": "1.weight", "b1": "1.bias"}
     levels = ("weights", "logits", "step")
     verdict = check(
-        (linear, params), book(), data=digits, names=names, batch_size=32, levels=levels
+        (linear, params), book(), data=digits, weights=names, batch_size=32, levels=levels
     )
     assert verdict.ok, verdict
     wrong = check(
         (lambda params, X: linear(params, X) * 1.000001, params),
-        book(), data=digits, names=names, batch_size=32, levels=levels,
+        book(), data=digits, weights=names, batch_size=32, levels=levels,
     )  # fmt: skip
     assert not wrong.ok
 
@@ -51,8 +51,19 @@ def test_a_function_of_parameters_is_a_model(digits):
 def test_what_is_no_model_is_refused_by_name():
     with pytest.raises(TypeError, match="builtins.function, expected a flax.nnx.Module"):
         as_module(linear)
-    with pytest.raises(TypeError, match="'layer' is dict, expected an array"):
-        as_module((linear, {"layer": {"W": np.zeros(3)}}))
+    with pytest.raises(TypeError, match="'layer.0' is int 3, expected an array of floats"):
+        as_module((linear, {"layer": [3]}))
+    with pytest.raises(TypeError, match="'a.b' is .* under a name of its own"):
+        as_module((linear, {"a.b": np.zeros(3), "a": {"b": np.zeros(3)}}))
+
+
+def test_the_models_come_in_either_order(digits):
+    options = dict(weights=NAMES, batch_size=32, levels=CHEAP[:2])
+    for models in ((Net(), book()), (book(), Net())):
+        assert check(*models, digits, **options).ok
+    for models in ((book(), book()), (Net(), Net())):
+        with pytest.raises(TypeError, match="expected one torch.nn.Module, and one flax"):
+            check(*models, digits, **options)
 
 
 def test_outputs_of_different_shapes_are_refused_before_any_level(digits):
@@ -63,19 +74,19 @@ def test_outputs_of_different_shapes_are_refused_before_any_level(digits):
         return linear(params, X)[:, :3]
 
     with pytest.raises(ValueError, match=r"outputs: jax \(8, 3\), torch \(8, 4\)"):
-        check((shorter, params), book(), data=digits, names=names, batch_size=32, levels=CHEAP)
+        check((shorter, params), book(), data=digits, weights=names, batch_size=32, levels=CHEAP)
 
 
 @pytest.mark.parametrize("side", ["jax", "torch"])
 def test_dropout_is_named_as_what_it_is(digits, side):
     ours, theirs = Net(dropout=0.5 * (side == "jax")), book(0.5 * (side == "torch"))
     with pytest.raises(ValueError, match=f"{side}: two calls .* differ, in training mode"):
-        check(ours, theirs, data=digits, names=NAMES, batch_size=32, levels=CHEAP)
+        check(ours, theirs, data=digits, weights=NAMES, batch_size=32, levels=CHEAP)
 
 
 def test_a_dropout_of_rate_0_is_no_dropout(digits):
     levels = CHEAP[:2]
-    assert check(Net(), book(), data=digits, names=NAMES, batch_size=32, levels=levels).ok
+    assert check(Net(), book(), data=digits, weights=NAMES, batch_size=32, levels=levels).ok
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -90,7 +101,7 @@ def test_what_lies_on_another_device_is_named(digits):
     with pytest.raises(ValueError, match="array 0 is on meta, expected the CPU"):
         as_arrays((torch.zeros(3, device="meta"), digits[1]))
     with pytest.raises(ValueError, match="torch: '1.weight' is on meta, expected the CPU"):
-        check(Net(), book().to("meta"), data=digits, names=NAMES, batch_size=32, levels=CHEAP)
+        check(Net(), book().to("meta"), data=digits, weights=NAMES, batch_size=32, levels=CHEAP)
 
 
 def test_arrays_of_jax_and_torch_are_taken(digits):
@@ -100,4 +111,4 @@ def test_arrays_of_jax_and_torch_are_taken(digits):
 
 def test_a_level_that_is_none_is_refused_with_those_that_are(digits):
     with pytest.raises(ValueError, match=r"levels: no \['logit'\]; there are \['inputs', "):
-        check(Net(), book(), data=digits, names=NAMES, levels=["logit"])
+        check(Net(), book(), data=digits, weights=NAMES, levels=["logit"])
