@@ -8,8 +8,9 @@ import numpy as np
 
 from mlp_core import fashion_mnist
 from parity.config import CheckConfig
+from parity.curve import curves
 from parity.divergence import Divergence, locate
-from parity.ladder import LEVELS, climb, curves
+from parity.ladder import LEVELS, climb
 from parity.pairing import pair_names
 from parity.rungs import Level, Result, Rungs
 from parity.sides import Examples, JaxSide, TorchSide

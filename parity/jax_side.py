@@ -39,8 +39,7 @@ class JaxSide:
         self.load(self.params())
 
     def params(self) -> Arrays:
-        named = jax_mlp.checkpoint.named_params(self.model)
-        return {self._outside(name): np.array(array) for name, array in named.items()}
+        return self._named(self.model)
 
     def load(self, params: Mapping[str, np.ndarray]) -> None:
         with self._settings():
@@ -98,10 +97,24 @@ class JaxSide:
     def train(self, epochs: int, update_scale: float = 1.0) -> Run:
         with self._settings():
             model = nnx.clone(self.model)
-            trainer = _JaxTrainer(max_epochs=epochs, dtype=self.dtype, update_scale=update_scale)
-            history = trainer.fit(model, _JaxData(self.examples))
-            named = jax_mlp.checkpoint.named_params(model)
-            return Run(history, {self._outside(name): np.array(a) for name, a in named.items()})
+            trainer = _JaxTrainer(epochs, update_scale)
+            history = trainer.fit(model, _JaxData(self.examples, self.dtype))
+            return Run(history, self._named(model))
+
+    def twins(self, epochs: int, count: int, spread: float) -> list[Run]:
+        """Runs like `train`'s, but from weights w (1 + spread e), e uniform in [-1, 1]."""
+        rng = np.random.default_rng(0)
+        with self._settings():
+            models = [nnx.clone(self.model) for _ in range(count)]
+            for model in models:
+                moved = {
+                    self._inside(name): w * (1 + spread * rng.uniform(-1, 1, w.shape))
+                    for name, w in self.params().items()
+                }
+                jax_mlp.checkpoint.set_params(model, moved)
+            sweep = jax_mlp.Sweep(epochs, arithmetic="native")
+            histories = sweep.fit(models, _JaxData(self.examples, self.dtype))
+            return [Run(h, self._named(model)) for h, model in zip(histories, models, strict=True)]
 
     def not_reproducible(self) -> list[str]:
         model = nnx.clone(self.model)
@@ -112,8 +125,7 @@ class JaxSide:
         model = nnx.clone(self.model)
         trainer = jax_mlp.Trainer(1, arithmetic="reproducible")
         history = trainer.fit(model, _JaxData(self.examples.reproducible))
-        named = jax_mlp.checkpoint.named_params(model)
-        return Run(history, {self._outside(name): np.array(a) for name, a in named.items()})
+        return Run(history, self._named(model))
 
     def about(self) -> dict[str, Any]:
         device = jax.devices()[0]
@@ -123,6 +135,10 @@ class JaxSide:
             "device": device.device_kind,
             "matmul precision": "highest",
         }
+
+    def _named(self, model: nnx.Module) -> Arrays:
+        named = jax_mlp.checkpoint.named_params(model)
+        return {self._outside(name): np.array(array) for name, array in named.items()}
 
     def _type_name(self) -> str:
         inner = self.model.net if isinstance(self.model, _JaxPort) else self.model
@@ -181,9 +197,9 @@ class _JaxPort(jax_mlp.Classifier):
 
 
 class _JaxTrainer(jax_mlp.Trainer):
-    def __init__(self, max_epochs: int, dtype: str, update_scale: float) -> None:
+    def __init__(self, max_epochs: int, update_scale: float) -> None:
         super().__init__(max_epochs, arithmetic="native")
-        self.dtype, self.update_scale = dtype, update_scale
+        self.update_scale = update_scale
 
     def prepare_model(self, model: Any) -> None:
         super().prepare_model(model)
@@ -192,30 +208,37 @@ class _JaxTrainer(jax_mlp.Trainer):
             scale = optax.scale(self.update_scale)
             model.configure_optimizers = lambda: optax.chain(plain(), scale)
 
-    def prepare_batch(self, batch: Any) -> Any:
-        X, y = batch
-        return X.astype(self.dtype), y
-
 
 class _JaxData(jax_mlp.DataModule):
-    def __init__(self, examples: Examples) -> None:
-        self.examples = examples
+    """The examples, in float32 or float64 as a model is."""
+
+    def __init__(self, examples: Examples, dtype: str = "float32") -> None:
+        self.examples, self.dtype = examples, dtype
 
     def get_dataloader(self, train: bool) -> Any:
         e = self.examples
         if not train and not e.validated:
             return None
+        transform: Callable = _as_they_are
+        rows: Any
         if e.arrays is None:
             data = jax_mlp.FashionMNIST(e.batch_size, data=e.source, seed=e.seed)
             whole = data.get_dataloader(train)
-            if e.limit is None:
-                return whole
-            rows, transform = whole.host_arrays, [whole.transform]
+            rows, transform = whole.host_arrays, whole.transform
         elif train or len(e.arrays) == 4:
             X, y = e.arrays[:2] if train else e.arrays[2:]
-            rows, transform = (X, y.astype(np.int32)), []
+            rows = X, y.astype(np.int32)
         else:
             return None
         schedule = e.schedule(len(rows[-1]), train)
         taken = [array[: schedule.num_examples] for array in rows]
-        return jax_mlp.ArrayLoader(taken, schedule, *transform)
+
+        def typed(*rows: Any) -> Any:
+            X, y = transform(*rows)
+            return X.astype(self.dtype), y
+
+        return jax_mlp.ArrayLoader(taken, schedule, typed)
+
+
+def _as_they_are(*rows: Any) -> Any:
+    return rows

@@ -11,20 +11,15 @@ from itertools import zip_longest
 import numpy as np
 
 from parity.compare import Comparison, compare, compare_trees
-from parity.effective_bits import float64_room, same_bits, same_in_float64
+from parity.curve import judge_curve, note_curve
+from parity.effective_bits import same_bits, same_in_float64
 from parity.masks import judge_masks, note_masks
 from parity.precision import judge_precision
 from parity.probes import judge_probes
 from parity.rungs import Judge, Level, Result, Rungs, Skipped
 from parity.side import SIDES
-from parity.sides import Run, Side
+from parity.sides import Side
 from parity.trajectory import judge_every_step, note_every_step
-
-# The curve in float64 is judged by a yardstick: one more epoch on the JAX side, whose every update
-# is too large by one part in 10^9. In all epochs the sides must stay closer to each other than that
-# run comes to JAX's in its one. The same fault moves the weights, to first order, by 10^-9 of the
-# way that they have come since the start, which needs no run.
-YARDSTICK = 1e-9
 
 
 def judge_inputs(rungs: Rungs, precision: str) -> list[Comparison]:
@@ -131,46 +126,6 @@ def note_part(part: str) -> Callable[[Rungs, str], str]:
     return note
 
 
-def judge_curve(rungs: Rungs, precision: str) -> list[Comparison]:
-    """Losses of every step, validation figures of every epoch, final weights, of whole runs."""
-    jax64 = rungs.run("jax", "float64")
-    if precision == "float64":
-        torch64 = rungs.run("torch", "float64")
-        off = rungs.run("jax", "float64", 1 + YARDSTICK)
-        floor = _rounding_of_loss(rungs)
-        found = []
-        for name, curve in curves(jax64).items():
-            # How far the yardstick has come by then: it may cross the curve again and again.
-            wrong = curves(off)[name]
-            away = np.maximum.accumulate(np.abs(curve[: len(wrong)] - wrong))
-            # An accuracy is a count over n, rounded in float32: half an example is none.
-            least = 0.5 / rungs.val_examples if name == "val_acc" else 2 * floor
-            room = least + np.pad(away, (0, len(curve) - len(away)), mode="edge")
-            other = curves(torch64)[name]
-            found.append(compare(curve, other, room, name=name, sides=SIDES))
-        for name, array in jax64.params.items():
-            room = YARDSTICK * np.abs(array - rungs.params[name]).max()
-            other = torch64.params[name]
-            found.append(compare(array, other, room, name=f"final {name}", sides=SIDES))
-        return found
-    found = []
-    for name, exact in curves(jax64).items():
-        own = {s: curves(rungs.run(s, "float32"))[name] for s in SIDES}
-        found += same_bits(exact, own, f"{name}: distance from the float64 curve")
-    return found
-
-
-def _rounding_of_loss(rungs: Rungs) -> float:
-    """How far rounding may move the first loss in float64."""
-    batch = next(iter(rungs.batches))
-    if not rungs.unbounded:
-        return float(rungs.reference("float64", batch).bound.loss)
-    exact, own = (
-        {s: rungs.evaluate(s, p, batch).loss for s in SIDES} for p in ("float64", "float32")
-    )
-    return float64_room(exact, own)
-
-
 def judge_bits(rungs: Rungs, precision: str) -> list[Comparison]:
     """One epoch in reproducible arithmetic on each side: all losses and final weights, bit by bit.
 
@@ -259,8 +214,10 @@ LEVELS = (
     Level(
         "curve",
         "Same losses, step by step, and same weights at the end?",
-        "closer than updates off by 1e-9 would bring; in float32, same effective bits",
+        "closer than updates off by 1e-9 would bring; in float32, same effective bits; or no "
+        "further than weights off by 6.5 bits of their precision at the start bring a run",
         judge_curve,
+        note=note_curve,
     ),
     Level(
         "same bits",
@@ -287,10 +244,3 @@ def climb(rungs: Rungs, levels: Sequence[Level] = LEVELS) -> Iterator[Result]:
                 skipped = str(reason)
             seconds = time.perf_counter() - start
             yield Result(level, precision, comparisons, seconds, skipped, note)
-
-
-def curves(run: Run) -> dict[str, np.ndarray]:
-    """Losses of all steps, and validation figures of all epochs, by name."""
-    keys = run.history.epochs[0].val
-    val = {f"val_{key}": np.array(run.history.val(key)) for key in keys}
-    return {"train_loss": np.array(run.history.train_loss), **val}

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from parity.checking import Verdict
-from parity.ladder import YARDSTICK
+from parity.curve import YARDSTICK
 
 STYLES = {
     "jax float64": ("tab:blue", "-"),

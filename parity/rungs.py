@@ -83,6 +83,20 @@ class Rungs:
             self._runs[key] = Run(run.history, self.rename(run.params, side))
         return self._runs[key]
 
+    def twins(self, precision: str, count: int, spread: float) -> list[Run]:
+        """So many float64 runs of JAX's model, from weights moved by up to `spread` of themselves;
+        kept for this precision."""
+        key = "twins", precision
+        if key not in self._evaluations:
+            self.on_start(f"{self.epochs} epochs of {count} twins in float64")
+            made = self.jax["float64"].twins(self.epochs, count, spread)
+            self._evaluations[key] = [Run(t.history, self.rename(t.params, "jax")) for t in made]
+        return self._evaluations[key]
+
+    def has_twins(self, precision: str) -> bool:
+        """Whether they were asked for."""
+        return ("twins", precision) in self._evaluations
+
     def runs(self) -> Iterator[tuple[tuple[str, str, float], Run]]:
         """(side, precision, update scale) and run, of all runs made so far."""
         yield from self._runs.items()

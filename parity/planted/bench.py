@@ -68,6 +68,12 @@ class Remembered(DrawingJaxSide):
             self._seen[key] = super().reproducible_epoch()
         return self._seen[key]
 
+    def twins(self, epochs: int, count: int, spread: float) -> list[Run]:
+        key = epochs, count, spread, *(a.tobytes() for a in self.params().values())
+        if key not in self._seen:
+            self._seen[key] = super().twins(epochs, count, spread)
+        return self._seen[key]
+
     def pullback(
         self, params: Mapping[str, np.ndarray], X: np.ndarray, cotangent: np.ndarray
     ) -> Pullback:

@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 
 from mlp_core.weights import canonical_names
 from parity.compare import Comparison, compare
-from parity.ladder import LEVELS, YARDSTICK, curves
+from parity.curve import YARDSTICK, curves
+from parity.ladder import LEVELS
 from parity.rungs import Level, Rungs
 from parity.side import SIDES
 from parity.sides import Arrays, JaxSide, Run, book_pair

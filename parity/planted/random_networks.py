@@ -24,10 +24,9 @@ from parity.stages import Stages
 # Drawn once for all: probes hold fixed integers; init and refit look at no network's weights.
 LEFT_OUT = ("init", "probes", "accuracy", "refit", "same bits")
 
-# Every fourth network has zero biases: on blank images all its units start at a tie. One step is
-# judged there as anywhere. A whole run isn't: where a bias's gradient cancels to rounding noise,
-# the sign of the noise decides the ReLU for those images, in each arithmetic its own way. When such
-# networks were trained too, 3 of 1,000 raised alarms on the level `curve`.
+# Every fourth network has zero biases: on blank images all its units start at a tie. Where a bias's
+# gradient cancels to rounding noise, the sign of the noise decides the ReLU for those images, in
+# each arithmetic its own way, so that two honest runs may part at once.
 TIED = 4
 
 
@@ -35,12 +34,12 @@ TIED = 4
 class CleanRun:
     """Honest networks on the ladder. alarms: what was called a fault, and is none.
 
-    curves: how many of the networks were trained too; not those that start at a ReLU's tie.
+    turned: how many were trained past a sign that rounding turned, and so judged by twins.
     largest: by level, the largest share of its bound that any of them used.
     """
 
     networks: int
-    curves: int
+    turned: int
     comparisons: int
     alarms: tuple[str, ...]
     largest: dict[str, float] = field(default_factory=dict)
@@ -53,8 +52,8 @@ class CleanRun:
     def __str__(self) -> str:
         verdict = f"{len(self.alarms)} FALSE ALARMS" if self.alarms else "no alarm"
         lines = [
-            f"{self.networks:,} random honest networks, {self.curves:,} of them trained, "
-            f"{self.comparisons:,} comparisons: {verdict}"
+            f"{self.networks:,} random honest networks, {self.comparisons:,} comparisons: "
+            f"{verdict}; in {self.turned:,} trainings rounding turned a sign"
         ]
         lines += [f"  {alarm}" for alarm in self.alarms[:5]]
         return "\n".join(lines)
@@ -62,7 +61,7 @@ class CleanRun:
     def to_json(self) -> dict[str, Any]:
         return {
             "networks": self.networks,
-            "trained": self.curves,
+            "turned": self.turned,
             "comparisons": self.comparisons,
             "alarms": list(self.alarms),
             "largest margins": {
@@ -106,6 +105,14 @@ class Looped(JaxSide):
                 history.epochs.append(record)
             return Run(history, {name: np.array(a) for name, a in params.items()})
 
+    def twins(self, epochs: int, count: int, spread: float) -> list[Run]:
+        rng, kept, found = np.random.default_rng(0), self.params(), []
+        for _ in range(count):
+            self.load({n: w * (1 + spread * rng.uniform(-1, 1, w.shape)) for n, w in kept.items()})
+            found.append(self.train(epochs))
+        self.load(kept)
+        return found
+
     def _one_update(self, params: Any, state: Any, X: Any, y: Any, scale: Any) -> tuple:
         _, loss, gradients, _ = self._traced(params, X, y)
         updates, state = self.model.configure_optimizers().update(gradients, state, params)
@@ -125,18 +132,17 @@ def clean_run(
     sides: dict[str, Any] = {p: Looped(bench.jax[p]) for p in PRECISIONS}
     alarms: list[str] = []
     largest: dict[str, float] = {}
-    curves = count = judged = 0
+    turned = count = judged = 0
     try:
         for i in range(networks):
             on_network(i)
-            tied = i % TIED == 0
-            left_out = (*LEFT_OUT, "curve") if tied else LEFT_OUT
-            for r in bench.judged(honest(bench, sides, i, tied), left_out):
+            rungs = honest(bench, sides, i, tied=i % TIED == 0)
+            for r in bench.judged(rungs, LEFT_OUT):
                 count += len(r.comparisons)
                 largest[r.level.name] = max(largest.get(r.level.name, 0.0), r.worst.margin)
                 if not r.ok:
                     alarms.append(f"network {i}, {r.level.name} {r.precision}: {r.worst}")
-            curves += not tied
+            turned += any(rungs.has_twins(p) for p in PRECISIONS)
             judged += 1
     except KeyboardInterrupt:
         pass  # judged < networks says so
@@ -144,7 +150,7 @@ def clean_run(
         for side in bench.jax.values():
             side.load(bench.source)
     seconds = time.perf_counter() - start
-    found = CleanRun(judged, curves, count, tuple(alarms), largest, seconds)
+    found = CleanRun(judged, turned, count, tuple(alarms), largest, seconds)
     if judged < networks:
         raise Interrupted(found)
     return found
