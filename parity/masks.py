@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 
 from parity.bounds import bound
 from parity.compare import Comparison, compare
-from parity.probes import of_relu, perceptron
+from parity.perceptrons import of_relu, perceptron
 from parity.rungs import ROUNDOFF, Rungs, Skipped
 from parity.side import SIDES
 from parity.sides import JaxSide
@@ -84,7 +84,7 @@ def layers_of(rungs: Rungs, precision: str) -> list[Layer]:
         return kept[key]
     X = np.concatenate([X for X, _ in rungs.batches.values()])
     if (shared := ("masks", precision)) not in kept:  # whatever Torch does
-        own = perceptron(rungs.params, rungs.batches)
+        own = perceptron(rungs)
         of_relu(rungs.jax[precision], X)
         params = {letter: rungs.params[name].astype(precision) for letter, name in own.items()}
         with jax.enable_x64(precision == "float64"):

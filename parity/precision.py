@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from parity.compare import Comparison, compare
-from parity.probes import NoProbe, perceptron
+from parity.perceptrons import NoProbe, perceptron
 from parity.rungs import Rungs
 from parity.side import SIDES
 from parity.sides import Arrays, Pullback, Side
@@ -132,7 +132,7 @@ def judge_precision(rungs: Rungs, precision: str) -> list[Comparison]:
 
     Raises NoProbe for a model that isn't a perceptron, or whose activations let nothing pass.
     """
-    own = perceptron(rungs.params, rungs.batches)
+    own = perceptron(rungs)
     shape = next(iter(rungs.batches.values()))[0].shape[1:]
     ours = {letter: rungs.names[name][0] for letter, name in own.items()}
     unit = passing(rungs.jax[precision], ours, shape)

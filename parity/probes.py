@@ -16,33 +16,21 @@ not even on a TPU. The sign of a zero isn't judged: -0 + 0 depends on the order 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import numpy as np
-from jax.extend import core
 from jaxtyping import Int
 
-from mlp_core.weights import WeightsError, canonical_names
 from parity.compare import Comparison, compare, compare_trees
-from parity.rungs import Rungs, Skipped
+from parity.perceptrons import NoProbe, of_relu, perceptron
+from parity.rungs import Rungs
 from parity.side import SIDES
-from parity.sides import JaxSide, Pullback, Side
-from parity.stages import stages_of
+from parity.sides import Pullback, Side
 
 Arrays = dict[str, np.ndarray]
 
 OPERAND_BITS, SUM_BITS = 8, 24
 TIES = (Fraction(1, 2), Fraction(0))  # what honest ReLUs have for a gradient at 0
-
-# What a ReLU perceptron is made of. Others may be right, but aren't what `exact` computes.
-_PRIMITIVES = {"dot_general", "add", "max", "reshape", "broadcast_in_dim", "transpose", "squeeze",
-               "convert_element_type", "copy", "optimization_barrier", "jit", "pjit", "closed_call",
-               "custom_jvp_call", "custom_vjp_call"}  # fmt: skip
-
-
-class NoProbe(Skipped, ValueError):
-    """No integer probe exists for this model; the message says why."""
 
 
 class Unfit(Exception):
@@ -135,7 +123,7 @@ def judge_probes(rungs: Rungs, precision: str) -> list[Comparison]:
     Which gradient a tie has, 0 or 1/2, is read off the JAX side; Torch must have the same.
     Raises NoProbe for a model that isn't a ReLU perceptron.
     """
-    own = perceptron(rungs.params, rungs.batches)
+    own = perceptron(rungs)
     of_relu(rungs.jax[precision], next(iter(rungs.batches.values()))[0])
     sizes = [rungs.params[own[f"W{i}"]].shape[0] for i in range(1, len(own) // 2 + 1)]
     sizes.append(rungs.params[own[f"b{len(own) // 2}"]].size)
@@ -179,36 +167,6 @@ def against(
         found += compare_trees(gradients, right.gradients, name=label, sides=sides)
         found.append(compare(inputs, right.inputs, name=f"{label} by inputs", sides=sides))
     return found
-
-
-def perceptron(params: Mapping[str, np.ndarray], batches: Mapping[str, Any]) -> dict[str, str]:
-    """{W1: its name, b1: ...} of a perceptron's parameters. Raises NoProbe for any others."""
-    try:
-        own = canonical_names(params)[1]
-    except WeightsError:
-        listed = ", ".join([*params][:4]) + ", ..." * (len(params) > 4)
-        raise NoProbe(f"this level is for perceptrons; the parameters are {listed}") from None
-    X, _ = next(iter(batches.values()))
-    width = int(np.prod(X.shape[1:]))
-    for i in range(1, len(own) // 2 + 1):
-        shapes = [np.shape(params.get(own[f"{letter}{i}"], 0)) for letter in "Wb"]
-        if len(shapes[0]) != 2 or shapes[0][0] != width or shapes[1] != shapes[0][1:]:
-            raise NoProbe(
-                f"this level is for perceptrons; '{own[f'W{i}']}' and its bias have shapes "
-                f"{shapes[0]} and {shapes[1]} behind {width} units"
-            )
-        width = shapes[0][1]
-    if set(own.values()) != set(params):
-        raise NoProbe("this level is for perceptrons; there are parameters beside the layers")
-    return own
-
-
-def of_relu(side: JaxSide, X: np.ndarray) -> None:
-    """Raises NoProbe for a model that computes with more than products, sums and ReLUs."""
-    with side._settings():
-        traced = jax.make_jaxpr(stages_of(side).logits)(side.params(), np.asarray(X, side.dtype))
-    if strange := sorted(set(_primitives(traced.jaxpr)) - _PRIMITIVES):
-        raise NoProbe(f"this level is for ReLU perceptrons; the model uses {strange}")
 
 
 def _draw(
@@ -314,10 +272,3 @@ def _typed(one: Pullback, own: Mapping[str, str], dtype: str) -> Pullback:
 
 def _plus(x: np.ndarray) -> np.ndarray:
     return x + np.zeros((), x.dtype)  # -0 + 0 is 0
-
-
-def _primitives(jaxpr: Any) -> Iterator[str]:
-    for eqn in jaxpr.eqns:
-        yield eqn.primitive.name
-        for inner in core.jaxprs_in_params(eqn.params):
-            yield from _primitives(inner)

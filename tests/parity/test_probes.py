@@ -13,7 +13,8 @@ import jax_mlp
 import torch_mlp
 from parity import probes
 from parity.pairing import pair_names
-from parity.probes import NoProbe, build, exact, judge_probes
+from parity.perceptrons import NoProbe
+from parity.probes import build, exact, judge_probes
 from parity.rungs import Rungs
 from parity.sides import JaxSide, TorchSide, book_pair
 
