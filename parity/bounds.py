@@ -64,7 +64,7 @@ def bound(
     with; by default the inputs are exact. Integers and booleans have a zero bound unless a kink
     reaches them; a non-finite value has an infinite one.
 
-    Compiled at the first call for each fn (the last 64 are kept) and shapes; as with `jax.jit`,
+    Compiled at the first call for each fn (the last 24 are kept) and shapes; as with `jax.jit`,
     arrays that fn closes over are read then. Needs no x64 flag and sets none.
     Raises UnsupportedPrimitive. Source: Higham 2002, ch. 3; Higham & Mary 2019.
     """
@@ -80,7 +80,7 @@ def bound(
     return replace(jax.tree.map(np.asarray, replace(found, kinks=())), kinks=kinks)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=24)
 def _compiled(
     fn: Callable[..., PyTree], roundoff: float, operand_roundoff: float
 ) -> Callable[..., Bounds]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mlp_core import fashion_mnist
+from parity import programs
 from parity.config import CheckConfig
 from parity.curve import curves
 from parity.divergence import Divergence, locate
@@ -80,6 +81,7 @@ class Verdict:
         return _plain(found | {"first divergence": first, "every step": steps})
 
 
+@programs.kept()
 def check(
     one: Any,
     other: Any,
@@ -114,6 +116,7 @@ def check(
     rounding bound, which takes about as long as four trainings. on_start, on_result: called
     as levels begin and end.
 
+    Compiled programs are kept in the user's cache, unless JAX has a folder for them already.
     Returns a Verdict. Raises TypeError for what is no such model; ValueError if parameters cannot
     be paired or have other shapes, if the outputs have, if inputs aren't finite, if something lies
     on another device than the CPU in Torch, or if a model gives different outputs for the same
