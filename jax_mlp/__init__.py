@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from jax_mlp import layers
 from jax_mlp.classifier import Classifier, Module
 from jax_mlp.data import ArrayLoader, DataModule, FashionMNIST
 from jax_mlp.keys import get_key, manual_seed
@@ -21,7 +22,9 @@ def reshape(x, *args, **kwargs):
 
 def matmul(a, b):
     """jnp.matmul of arrays or nnx.Params."""
-    return jnp.matmul(jnp.asarray(a), jnp.asarray(b))
+    a, b = jnp.asarray(a), jnp.asarray(b)
+    plain = a.ndim == b.ndim == 2 and a.dtype == b.dtype
+    return layers.matmul(a, b) if plain else jnp.matmul(a, b)
 
 
 __all__ = [

@@ -112,6 +112,7 @@ def run_trajectory(config: TrajectoryConfig) -> int:
 def run_sweep(config: SweepConfig) -> int:
     from rich.console import Console
 
+    from jax_mlp.sharding import DevicesError
     from parity.exercises import ValueMissed
     from parity.sweep import run
 
@@ -121,7 +122,7 @@ def run_sweep(config: SweepConfig) -> int:
         for outcome in run(config):
             outcome.print(console)
             code = 130 if outcome.interrupted else 0
-    except ValueMissed as error:
+    except (ValueMissed, DevicesError) as error:
         print(f"mlp-parity sweep: {error}", file=sys.stderr)
         return 2
     print(f"Report: {config.out}")

@@ -220,7 +220,7 @@ class SweepConfig:
 
     mlp-parity sweep depth --values 256 256-128 256-128-64
 
-    mlp-parity sweep joint --values 256@0.1 512@0.3 --epochs 20 --out /tmp/sweep
+    mlp-parity sweep joint --values 256@0.1 512@0.3 --devices 2 --out /tmp/sweep
     """
 
     exercise: Positional[
@@ -245,13 +245,15 @@ class SweepConfig:
     """Examples in a batch; the last of an epoch may have fewer."""
     seed: int = 0
     """The first seed."""
+    devices: int | None = None
+    """How many the runs are spread over, simulated on a CPU; the default is all that there are."""
     data: str | None = None
     """A folder of Fashion-MNIST, or "sample"; the default is to look for it: `mlp-parity data`."""
     out: Path = Path("sweep")
     """Folder for sweep.json, sweep.csv and a picture an exercise."""
 
     def __post_init__(self) -> None:
-        _at_least(self, seeds=1, epochs=1, hiddens=1, lr=0, batch_size=1, seed=0)
+        _at_least(self, seeds=1, epochs=1, hiddens=1, lr=0, batch_size=1, seed=0, devices=1)
         if self.values and self.exercise == "all":
             raise ValueError("--values belong to one exercise: name it")
 

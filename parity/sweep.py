@@ -1,5 +1,6 @@
 """What an exercise found, in JAX over seeds: a table, a sentence, JSON, CSV and a picture."""
 
+import contextlib
 import csv
 import io
 import json
@@ -213,8 +214,11 @@ class Outcome:
 def run(config: SweepConfig) -> Iterator[Outcome]:
     """The outcome of each exercise, when it has been trained and written.
 
-    After Ctrl-C the last outcome is `interrupted`. Raises ValueMissed, DataError for missing data.
+    After Ctrl-C the last outcome is `interrupted`. Raises ValueMissed, DataError for missing data,
+    DevicesError for devices that there aren't.
     """
+    if config.devices is not None:
+        _offer_cpu_devices(config.devices)
     names = [*EXERCISES] if config.exercise == "all" else [config.exercise]
     base = Setting(config.hiddens, config.lr)
     settings = {name: EXERCISES[name].settings(config.values, base) for name in names}
@@ -235,7 +239,7 @@ def train(exercise: Exercise, settings: dict[str, Setting], config: SweepConfig)
     seeds = range(config.seed, config.seed + config.seeds)
     data = jax_mlp.FashionMNIST(config.batch_size, data=config.data, seed=config.seed)
     models = [build(setting, config.model, seed) for setting in settings.values() for seed in seeds]
-    sweep = jax_mlp.Sweep(config.epochs)
+    sweep = jax_mlp.Sweep(config.epochs, devices=config.devices)
     interrupted = False
     try:
         sweep.fit(models, data, [*seeds] * len(settings))
@@ -253,6 +257,14 @@ def train(exercise: Exercise, settings: dict[str, Setting], config: SweepConfig)
     about = {key: rows[0].runs[0].about[key] for key in ("model", "device", "versions")}
     about |= {"data": data.dataset.source, "epochs": config.epochs, "validation examples": n}
     return Outcome(exercise, rows, about, interrupted)
+
+
+def _offer_cpu_devices(count: int) -> None:
+    """Let the CPU count as so many, where JAX runs on it and hasn't started."""
+    import jax
+
+    with contextlib.suppress(RuntimeError):  # it has started: Sweep says what there is
+        jax.config.update("jax_num_cpu_devices", count)
 
 
 def build(setting: Setting, kind: str, seed: int) -> Any:

@@ -226,6 +226,32 @@ def test_sweep_needs_no_torch(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_runs_spread_over_devices_are_the_same_runs(tmp_path):
+    """In processes of their own: the number of devices is settled when JAX starts."""
+    found = {}
+    for devices in ("1", "2"):
+        arguments = ["lr", "--values", "0.1", "--devices", devices, *QUICK, "--out", str(tmp_path)]
+        code = (
+            "import sys, jax\n"
+            "from parity.cli import main\n"
+            f"code = main(['sweep', *{arguments}])\n"
+            f"assert jax.device_count() == {devices}\n"
+            "sys.exit(code)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found[devices] = json.loads((tmp_path / "sweep.json").read_text())["lr"]["rows"][0]
+    for key in ("train_loss", "val_loss"):
+        np.testing.assert_allclose(found["1"][key], found["2"][key], rtol=1e-4)
+
+
+def test_devices_that_there_are_not_are_exit_code_2(tmp_path, capsys):
+    jax.devices()  # JAX has started
+    arguments = ["lr", *QUICK, "--devices", "99", "--out", str(tmp_path)]
+    assert main(["sweep", *arguments]) == 2
+    assert "devices = 99, expected 1 to" in capsys.readouterr().err
+
+
 def test_ctrl_c_keeps_what_was_finished(tmp_path):
     command = [sys.executable, "-m", "parity.cli", "sweep", "lr", "--values", "0.1", "0.2"]
     command += ["--data", "sample", "--epochs", "100000", "--seeds", "1", "--hiddens", "8"]
