@@ -4,12 +4,16 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
 from parity.speed.timing import Row, Size
+
+# Idle threads of one row spin on for a while, which cost the next one up to a fifth.
+REST = 0.3  # seconds
 
 PLATFORMS = {"auto": None, "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 
@@ -115,6 +119,7 @@ def measure(
         try:
             for _ in range(rounds):
                 for worker in workers:
+                    time.sleep(REST)
                     worker.round()
                     on_round()
         except KeyboardInterrupt:
