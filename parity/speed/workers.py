@@ -12,7 +12,7 @@ from typing import Any
 
 from parity.speed.timing import Row, Size
 
-# Idle threads of one row spin on for a while, which cost the next one up to a fifth.
+# Right behind scikit-learn the next row took a fifth to a third longer, after a rest it doesn't.
 REST = 0.3  # seconds
 
 PLATFORMS = {"auto": None, "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
