@@ -165,8 +165,9 @@ def check(
 def _first_divergence(rungs: Rungs, results: Sequence[Result]) -> Divergence | None:
     """The step from the shared weights taken apart, where a level of one batch failed; or the first
     certified step that did."""
-    for r in results if not rungs.unbounded else ():
-        if r.level.name in ("logits", "loss", "gradients", "step") and not r.ok:
+    for r in results:
+        one_batch = r.level.name in ("logits", "loss", "gradients", "step")
+        if one_batch and not r.ok and not rungs.unbounded(r.precision):
             sides = rungs.jax[r.precision], rungs.torch[r.precision]
             for batch in rungs.batches.values():
                 if found := locate(*sides, rungs.names, rungs.params, (batch, batch), step=0):

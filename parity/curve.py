@@ -112,7 +112,7 @@ def _lengthened(curve: np.ndarray, length: int) -> np.ndarray:
 def _rounding_of_loss(rungs: Rungs) -> float:
     """How far rounding may move the first loss in float64."""
     batch = next(iter(rungs.batches))
-    if not rungs.unbounded:
+    if not rungs.unbounded("float64"):
         return float(rungs.reference("float64", batch).bound.loss)
     exact, own = (
         {s: rungs.evaluate(s, p, batch).loss for s in SIDES} for p in ("float64", "float32")

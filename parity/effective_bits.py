@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from parity.compare import Comparison, compare
+from parity.rungs import ROUNDOFF
 from parity.side import SIDES
 
 RATIO = 2.0 ** ((24 - 11) / 2)
-FINER = 2.0 ** (24 - 53)
+FLOAT32 = ROUNDOFF["float32"]
+FINER = ROUNDOFF["float64"] / FLOAT32
 
 
 def same_bits(
@@ -30,7 +32,7 @@ def same_bits(
     found = []
     apart = {s: distance(x, exact) for s, x in own.items()}
     for s, opposite in (SIDES, SIDES[::-1]):
-        most = max(RATIO * max(apart[opposite], 2.0**-24 * _rms(exact)), allowed)
+        most = max(RATIO * max(apart[opposite], FLOAT32 * _rms(exact)), allowed)
         found.append(compare(apart[s], 0.0, most, name=name, sides=(s, "expected")))
     return found
 
@@ -58,7 +60,7 @@ def float64_room(exact: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray])
         return 0.0
     with np.errstate(invalid="ignore"):  # what isn't finite fails where it's compared
         apart = max(_largest(own[s] - exact[s]) for s in SIDES)
-    return RATIO * FINER * max(apart, 2.0**-24 * _largest(exact["jax"]))
+    return RATIO * FINER * max(apart, FLOAT32 * _largest(exact["jax"]))
 
 
 def _largest(x: Any) -> float:

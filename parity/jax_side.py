@@ -103,18 +103,22 @@ class JaxSide:
 
     def twins(self, epochs: int, count: int, spread: float) -> list[Run]:
         """Runs like `train`'s, but from weights w (1 + spread e), e uniform in [-1, 1]."""
-        rng = np.random.default_rng(0)
         with self._settings():
             models = [nnx.clone(self.model) for _ in range(count)]
-            for model in models:
-                moved = {
-                    self._inside(name): w * (1 + spread * rng.uniform(-1, 1, w.shape))
-                    for name, w in self.params().items()
-                }
+            for model, params in zip(models, self._nearby(count, spread), strict=True):
+                moved = {self._inside(name): w for name, w in params.items()}
                 jax_mlp.checkpoint.set_params(model, moved)
             sweep = jax_mlp.Sweep(epochs, arithmetic="native")
             histories = sweep.fit(models, _JaxData(self.examples, self.dtype))
             return [Run(h, self._named(model)) for h, model in zip(histories, models, strict=True)]
+
+    def _nearby(self, count: int, spread: float) -> list[Arrays]:
+        """The twins' weights."""
+        rng, own = np.random.default_rng(0), self.params()
+        return [
+            {name: w * (1 + spread * rng.uniform(-1, 1, w.shape)) for name, w in own.items()}
+            for _ in range(count)
+        ]
 
     def not_reproducible(self) -> list[str]:
         model = nnx.clone(self.model)

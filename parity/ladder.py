@@ -58,7 +58,7 @@ def judge_part(part: str) -> Judge:
     """
 
     def judge(rungs: Rungs, precision: str) -> list[Comparison]:
-        if rungs.unbounded:
+        if rungs.unbounded(precision):
             return _by_bits(rungs, part, precision)
         found = []
         for batch in rungs.batches:
@@ -104,8 +104,8 @@ def note_part(part: str) -> Callable[[Rungs, str], str]:
     """
 
     def note(rungs: Rungs, precision: str) -> str:
-        if rungs.unbounded:
-            return f"judged by effective bits, for there is no rounding bound: {rungs.unbounded}"
+        if why := rungs.unbounded(precision):
+            return f"judged by effective bits, for there is no rounding bound: {why}"
         if precision == "float64":
             return ""
         share, kinks = 0.0, Counter[str]()

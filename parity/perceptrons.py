@@ -95,9 +95,8 @@ def _checked(own: dict[str, str], params: Mapping[str, np.ndarray], width: int) 
 
 def of_relu(side: JaxSide, X: np.ndarray) -> None:
     """Raises NoProbe for a model that computes with more than products, sums and ReLUs."""
-    with side._settings():
-        traced = jax.make_jaxpr(stages_of(side).logits)(side.params(), np.asarray(X, side.dtype))
-    if strange := sorted(set(_primitives(traced.jaxpr)) - _PRIMITIVES):
+    jaxpr = _traced(stages_of(side), X.shape)
+    if strange := sorted(set(_primitives(jaxpr)) - _PRIMITIVES):
         raise NoProbe(f"this level is for ReLU perceptrons; the model uses {strange}")
 
 
@@ -109,15 +108,18 @@ def _primitives(jaxpr: Any) -> Iterator[str]:
 
 
 @lru_cache(maxsize=16)
-def _layers(stages: Stages, shape: tuple[int, ...]) -> Layers:
+def _traced(stages: Stages, shape: tuple[int, ...]) -> core.Jaxpr:
+    """The model's outputs, of its parameters and inputs of this shape."""
     side = stages.side
-    params = side.params()
     with side._settings():
         X = jax.ShapeDtypeStruct(shape, side.dtype)
-        jaxpr = jax.make_jaxpr(stages.logits)(params, X).jaxpr
+        return jax.make_jaxpr(stages.logits)(side.params(), X).jaxpr
+
+
+def _layers(stages: Stages, shape: tuple[int, ...]) -> Layers:
     reader = _Reader()
-    given = [*map(Parameter, sorted(params)), After(0)]  # a dict's leaves come sorted
-    if reader.read(jaxpr, given) != [After(len(reader.layers))]:
+    given = [*map(Parameter, sorted(stages.side.params())), After(0)]  # a dict's leaves are sorted
+    if reader.read(_traced(stages, shape), given) != [After(len(reader.layers))]:
         raise NoProbe("this level is for perceptrons; the last product isn't the output's")
     return reader.layers
 

@@ -24,10 +24,8 @@ from jaxtyping import Int
 from parity.compare import Comparison, compare, compare_trees
 from parity.perceptrons import NoProbe, of_relu, perceptron
 from parity.rungs import Rungs
-from parity.side import SIDES
+from parity.side import SIDES, Arrays
 from parity.sides import Pullback, Side
-
-Arrays = dict[str, np.ndarray]
 
 OPERAND_BITS, SUM_BITS = 8, 24
 TIES = (Fraction(1, 2), Fraction(0))  # what honest ReLUs have for a gradient at 0

@@ -51,14 +51,16 @@ class Rungs:
             self._evaluations[key] = self._canonical(one, side)
         return self._evaluations[key]
 
-    @cached_property
-    def unbounded(self) -> str:
+    def unbounded(self, precision: str) -> str:
         """Why no rounding bound can be computed for this pair; empty if it can."""
-        try:
-            self.reference("float32", next(iter(self.batches)))
-        except UnsupportedPrimitive as error:
-            return str(error)
-        return ""
+        key = "unbounded", precision
+        if key not in self._evaluations:
+            self._evaluations[key] = ""
+            try:
+                self.reference(precision, next(iter(self.batches)))
+            except UnsupportedPrimitive as error:
+                self._evaluations[key] = str(error)
+        return self._evaluations[key]
 
     def reference(self, precision: str, batch: str) -> Reference:
         """What an evaluation should give, and how far rounding may move it.

@@ -106,9 +106,9 @@ class Looped(JaxSide):
             return Run(history, {name: np.array(a) for name, a in params.items()})
 
     def twins(self, epochs: int, count: int, spread: float) -> list[Run]:
-        rng, kept, found = np.random.default_rng(0), self.params(), []
-        for _ in range(count):
-            self.load({n: w * (1 + spread * rng.uniform(-1, 1, w.shape)) for n, w in kept.items()})
+        kept, found = self.params(), []
+        for params in self._nearby(count, spread):
+            self.load(params)
             found.append(self.train(epochs))
         self.load(kept)
         return found

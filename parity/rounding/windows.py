@@ -46,12 +46,11 @@ _WINDOW = ("window_dimensions", "window_strides", "padding")
 
 @rule("select_and_scatter_add")
 def _unpool(op: Op, y: Array, x: Array) -> tuple[Any, ...]:
-    """The gradient of max pooling: y[i] is added where window i of x has its largest entry, the
-    first of equal ones in JAX as in Torch. Where rounding may turn which that is, it goes to each
-    candidate or to none."""
+    """The gradient of max or min pooling: y[i] is added where window i of x has its largest, or its
+    smallest, entry, the first of equal ones in JAX as in Torch. Where rounding may turn which that
+    is, it goes to each candidate or to none."""
     size, strides, padding = (op.params[k] for k in _WINDOW)
-    if op.params["select_prim"] is not lax.ge_p:
-        raise NotImplementedError(f"select_and_scatter_add by {op.params['select_prim']}")
+    sign = 1.0 if op.params["select_prim"] is lax.ge_p else -1.0
     overlaps = math.prod(-(-s // t) for s, t in zip(size, strides, strict=True))
 
     def through(x: Array, edge: float) -> list[tuple[Array, Any]]:
@@ -70,7 +69,7 @@ def _unpool(op: Op, y: Array, x: Array) -> tuple[Any, ...]:
         sizes = jnp.abs(y) + dy
         drift = EXACT if dy is EXACT else op.bind(dy, x)
         if dx is not EXACT:
-            entries = through(x, -jnp.inf)
+            entries = through(sign * x, -jnp.inf)
             errors = [d for d, _ in through(dense(dx, x), 0.0)]
             pairs = [(value, d) for (value, _), d in zip(entries, errors, strict=True)]
             least = jnp.max(jnp.stack([value - d for value, d in pairs]), axis=0)

@@ -13,6 +13,7 @@ from parity.bounds import bound
 
 POOLS = {
     "max": (lax.max, -jnp.inf, F.max_pool2d),
+    "min": (lax.min, jnp.inf, lambda H, size, stride: -F.max_pool2d(-H, size, stride)),
     "mean": (lax.add, 0.0, F.avg_pool2d),
 }
 
@@ -20,7 +21,7 @@ POOLS = {
 def pooled(H, kind, size, stride):
     combine, start, _ = POOLS[kind]
     H = lax.reduce_window(H, start, combine, (1, 1, *size), (1, 1, *stride), "VALID")
-    return H if kind == "max" else H / np.prod(size)
+    return H if kind != "mean" else H / np.prod(size)
 
 
 def loss(params, X, weights, kind, size, stride, padding, steps):
