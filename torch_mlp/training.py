@@ -72,7 +72,7 @@ class Trainer(HyperParameters):
         self.optim = model.configure_optimizers()
         if in_force(model, self) != "native" and (why := model.not_reproducible(self.optim)):
             raise NotReproducible(model, why)
-        self._graphs: dict[Any, tuple[Any, list]] = {}  # compiled, by the shapes of a batch
+        self._graphs: dict[Any, tuple[Any, list]] = {}  # compiled, by the kind of batch
         self.epoch = self.train_batch_idx = self.val_batch_idx = 0
         device = torch.cuda.get_device_name(self.gpus[0]) if self.gpus else "cpu"
         self.history = History(about=about("torch", model, data, self, device, ["torch"]))
@@ -138,22 +138,28 @@ class Trainer(HyperParameters):
             with torch.no_grad():
                 self.model(*batch[:-1])  # lazy layers take their shapes and draw their weights
         params = dict(self.model.named_parameters())
-        values = {name: p.detach() for name, p in params.items()}
-        shapes = tuple(part.shape for part in batch)
-        if shapes not in self._graphs:
+        flat = [*(p.detach() for p in params.values()), *batch]
+        kind = tuple((part.shape, part.stride(), part.dtype) for part in batch)
+        if kind not in self._graphs:
             start = time.perf_counter()
-            self._graphs[shapes] = self._compile(values, tuple(batch))
+            self._graphs[kind] = self._compile([*params], flat)
             self.history.compile_seconds += time.perf_counter() - start
-        graph, keys = self._graphs[shapes]
-        loss, plotted, gradients = graph(values, tuple(batch))
-        for p, gradient in zip(params.values(), gradients, strict=True):
-            p.grad = gradient
-        for (key, train), value in zip(keys, plotted, strict=True):
+        graph, keys = self._graphs[kind]
+        with torch.no_grad():  # the gradient is part of the graph
+            loss, *values = graph(*flat)
+        for (key, train), value in zip(keys, values, strict=False):
             self.model.plot(key, value, train)
+        for p, gradient in zip(params.values(), values[len(keys) :], strict=True):
+            p.grad = gradient
         return loss
 
-    def _compile(self, params: dict[str, torch.Tensor], batch: Any) -> tuple[Any, list]:
-        """training_step and its gradient, traced once as jax.jit would, compiled and warmed up."""
+    def _compile(self, names: list[str], flat: list[Any]) -> tuple[Any, list]:
+        """(graph, keys): (*parameters, *batch) -> (loss, *what is plotted by keys, *gradients).
+
+        training_step and its gradient, traced once as jax.jit would, compiled and warmed up.
+        """
+        import torch._inductor  # half a second, and needed only here
+
         step = _Step(self.model)
         keys: list[tuple[str, bool]] = []
 
@@ -164,13 +170,24 @@ class Trainer(HyperParameters):
             keys[:] = tape
             return loss, [*tape.values()]
 
-        def gradient(params: dict[str, torch.Tensor], batch: Any) -> Any:
+        def gradient(*flat: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            params, batch = dict(zip(names, flat, strict=False)), flat[len(names) :]
             grads, (loss, plotted) = torch.func.grad_and_value(loss_of, has_aux=True)(params, batch)
-            return loss, plotted, [*grads.values()]
+            return loss, *plotted, *grads.values()
 
-        graph = torch.compile(make_fx(gradient)(params, batch), dynamic=False)
         try:
-            graph(params, batch)
+            traced = make_fx(gradient)(*flat)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"Trainer: the training_step of {type(self.model).__name__} can't be traced as a "
+                "function of parameters and batch; if it changes other tensors, as batch "
+                f"normalisation does, leave compile=False: {error}"
+            ) from error
+        try:
+            # Without Dynamo, whose look for changes costs a twentieth of a step.
+            with torch.no_grad():
+                graph = torch._inductor.compile(traced, flat)
+                graph(*flat)
         except torch._inductor.exc.InductorError as error:
             raise RuntimeError(
                 "Trainer: torch.compile failed, which needs a C++ compiler (g++) on the CPU; "

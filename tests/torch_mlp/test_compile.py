@@ -67,3 +67,28 @@ def test_lazy_layers_draw_their_weights_in_a_compiled_run(blobs):
     assert len(history.train_loss) == 9
     # The same weights were drawn: the first losses differ by rounding, 2^-24 times a few terms.
     assert abs(history.train_loss[0] - eager.train_loss[0]) < 2.0**-20
+
+
+def test_a_model_that_changes_its_buffers_is_refused_with_the_reason(blobs):
+    class Normalised(d2l.Classifier):
+        def __init__(self):
+            super().__init__()
+            self.lr = 0.1
+            self.net = nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3))
+
+    with pytest.raises(RuntimeError, match=r"training_step of Normalised.*leave compile=False"):
+        d2l.Trainer(1, compile=True).fit(Normalised(), blobs)
+
+
+def test_batches_that_lie_otherwise_in_memory_get_a_graph_of_their_own(blobs):
+    class Turned(d2l.Trainer):
+        def prepare_batch(self, batch):
+            X, y = batch
+            odd = self.train_batch_idx % 2 and self.model.training
+            return (X.T.contiguous().T if odd else X), y
+
+    d2l.manual_seed(1)
+    plain = d2l.Trainer(1, compile=True).fit(scratch(), blobs)
+    d2l.manual_seed(1)
+    turned = Turned(1, compile=True).fit(scratch(), blobs)
+    np.testing.assert_allclose(turned.train_loss, plain.train_loss, rtol=2.0**-20)
