@@ -165,7 +165,7 @@ def run(config: BenchConfig, tell: Callable[[str], None]) -> Bench:
             with progress_bar(len(names) * config.rounds, "epoch", str(size)) as bar:
                 found = measure(
                     names, size, config.rounds, on_round=bar.update,
-                    on_start=lambda name: tell(f"{name}: starting and warming up ..."), **options,
+                    on_start=lambda what: tell(f"{what} ..."), **options,
                 )  # fmt: skip
                 for row in found:
                     if isinstance(row, Row):
@@ -194,6 +194,7 @@ def _peak(options: dict[str, Any], tell: Callable[[str], None]) -> float:
 
     def rate(n: int) -> tuple[float, str]:
         with Worker("peak", Size(width=n), **options) as worker:
+            worker.load()
             worker.warm_up()
             return 2 * n**3 / min(worker.round() for _ in range(9)), worker.device
 

@@ -14,9 +14,11 @@ def main() -> None:
     # Answers go out by a copy of stdout; what a library prints goes to stderr.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    room = importlib.import_module(f"parity.speed.{given['room']}_rows")
     pace = Pace(sys.stdin, answers)
     try:
+        room = importlib.import_module(f"parity.speed.{given['room']}_rows")
+        pace.tell(loaded=True)
+        pace.wait()
         room.main(given["name"], Size(**given["size"]), given["data"], given["precision"], pace)
     except ImportError as error:
         pace.tell(missing=error.name or str(error))

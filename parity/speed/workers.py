@@ -23,7 +23,7 @@ class Missing(Exception):
 
 
 class Worker:
-    """One row at one size, in a process of its own that has warmed up."""
+    """One row at one size, in a process of its own: it loads, warms up, then runs its rounds."""
 
     def __init__(
         self, name: str, size: Size, *, data: str | None, precision: str, device: str
@@ -57,16 +57,17 @@ class Worker:
         self._process.kill()
         self._process.communicate()
 
+    def load(self) -> None:
+        """Wait until it has imported what it needs. Raises Missing with the reason if it can't."""
+        self._answer()
+
     def warm_up(self) -> None:
-        """Wait until it has. Raises Missing with the reason if it can't run."""
-        self._ready = self._answer()
+        """Let it compile and run two epochs. Raises Missing with the reason if it can't."""
+        self._ready = self._go()
 
     def round(self) -> float:
         """Seconds of one more epoch."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("go\n")
-        self._process.stdin.flush()
-        self._last = self._answer()
+        self._last = self._go()
         self.seconds.append(self._last["seconds"])
         return self.seconds[-1]
 
@@ -79,6 +80,12 @@ class Worker:
             self.name, self.size, tuple(self.seconds), **self._ready,
             host_bytes=self._last["host_bytes"], device_bytes=self._last["device_bytes"],
         )  # fmt: skip
+
+    def _go(self) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        return self._answer()
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -107,15 +114,16 @@ def measure(
     Ctrl-C ends the rounds: what has been measured at least once is given.
     """
     with ExitStack() as stack:
-        workers = []
-        for name in names:
-            on_start(name)
-            worker = stack.enter_context(Worker(name, size, **options))
-            try:
-                worker.warm_up()
-                workers.append(worker)
-            except Missing as reason:
-                yield name, str(reason)
+        # Imports may overlap, what is measured may not: the first warms up when all have loaded.
+        workers = [stack.enter_context(Worker(name, size, **options)) for name in names]
+        for doing, do in (("loading", Worker.load), ("warming up", Worker.warm_up)):
+            for worker in list(workers):
+                on_start(f"{worker.name}: {doing}")
+                try:
+                    do(worker)
+                except Missing as reason:
+                    workers.remove(worker)
+                    yield worker.name, str(reason)
         try:
             for _ in range(rounds):
                 for worker in workers:
