@@ -40,7 +40,7 @@ def with_params(model: nnx.Module, arrays: Mapping[str, Any]) -> nnx.Module:
     for name, (path, leaf) in flat.items():
         array = jnp.asarray(arrays[name])
         new.append((path, leaf.replace(array) if isinstance(leaf, nnx.Variable) else array))
-    return nnx.merge(structure, nnx.from_flat_state(new), rest)
+    return nnx.merge(structure, nnx.from_flat_state(new), rest, copy=True)
 
 
 def set_params(model: nnx.Module, arrays: Mapping[str, Any]) -> None:

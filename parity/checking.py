@@ -107,7 +107,8 @@ def check(
     data: a batch (X, y), or (X, y, X_val, y_val): float32 inputs [n, ...], integer labels [n]; or a
     folder of Fashion-MNIST, "sample", None to look for it.
     weights: a table {path in the JAX model: name in the Torch model} of every parameter, for
-    instance {"out.kernel": "head.weight"}, where the weight of an nn.Linear is turned to [in, out];
+    instance {"out.kernel": "head.weight"}, or the other way round, where the weight of an nn.Linear
+    is turned to [in, out];
     or a function that takes Torch's {name: array}, oriented as in its state_dict, and returns JAX's
     {path: array}, nested or not, by transposing, reshaping, splitting, joining; None pairs MLPs by
     their layers, and equal names.

@@ -156,14 +156,13 @@ def free_run(
     measure = jax.jit(_distances)
     rng = np.random.default_rng(seed)
     P: Tree = {name: _jittered(array, copies, rng) for name, array in initial.items()}
-    kept = torch_side.params()
-    torch_side.load({theirs: initial[own] for own, theirs in names.values()})
     steps = len(jax_side.loader())
     total = epochs * steps
     every = max(1, steps // per_epoch)
     checkpoints, found, interrupted = [], [], False
     try:
-        with progress_bar(total, "step", f"{copies} copies") as bar:
+        with torch_side.restored(), progress_bar(total, "step", f"{copies} copies") as bar:
+            torch_side.load({theirs: initial[own] for own, theirs in names.values()})
             streams = zip(jax_side.stream(epochs), torch_side.stream(epochs), strict=True)
             for step, ((X, y), theirs) in enumerate(streams, 1):
                 P = many(P, X, y)
@@ -178,8 +177,6 @@ def free_run(
         if not checkpoints:
             raise
         interrupted = True
-    finally:
-        torch_side.load(kept)
     found = found[: len(checkpoints)]
     own, torch_distance, way = (np.array(part, np.float64) for part in zip(*found, strict=True))
     about = {"copies": copies, "epochs": epochs, "seed": seed}

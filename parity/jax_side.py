@@ -26,7 +26,7 @@ class JaxSide:
         self.dtype = dtype
         self.examples = examples
         with self._settings():
-            self.model: Any = nnx.clone(model)
+            self.model: Any = _of_type(dtype, nnx.clone(model))
             if not isinstance(model, jax_mlp.Classifier):
                 self.model = _JaxPort(self.model, lr)
             self.model.board = jax_mlp.ProgressBoard(display=False)
@@ -190,6 +190,17 @@ class JaxSide:
 
     def _outside(self, name: str) -> str:
         return name.removeprefix("net.") if isinstance(self.model, _JaxPort) else name
+
+
+def _of_type(dtype: str, model: nnx.Module) -> nnx.Module:
+    """The model with all its floats, parameters or not, in a type."""
+
+    def cast(leaf: Any) -> Any:
+        is_float = jax.numpy.issubdtype(leaf.dtype, np.floating)
+        return jax.numpy.asarray(leaf, dtype) if is_float else leaf
+
+    nnx.update(model, jax.tree.map(cast, nnx.state(model)))
+    return model
 
 
 class _JaxPort(jax_mlp.Classifier):

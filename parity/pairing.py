@@ -23,11 +23,13 @@ def pair_names(
 ) -> dict[str, tuple[str, str]]:
     """{the ladder's name: (name in JAX, name in Torch)} for every parameter.
 
-    names: {name in JAX: name in Torch}; None pairs equal names, or MLPs by their layers.
+    names: {name in JAX: name in Torch} or the other way round; None pairs equal names, or MLPs by
+    their layers.
     Raises ValueError, with what there is on both sides, if that is not clear.
     """
     if names is not None:
-        pairs = {name: (name, other) for name, other in names.items()}
+        table = names.items() if names.keys() <= set(jax) else ((b, a) for a, b in names.items())
+        pairs = {name: (name, other) for name, other in table}
     elif set(jax) == set(torch):
         pairs = {name: (name, name) for name in jax}
     else:

@@ -42,9 +42,12 @@ class TorchSide:
         self.model: Any = copy.deepcopy(model, memo)
         if not isinstance(model, torch_mlp.Classifier):
             self.model = _TorchPort(self.model, lr)
+        modes = {module: module.training for module in self.model.modules()}
         with self._settings(), torch.no_grad():
             X, _ = next(self.batches())
-            self.model(torch.from_numpy(X))  # lazy layers take their shapes
+            self.model.eval()(torch.from_numpy(X))  # lazy layers take their shapes
+        for module, training in modes.items():
+            module.training = training
         self.model.to(getattr(torch, dtype))
         self.model.board = torch_mlp.ProgressBoard(display=False)
         inner = self.model.inner if isinstance(self.model, _TorchPort) else self.model
@@ -82,20 +85,18 @@ class TorchSide:
                 yield X.numpy(), y.numpy().astype(np.int32)
 
     def evaluate(self, X: np.ndarray, y: np.ndarray) -> Evaluation:
-        before = self.params()
-        optimizer, logits, loss = self._backward(X, y)
-        gradients = self._named(
-            {
-                name: torch.zeros_like(p) if p.grad is None else p.grad
-                for name, p in self._inner.named_parameters()
-            }
-        )  # copied now: the optimiser may change them
-        optimizer.step()
-        result = Evaluation(
-            logits.detach().numpy(), loss.detach().numpy(), gradients, self.params()
-        )
-        self.load(before)
-        return result
+        with self.restored():
+            optimizer, logits, loss = self._backward(X, y)
+            gradients = self._named(
+                {
+                    name: torch.zeros_like(p) if p.grad is None else p.grad
+                    for name, p in self._inner.named_parameters()
+                }
+            )  # copied now: the optimiser may change them
+            optimizer.step()
+            return Evaluation(
+                logits.detach().numpy(), loss.detach().numpy(), gradients, self.params()
+            )
 
     def step(self, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, Arrays]:
         """(loss before the step, parameters after it), which are loaded then."""
@@ -131,53 +132,45 @@ class TorchSide:
 
         Read off the operations that run, so that it doesn't matter how the model is written.
         """
-        with self._settings(), torch.no_grad(), _Products() as seen:
+        with self._settings(), self.restored(), torch.no_grad(), _Products() as seen:
             self.model(torch.from_numpy(np.require(X, self.dtype, "W")))
         return seen.between
 
     def pullback(
         self, params: Mapping[str, np.ndarray], X: np.ndarray, cotangent: np.ndarray
     ) -> Pullback:
-        before = self.params()
-        self.load(params)
         names, leaves = zip(*self._inner.named_parameters(), strict=True)
-        with self._settings():
+        with self._settings(), self.restored():
+            self.load(params)
             inputs = torch.tensor(np.asarray(X, self.dtype)).requires_grad_()
             logits = self.model(inputs)
             weights = torch.tensor(np.asarray(cotangent, self.dtype))
             *by_params, by_X = torch.autograd.grad(
                 logits, [*leaves, inputs], weights, materialize_grads=True
             )
-        result = Pullback(
+        return Pullback(
             logits.detach().numpy(),
             self._named(dict(zip(names, by_params, strict=True))),
             by_X.numpy(),
         )
-        self.load(before)
-        return result
 
     def train(self, epochs: int, update_scale: float = 1.0) -> Run:
         if update_scale != 1.0:
             raise NotImplementedError("torch: the yardstick is run on the JAX side")
-        before = self.params()
-        with self._settings():
+        with self._settings(), self.restored():
             trainer = TorchTrainer(max_epochs=epochs, dtype=self.dtype)
             history = trainer.fit(self.model, TorchData(self.examples))
-        run = Run(history, self.params())
-        self.load(before)
-        return run
+            return Run(history, self.params())
 
     def not_reproducible(self) -> list[str]:
         self.model.trainer = torch_mlp.Trainer(1, arithmetic="reproducible")
         return self.model.not_reproducible()
 
     def reproducible_epoch(self) -> Run:
-        before = self.params()
         trainer = torch_mlp.Trainer(1, arithmetic="reproducible")
-        history = trainer.fit(self.model, TorchData(self.examples.reproducible))
-        run = Run(history, self.params())
-        self.load(before)
-        return run
+        with self.restored():
+            history = trainer.fit(self.model, TorchData(self.examples.reproducible))
+            return Run(history, self.params())
 
     def about(self) -> dict[str, Any]:
         return {
@@ -190,6 +183,15 @@ class TorchSide:
 
     def _named(self, tensors: Mapping[str, torch.Tensor]) -> Arrays:
         return self._layout.there({name: t.numpy() for name, t in tensors.items()})
+
+    @contextlib.contextmanager
+    def restored(self) -> Iterator[None]:
+        """Afterwards parameters and buffers are what they were before."""
+        before = copy.deepcopy(self.model.state_dict())
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(before)
 
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:

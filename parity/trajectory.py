@@ -134,7 +134,6 @@ def certify(
     """
     start = time.perf_counter()
     take, judge = _programs(stages_of(jax_side))
-    kept = torch_side.params()
     found: list[tuple[float, Judged]] = []
     divergence = None
     interrupted = False
@@ -142,7 +141,8 @@ def certify(
     steps = _behind(_taken(take, judge, jax_side, torch_side, names, epochs), LAG)
     try:
         label = f"certify {jax_side.dtype}"
-        with torch_threads(), progress_bar(total, "step", label) as bar:
+        bar = progress_bar(total, "step", label)
+        with torch_side.restored(), torch_threads(), bar:
             for step, (params, batches, loss, judged) in enumerate(steps):
                 if judged is not None:
                     found.append(jax.device_get((loss, judged)))
@@ -153,8 +153,6 @@ def certify(
                         break
     except KeyboardInterrupt:
         interrupted = True
-    finally:
-        torch_side.load(kept)
     losses = np.array([loss for loss, _ in found])
     reported = {own: name for name, (own, _) in names.items()} | {"loss": "loss"}
     leaves = judge.leaves or tuple(reported)
