@@ -4,6 +4,8 @@ import itertools
 
 import jax
 
+from jax_mlp import programs
+
 _seed = 0
 _drawn = itertools.count()
 
@@ -17,11 +19,13 @@ def manual_seed(seed: int) -> None:
     _seed, _drawn = seed, itertools.count()
 
 
+@programs.kept()
 def get_key() -> jax.Array:
     """The next key of the stream, for jax.random. Not inside jit: there it would be a constant."""
     return jax.random.fold_in(jax.random.key(_seed), next(_drawn))
 
 
+@programs.kept()
 def next_seed() -> int:
     """The next number of the stream, in [0, 2**32), for a NumPy generator."""
     return int(jax.random.bits(get_key()))

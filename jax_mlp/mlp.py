@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jax_mlp import programs
 from jax_mlp.classifier import Classifier
 from jax_mlp.keys import get_key
 from jax_mlp.layers import NATIVE, dot_general
@@ -27,6 +28,7 @@ class MLP(Classifier):
     The gradient of ReLU at 0 is 0.
     """
 
+    @programs.kept()
     def __init__(
         self,
         num_outputs: int,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt
 
-from jax_mlp import layers
+from jax_mlp import layers, programs
 from jax_mlp.classifier import Classifier
 from jax_mlp.keys import get_key
 from jax_mlp.reproducible import Arithmetic
@@ -20,6 +20,7 @@ from mlp_core.weights import layer_sizes
 Params = dict[str, Array]
 
 
+@programs.kept()
 def init(
     key: PRNGKeyArray | UInt[Array, "2"], sizes: Sequence[int], sigma: float | int = 0.01
 ) -> Params:

@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from jax_mlp import programs
 from jax_mlp.data import ArrayLoader
 from jax_mlp.reproducible import Arithmetic
 from jax_mlp.sharding import DevicesError
@@ -63,6 +64,7 @@ class Sweep(HyperParameters):
             raise DevicesError(f"devices = {devices}, expected 1 to {len(found)}")
         self._devices = found[:devices]
 
+    @programs.kept()
     def fit(
         self, models: Sequence[Any], data: Any, seeds: Sequence[int] | None = None
     ) -> list[History]:

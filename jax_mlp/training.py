@@ -13,6 +13,7 @@ import optax
 from flax import nnx
 from jax import lax
 
+from jax_mlp import programs
 from jax_mlp.classifier import Classifier
 from jax_mlp.data import ArrayLoader
 from jax_mlp.reproducible import SGD, Arithmetic
@@ -76,6 +77,7 @@ class Trainer(HyperParameters):
         """The model that a step computes with, a copy. Traced, like the step that follows it."""
         return nnx.merge(structure, *state, copy=True)
 
+    @programs.kept()
     def fit(self, model: Any, data: Any) -> History:
         """Train `model` on `data` for max_epochs.
 

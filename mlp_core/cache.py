@@ -33,6 +33,11 @@ def folder() -> Path:
     return _instead.get(path, path)
 
 
+def programs() -> Path:
+    """Where compiled programs are kept; it need not exist."""
+    return folder() / "xla"
+
+
 def fill(paths: Sequence[Path], manifest: Manifest) -> Path:
     """Bring verified copies of the four files into the cache, or verify that they are there."""
     root, seals = folder() / manifest.name, Seals()

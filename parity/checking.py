@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from jax_mlp import programs
 from mlp_core import fashion_mnist
-from parity import programs
 from parity.config import CheckConfig
 from parity.curve import curves
 from parity.divergence import Divergence, locate
