@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -33,9 +34,31 @@ def folder() -> Path:
     return _instead.get(path, path)
 
 
-def programs() -> Path:
-    """Where compiled programs are kept; it need not exist."""
-    return folder() / "xla"
+def programs() -> Path | None:
+    """The folder where compiled programs are kept; None if it can't be written.
+
+    Once a process, those that were not read for longest are deleted if there are more than 256 MB.
+    """
+    path = folder() / "xla"
+    with contextlib.suppress(OSError):
+        path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK):
+        return None
+    _prune(path)
+    return path
+
+
+@functools.cache
+def _prune(path: Path, limit: int = 1 << 28) -> None:
+    with contextlib.suppress(OSError):  # another process may be at it too
+        kept = [(file.stat(), file.path) for file in os.scandir(path)]
+        kept.sort(key=lambda entry: entry[0].st_atime_ns)
+        excess = sum(status.st_size for status, _ in kept) - limit
+        for status, file in kept:
+            if excess <= 0:
+                break
+            os.unlink(file)
+            excess -= status.st_size
 
 
 def fill(paths: Sequence[Path], manifest: Manifest) -> Path:

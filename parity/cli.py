@@ -257,8 +257,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from mlp_core.weights import WeightsError
 
     # Compiled programs are kept, by this process and its children: read when JAX is imported.
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.programs()))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    if folder := cache.programs():
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     # How long Torch's idle threads spin, through JAX's work: by default so long that a step of both
     # took 61 ms where 8 are enough; not at all ("passive") makes Torch alone twice as slow. This
     # bridges the gaps between Torch's own operations, some 100 us, and no more.

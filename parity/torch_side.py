@@ -187,11 +187,17 @@ class TorchSide:
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
         """Afterwards parameters and buffers are what they were before."""
-        before = copy.deepcopy(self.model.state_dict())
+        before = {name: tensor.detach().clone() for name, tensor in self._tensors()}
         try:
             yield
         finally:
-            self.model.load_state_dict(before)
+            with torch.no_grad():
+                for name, tensor in self._tensors():
+                    tensor.copy_(before[name])
+
+    def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        yield from self.model.named_parameters()
+        yield from self.model.named_buffers()
 
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:

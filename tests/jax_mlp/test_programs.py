@@ -1,13 +1,14 @@
 """jax_mlp.programs: compiled programs outlive the process, and no setting stays behind."""
 
+import threading
+
 import jax
 import pytest
 
 import jax_mlp as d2l
 from jax_mlp import programs
-from mlp_core import cache
 
-DIR, SECONDS = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+DIR, SECONDS = programs.FOLDER, programs.SECONDS
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def no_folder(tmp_path, monkeypatch):
     before = {name: getattr(jax.config, name) for name in (DIR, SECONDS)}
     for name, value in ((DIR, None), (SECONDS, 1.0)):
         jax.config.update(name, value)
-    yield cache.programs()
+    yield tmp_path / "xla"
     for name, value in before.items():
         jax.config.update(name, value)
 
@@ -30,6 +31,30 @@ def test_programs_are_kept_though_jax_has_compiled_before(no_folder):
     assert kept and getattr(jax.config, DIR) is None and getattr(jax.config, SECONDS) == 1.0
     jax.jit(lambda x: x + 3)(1.0)
     assert len(list(no_folder.iterdir())) == kept
+
+
+def test_threads_share_the_setting_and_the_last_one_takes_it_back(no_folder):
+    both_in, one_out = threading.Barrier(2), threading.Event()
+    seen = []
+
+    def first():
+        with programs.kept():
+            both_in.wait()
+        one_out.set()
+
+    def second():
+        with programs.kept():
+            both_in.wait()
+            one_out.wait()
+            seen.append(getattr(jax.config, DIR))
+
+    threads = [threading.Thread(target=target) for target in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [str(no_folder)]
+    assert getattr(jax.config, DIR) is None and getattr(jax.config, SECONDS) == 1.0
 
 
 def test_a_folder_of_the_users_own_is_used_instead(no_folder, tmp_path):
@@ -53,3 +78,12 @@ def test_a_training_keeps_its_programs_and_leaves_no_setting_behind(no_folder, b
 class Empty(d2l.DataModule):
     def get_dataloader(self, train):
         return []
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(no_folder, tmp_path, monkeypatch, recwarn):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MLP_PARITY_CACHE", str(tmp_path / "file"))
+    with programs.kept():
+        assert getattr(jax.config, DIR) is None
+        jax.jit(lambda x: x + 4)(1.0)
+    assert not recwarn.list

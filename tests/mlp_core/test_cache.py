@@ -1,10 +1,11 @@
+import os
 import shutil
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from mlp_core import pinned
+from mlp_core import cache, pinned
 from mlp_core.fashion_mnist import load, search
 from mlp_core.pinned import LAYOUT, NAMES
 
@@ -99,3 +100,12 @@ def test_processes_that_fill_the_cache_at_once_all_get_the_data(fresh):
     code = "from mlp_core.fashion_mnist import load; print(load('sample').train.images.sum())"
     first = fresh(code, code, code)
     assert first == [f"{load('sample').train.images.sum()}\n"] * 3
+
+
+def test_programs_that_were_not_read_for_longest_go_when_there_are_too_many(tmp_path):
+    for i in range(6):
+        (tmp_path / str(i)).write_bytes(bytes(100))
+        os.utime(tmp_path / str(i), (10 * (i ^ 1), 1000))  # 1 was read first, then 0, 3, 2, ...
+    cache._prune(tmp_path, limit=350)
+    assert sorted(os.listdir(tmp_path)) == ["2", "4", "5"]
+    cache._prune(tmp_path / "none", limit=350)  # deleted by another process: nothing to do
