@@ -263,6 +263,6 @@ FAULTS = (
           "The second fit draws other shuffles than the first.", _shuffles_go_on),
     Fault("rate not reset between fits", "state", "refit",
           "The second fit starts with the rate that the first one ended with.", _rate_kept),
-    Fault("weights exported as views", "state", "logits",
-          "What is exported changes with the next step, and nothing is restored.", _views),
+    Fault("weights exported as views", "state", "gradients",
+          "What is exported changes with the next step.", _views),
 )  # fmt: skip
