@@ -36,7 +36,6 @@ class JaxSide:
         self._traced = self._evaluation  # one object, so that compiled forms are found again
         self._evaluate = jax.jit(self._traced)
         self._pull_back = jax.jit(self._pulled_back)
-        self.load(self.params())
 
     def params(self) -> Arrays:
         return self._named(self.model)

@@ -125,3 +125,37 @@ def programs_forgotten():
     if jax := sys.modules.get("jax"):
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture
+def no_folder(tmp_path, monkeypatch):
+    """Where jax_mlp.programs would keep what is compiled, of a JAX that has no folder for it."""
+    import jax
+
+    from jax_mlp.programs import FOLDER, SECONDS
+
+    monkeypatch.setenv("MLP_PARITY_CACHE", str(tmp_path))
+    before = {name: getattr(jax.config, name) for name in (FOLDER, SECONDS)}
+    for name, value in ((FOLDER, None), (SECONDS, 1.0)):
+        jax.config.update(name, value)
+    yield tmp_path / "xla"
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="session")
+def once():
+    """A loader that says it has two batches, and can be iterated over only once."""
+
+    class Once:
+        def __init__(self, batches):
+            self.left = batches
+
+        def __iter__(self):
+            while self.left:
+                yield self.left.pop()
+
+        def __len__(self):
+            return 2
+
+    return Once

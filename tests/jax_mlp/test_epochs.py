@@ -33,6 +33,19 @@ def compilations():
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
+class Watching(d2l.Trainer):
+    """Adds to a list how many programs each epoch compiled."""
+
+    def __init__(self, programs, **options):
+        super().__init__(**options)
+        self.programs = programs
+
+    def fit_epoch(self):
+        with compilations() as seen:
+            super().fit_epoch()
+        self.programs.append(len(seen))
+
+
 def test_the_compiled_epoch_is_scratch_step_over_the_batches_of_the_schedule(blobs):
     model = small()
     loader = next_loader(blobs)
@@ -74,15 +87,9 @@ def test_nothing_is_traced_or_compiled_after_the_first_epoch(blobs):
             traced.append(len(batch[-1]))
             super().validation_step(batch)
 
-    class Watching(d2l.Trainer):
-        def fit_epoch(self):
-            with compilations() as seen:
-                super().fit_epoch()
-            programs.append(len(seen))
-
     programs = []
     model = Counting(num_inputs=6, num_outputs=3, num_hiddens=5, lr=0.1)
-    Watching(max_epochs=4, gradient_clip_val=1).fit(model, blobs)
+    Watching(programs, max_epochs=4, gradient_clip_val=1).fit(model, blobs)
     assert programs[0] >= 2 and programs[1:] == [0, 0, 0]
     # Each step for the full batches and for the last one; a scan may trace its body twice.
     assert set(traced) == {8, 6, 4} and len(traced) <= 6
@@ -116,33 +123,16 @@ def test_batches_of_a_list_may_differ_in_shape_and_compile_once_each(blobs):
         def val_dataloader(self):
             return None
 
-    class Watching(d2l.Trainer):
-        def fit_epoch(self):
-            with compilations() as seen:
-                super().fit_epoch()
-            programs.append(len(seen))
-
     programs = []
-    history = Watching(max_epochs=2).fit(small(), Mixed())
+    history = Watching(programs, max_epochs=2).fit(small(), Mixed())
     assert len(history.train_loss) == 12 and [e.val for e in history.epochs] == [{}, {}]
     assert programs[0] >= 3 and programs[1] == 0
 
 
-def test_a_loader_that_gives_no_batches_is_an_error(blobs):
-    class Once:
-        def __init__(self, batches):
-            self.left = batches
-
-        def __iter__(self):
-            while self.left:
-                yield self.left.pop()
-
-        def __len__(self):
-            return 2
-
+def test_a_loader_that_gives_no_batches_is_an_error(blobs, once):
     class Own(type(blobs)):
         def get_dataloader(self, train):
-            return Once([(self.X[:4], self.y[:4])] * 2)
+            return once([(self.X[:4], self.y[:4])] * 2)
 
     with pytest.raises(ValueError, match="no batches, expected 2"):
         d2l.Trainer(max_epochs=2).fit(small(), Own())

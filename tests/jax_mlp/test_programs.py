@@ -11,17 +11,6 @@ from jax_mlp import programs
 DIR, SECONDS = programs.FOLDER, programs.SECONDS
 
 
-@pytest.fixture
-def no_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("MLP_PARITY_CACHE", str(tmp_path))
-    before = {name: getattr(jax.config, name) for name in (DIR, SECONDS)}
-    for name, value in ((DIR, None), (SECONDS, 1.0)):
-        jax.config.update(name, value)
-    yield tmp_path / "xla"
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
 def test_programs_are_kept_though_jax_has_compiled_before(no_folder):
     jax.jit(lambda x: x + 1)(1.0)
     assert not no_folder.exists()

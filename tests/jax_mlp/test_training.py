@@ -14,6 +14,7 @@ from small_trainings import (
     largest_difference,
     next_loader,
     small,
+    step,
     steps_of,
 )
 
@@ -21,7 +22,7 @@ import jax_mlp as d2l
 from jax_mlp import scratch
 from mlp_core.fashion_mnist import LabelError
 
-step, gradient = jax.jit(scratch.step), jax.jit(jax.grad(scratch.loss))
+gradient = jax.jit(jax.grad(scratch.loss))
 
 
 def test_history_holds_every_step_and_every_epoch(blobs):

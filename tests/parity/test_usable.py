@@ -112,3 +112,9 @@ def test_arrays_of_jax_and_torch_are_taken(digits):
 def test_a_level_that_is_none_is_refused_with_those_that_are(digits):
     with pytest.raises(ValueError, match=r"levels: no \['logit'\]; there are \['inputs', "):
         check(Net(), book(), data=digits, weights=NAMES, levels=["logit"])
+
+
+def test_a_check_that_is_refused_leaves_no_setting_behind(no_folder):
+    with pytest.raises(TypeError, match=r"expected one torch\.nn\.Module"):
+        check(None, None)
+    assert jax.config.jax_compilation_cache_dir is None

@@ -11,7 +11,7 @@ from torchvision import transforms
 import torch_mlp as d2l
 from mlp_core.fashion_mnist import CLASSES, LabelError
 from mlp_core.schedule import Schedule
-from torch_mlp.data import Batches
+from torch_mlp.data import Shuffled
 
 
 def batches_of(loader):
@@ -33,12 +33,12 @@ def test_an_epoch_is_every_example_once_the_last_batch_is_partial(sample):
 @given(st.integers(1, 300), st.integers(1, 64), st.integers(0, 2**32))
 def test_shuffles_draw_what_the_books_loader_draws(examples, batch_size, seed):
     torch.manual_seed(seed)
-    own = [rows.tolist() for _ in range(2) for rows in Batches(examples, batch_size, shuffle=True)]
+    own = [rows.tolist() for _ in range(2) for rows in Shuffled(examples, batch_size)]
     after = torch.get_rng_state()
     torch.manual_seed(seed)
     book = BatchSampler(RandomSampler(range(examples)), batch_size, drop_last=False)
     assert own == [*book, *book] and torch.equal(after, torch.get_rng_state())
-    assert len(Batches(examples, batch_size, shuffle=True)) == len(book)
+    assert len(Shuffled(examples, batch_size)) == len(book)
 
 
 def test_validation_comes_in_the_order_of_the_files(sample):

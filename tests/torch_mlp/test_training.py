@@ -196,21 +196,10 @@ def test_overriding_the_loaders_takes_effect(blobs):
     assert [e.val for e in history.epochs] == [{}, {}]
 
 
-def test_a_loader_that_gives_no_batches_is_an_error(blobs):
-    class Once:
-        def __init__(self, batches):
-            self.left = batches
-
-        def __iter__(self):
-            while self.left:
-                yield self.left.pop()
-
-        def __len__(self):
-            return 2
-
+def test_a_loader_that_gives_no_batches_is_an_error(blobs, once):
     class Own(type(blobs)):
         def get_dataloader(self, train):
-            return Once([(self.X[:4], self.y[:4])] * 2)
+            return once([(self.X[:4], self.y[:4])] * 2)
 
     with pytest.raises(ValueError, match="no batches, expected 2"):
         d2l.Trainer(max_epochs=2).fit(scratch(), Own())
