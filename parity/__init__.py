@@ -8,12 +8,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from parity.checking import Verdict, assert_parity, check
     from parity.compare import Comparison, compare
-    from parity.ladder import LEVELS
-    from parity.rungs import Level
+    from parity.levels.ladder import LEVELS
+    from parity.levels.rungs import Level
+    from parity.rounding.bound import bound
 
-__all__ = ["LEVELS", "Comparison", "Level", "Verdict", "assert_parity", "check", "compare"]
+__all__ = [
+    "LEVELS",
+    "Comparison",
+    "Level",
+    "Verdict",
+    "assert_parity",
+    "bound",
+    "check",
+    "compare",
+]
 
-_HOME = {"compare": "compare", "Comparison": "compare", "LEVELS": "ladder", "Level": "rungs"}
+_HOME = {
+    "compare": "compare",
+    "Comparison": "compare",
+    "LEVELS": "levels.ladder",
+    "Level": "levels.rungs",
+    "bound": "rounding.bound",
+}
 
 
 def __getattr__(name: str) -> Any:

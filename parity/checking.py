@@ -9,14 +9,14 @@ import numpy as np
 from jax_mlp import programs
 from mlp_core import fashion_mnist
 from parity.config import CheckConfig
-from parity.curve import curves
-from parity.divergence import Divergence, locate
-from parity.ladder import LEVELS, climb
-from parity.pairing import pair_names
-from parity.rungs import Level, Result, Rungs
-from parity.sides import Examples, JaxSide, TorchSide
-from parity.trajectory import Trajectory
-from parity.usable import as_arrays, refuse_unusable, told_apart
+from parity.levels.curve import curves
+from parity.levels.every_step import Trajectory
+from parity.levels.ladder import LEVELS, climb
+from parity.levels.rungs import Level, Result, Rungs
+from parity.locate.divergence import Divergence, locate
+from parity.sides.pairs import Examples, JaxSide, TorchSide
+from parity.sides.usable import as_arrays, refuse_unusable, told_apart
+from parity.sides.weights import pair_names
 
 DEFAULTS = CheckConfig()
 

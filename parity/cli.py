@@ -31,7 +31,7 @@ def run_check(config: CheckConfig) -> int:
     log = Console(stderr=True)
     if log.is_terminal:
         log.print("Loading JAX and Torch ...", end="\r")
-    from parity.main_job import run
+    from parity.studies.main_job import run
 
     report = run(config, log)
     report.print(Console())
@@ -73,7 +73,7 @@ def run_train(config: TrainConfig) -> int:
 
 
 def run_bits(config: BitsConfig) -> int:
-    from parity.bits import Refused, run
+    from parity.studies.bits import Refused, run
 
     if config.out is not None:
         config.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
@@ -92,7 +92,7 @@ def run_trajectory(config: TrajectoryConfig) -> int:
     from dataclasses import asdict
 
     config.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
-    from parity.journey import travel
+    from parity.studies.trajectory.run import travel
 
     options = asdict(config)
     model, out = options.pop("model"), options.pop("out")
@@ -113,8 +113,8 @@ def run_sweep(config: SweepConfig) -> int:
     from rich.console import Console
 
     from jax_mlp.sharding import DevicesError
-    from parity.exercises import ValueMissed
-    from parity.sweep import run
+    from parity.studies.sweep.exercises import ValueMissed
+    from parity.studies.sweep.run import run
 
     config.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     console, code = Console(), 0
@@ -132,7 +132,7 @@ def run_sweep(config: SweepConfig) -> int:
 def run_faults(config: FaultsConfig) -> int:
     from rich.console import Console
 
-    from parity.faults import CATALOGUE, Outcome, plant_faults
+    from parity.studies.faults.run import CATALOGUE, Outcome, plant_faults
 
     chosen = [f for f in CATALOGUE if config.only in ("", f.kind, f.level, f.name)]
     if not chosen:
@@ -171,7 +171,7 @@ def run_faults(config: FaultsConfig) -> int:
 def run_bench(config: BenchConfig) -> int:
     from rich.console import Console
 
-    from parity.speed import bench
+    from parity.studies.bench import run as bench
 
     if unknown := [name for name in config.rows if name not in bench.ROWS]:
         known = ", ".join(f"'{name}'" for name in bench.ROWS)

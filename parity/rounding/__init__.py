@@ -1,1 +1,1 @@
-"""What rounding can do to the primitives of a JAX function: the machinery of `parity.bounds`."""
+"""Rounding bounds: what rounding can do to any JAX function, primitive by primitive."""

@@ -84,7 +84,7 @@ def source(eqn: core.JaxprEqn, caller: str) -> str:
 
     JAX keeps the innermost frames only, and caches what its own functions trace.
     """
-    libraries, own = _libraries(), Path(__file__).parents[1] / "bounds.py"
+    libraries, own = _libraries(), Path(__file__).with_name("bound.py")
     traceback: Any = eqn.source_info.traceback
     for frame in traceback.frames if traceback else ():
         file = Path(frame.file_name)

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from parity.sides import Examples
+from parity.sides.pairs import Examples
 
 
 @pytest.fixture(scope="session", autouse=True)

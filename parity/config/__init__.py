@@ -1,0 +1,23 @@
+"""What each command takes. The one source of defaults: CLI, library and tests read them here."""
+
+from parity.config.bench import BenchConfig
+from parity.config.bits import BitsConfig
+from parity.config.check import CheckConfig
+from parity.config.convert import ConvertConfig
+from parity.config.data import DataConfig
+from parity.config.faults import FaultsConfig
+from parity.config.sweep import SweepConfig
+from parity.config.train import TrainConfig
+from parity.config.trajectory import TrajectoryConfig
+
+__all__ = [
+    "BenchConfig",
+    "BitsConfig",
+    "CheckConfig",
+    "ConvertConfig",
+    "DataConfig",
+    "FaultsConfig",
+    "SweepConfig",
+    "TrainConfig",
+    "TrajectoryConfig",
+]

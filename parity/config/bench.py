@@ -1,0 +1,54 @@
+"""What `mlp-parity bench` takes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from parity.config.numbers import at_least
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Measure how fast each way of training is: rows in turn, against a floor and the peak.
+
+    Every row runs in a process of its own; rounds are interleaved, figures are medians, and what
+    scatters too much is not printed. Ctrl-C keeps the rounds so far.
+
+    Examples:
+
+    mlp-parity bench --quick
+
+    mlp-parity bench --width 16 256 1024 4096 --rounds 7
+
+    mlp-parity bench --rows floor "jax scratch" "torch mlp" --batch 64 256 1024
+
+    mlp-parity bench --aligned
+    """
+
+    rows: tuple[str, ...] = ()
+    """Which rows; by default all that fit the sizes asked for."""
+    width: tuple[int, ...] = (256,)
+    """Of the hidden layers; several make a sweep."""
+    depth: tuple[int, ...] = (1,)
+    """Number of hidden layers; several make a sweep."""
+    batch: tuple[int, ...] = (256,)
+    """Examples in a batch; several make a sweep."""
+    aligned: bool = False
+    """Instead of --width, widths at and beside 256 and 1024: do powers of two pay?"""
+    precision: Literal["highest", "tf32", "bf16"] = "highest"
+    """Of matrix products, on devices that have a faster one."""
+    device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """Where to run; auto leaves it to the frameworks."""
+    rounds: int = 9
+    """Epochs of each row, after two to warm up."""
+    quick: bool = False
+    """The five rows that matter most: under a minute."""
+    data: str | None = None
+    """A folder of Fashion-MNIST, or "sample"; the default is to look for it: `mlp-parity data`."""
+    json: Path | None = None
+    """File for the figures, in the place of bench.json in the folder below."""
+    out: Path = Path("bench")
+    """Folder for bench.json and the pictures."""
+
+    def __post_init__(self) -> None:
+        at_least(self, width=1, depth=1, batch=1, rounds=1)

@@ -1,0 +1,51 @@
+"""What `mlp-parity bits` takes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from parity.config.numbers import at_least
+
+
+@dataclass(frozen=True)
+class BitsConfig:
+    """Train in reproducible arithmetic and print hashes that any machine can check.
+
+    JAX and Torch, one device or eight, any thread count: every loss and weight has the same bits.
+    Exits with 0 if they have, 1 if they differ, 2 if it can't tell. One side needs no other
+    framework: it is compared with the published hashes, which the default run has.
+
+    Examples:
+
+    mlp-parity bits
+
+    mlp-parity bits --side jax --devices 8 --data sample
+
+    mlp-parity bits --model mlp --hiddens 128 64 --epochs 1 --locate
+    """
+
+    side: Literal["jax", "torch", "both"] = "both"
+    """Which frameworks."""
+    model: Literal["scratch", "mlp"] = "scratch"
+    """Explicit parameters, or the framework's layers."""
+    epochs: int = 10
+    """Passes over the training set."""
+    devices: int = 1
+    """Of JAX: each batch is shared out over so many, simulated on the CPU."""
+    hiddens: tuple[int, ...] = (256,)
+    """Widths of the hidden layers."""
+    lr: float = 0.1
+    """Learning rate."""
+    batch_size: int = 256
+    """Examples in a batch; the last of an epoch may have fewer."""
+    seed: int = 0
+    """Of the initial weights and of the shuffles."""
+    data: str | None = None
+    """A folder of Fashion-MNIST, or "sample"; the default is to look for it: `mlp-parity data`."""
+    locate: bool = False
+    """Also repeat both runs step by step, and name the first operation and element that differ."""
+    out: Path | None = None
+    """Folder for bits.json and the weights; by default nothing is written."""
+
+    def __post_init__(self) -> None:
+        at_least(self, epochs=1, devices=1, hiddens=1, lr=0, batch_size=1, seed=0)

@@ -1,0 +1,62 @@
+"""What `mlp-parity sweep` takes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from parity.config.numbers import at_least
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Answer the book's exercises on the JAX side: a table, a sentence and a picture each.
+
+    Trains every value with several seeds; runs of one architecture are trained at once. Ctrl-C
+    keeps the epochs that were finished.
+
+    Examples:
+
+    mlp-parity sweep width
+
+    mlp-parity sweep lr --values 0.01 0.1 1 --seeds 8 --model scratch
+
+    mlp-parity sweep depth --values 256 256-128 256-128-64
+
+    mlp-parity sweep joint --values 256@0.1 512@0.3 --devices 2 --out /tmp/sweep
+    """
+
+    exercise: Positional[
+        Literal["width", "depth", "bottleneck", "lr", "joint", "activation", "spread", "all"]
+    ] = "all"
+    """Hidden width, added layers, a layer of one neuron, learning rate, a joint search over width,
+    depth and rate, activation, spread of the initial weights, or all of them."""
+    values: tuple[str, ...] = ()
+    """In the place of the exercise's own: widths as 256 or 256-64, rates, WIDTHS@RATE (joint),
+    activations, spreads."""
+    model: Literal["scratch", "mlp"] = "mlp"
+    """Explicit parameters, or layers of Flax."""
+    seeds: int = 4
+    """Runs of each value, with initial weights and shuffles of their own."""
+    epochs: int = 10
+    """Passes over the training set."""
+    hiddens: tuple[int, ...] = (256,)
+    """Widths of the hidden layers, where they are not what is swept."""
+    lr: float = 0.1
+    """Learning rate, where it is not what is swept."""
+    batch_size: int = 256
+    """Examples in a batch; the last of an epoch may have fewer."""
+    seed: int = 0
+    """The first seed."""
+    devices: int | None = None
+    """How many the runs are spread over, simulated on a CPU; the default is all that there are."""
+    data: str | None = None
+    """A folder of Fashion-MNIST, or "sample"; the default is to look for it: `mlp-parity data`."""
+    out: Path = Path("sweep")
+    """Folder for sweep.json, sweep.csv and a picture an exercise."""
+
+    def __post_init__(self) -> None:
+        at_least(self, seeds=1, epochs=1, hiddens=1, lr=0, batch_size=1, seed=0, devices=1)
+        if self.values and self.exercise == "all":
+            raise ValueError("--values belong to one exercise: name it")

@@ -1,0 +1,62 @@
+"""What `mlp-parity trajectory` takes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mlp_core.activations import Activation
+from parity.config.numbers import at_least
+
+
+@dataclass(frozen=True)
+class TrajectoryConfig:
+    """Certify every step of a training on both sides, and compare the runs on their own.
+
+    Exits with 0 if they agree, 1 if they differ, 2 if too few seeds were run to tell.
+
+    Examples:
+
+    mlp-parity trajectory
+
+    mlp-parity trajectory --epochs 1 --model scratch --precisions float32 float64
+
+    mlp-parity trajectory --seeds 16 --seed-epochs 10 --out /tmp/trajectory
+    """
+
+    model: Literal["both", "scratch", "mlp"] = "both"
+    """Which pair."""
+    epochs: int = 10
+    """Epochs whose every step is certified."""
+    precisions: tuple[Literal["float32", "float64"], ...] = ("float32",)
+    """In which precisions; float64 sees an update off by 1e-11."""
+    copies: int = 32
+    """JAX runs, one ulp apart at the start, that make the envelope; 0 leaves it out."""
+    copy_epochs: int = 3
+    """Epochs of the free runs."""
+    seeds: int = 0
+    """Seeds a side for the equivalence of final accuracy and loss; 0 leaves it out."""
+    seed_epochs: int = 10
+    """Epochs of each seed's run."""
+    hiddens: tuple[int, ...] = (256,)
+    """Widths of the hidden layers."""
+    activation: Activation = "relu"
+    """Of the hidden layers; "gelu" is the exact one, "gelu_tanh" its approximation by tanh."""
+    sigma: float | None = None
+    """Spread of normal initial weights, biases 0; the default is the model's own way to draw."""
+    lr: float = 0.1
+    """Learning rate."""
+    batch_size: int = 256
+    """Examples in a batch; the last of an epoch may have fewer."""
+    seed: int = 0
+    """Of the initial weights and of the shuffles."""
+    data: str | None = None
+    """A folder of Fashion-MNIST, or "sample"; the default is to look for it: `mlp-parity data`."""
+    out: Path = Path("trajectory")
+    """Folder of the report."""
+
+    def __post_init__(self) -> None:
+        least = {"epochs": 1, "copy_epochs": 1, "seed_epochs": 1, "hiddens": 1, "batch_size": 1}
+        at_least(self, **least, lr=0, seed=0, sigma=0)
+        for name in ("copies", "seeds"):
+            if (count := getattr(self, name)) != 0 and count < 3:
+                raise ValueError(f"{name} = {count}, expected 0 or at least 3")

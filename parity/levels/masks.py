@@ -1,0 +1,180 @@
+"""Masks: which hidden units are active for which example, read off both sides.
+
+    H_l = relu(Z_l),  Z_l = H_(l-1) W_l + b_l;    active where H_l > 0
+
+What goes into a matrix product is what the layer before made active, however it was written. A unit
+may be active on one side alone only where rounding may turn the sign of Z: |Z| <= bound. Any other
+flip is a fault, even one that changes no logit.
+"""
+
+import itertools
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+from jaxtyping import Bool, Float
+
+from parity.compare import Comparison, compare
+from parity.levels.perceptrons import of_relu, perceptron
+from parity.levels.rungs import ROUNDOFF, Rungs, Skipped
+from parity.rounding.bound import bound
+from parity.sides.pairs import JaxSide
+from parity.sides.side import SIDES
+from parity.sides.stages import Stages, stages_of
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One hidden layer on the examples of all batches. Z: float64 values; bound: how far rounding
+    may move them. uncertain: where that may turn a sign. read: {side: (Z, H)}, as it computed them.
+    """
+
+    name: str
+    Z: Float[np.ndarray, "examples units"]
+    bound: Float[np.ndarray, "examples units"]
+    uncertain: Bool[np.ndarray, "examples units"]
+    read: dict[str, tuple[np.ndarray, np.ndarray]]
+
+    def active(self, side: str) -> np.ndarray:
+        """1 or 0 of each unit; NaN stays, and fails."""
+        _, H = self.read[side]
+        return np.where(np.isnan(H), np.nan, H > 0)
+
+    def at(self, example: int, unit: int) -> str:
+        place, values = (example, unit), {s: Z for s, (Z, _) in self.read.items()}
+        shown = ", ".join(f"{s} {Z[place]:.9g}" for s, Z in values.items())
+        return f"{self.name} example {example} unit {unit}: {shown}, bound {self.bound[place]:.3g}"
+
+
+def judge_masks(rungs: Rungs, precision: str) -> list[Comparison]:
+    """Every hidden unit of every example is active on both sides or on neither, or uncertain.
+
+    Raises NoProbe for a model that isn't a ReLU perceptron, Skipped for one whose products can't be
+    read off.
+    """
+    found = []
+    for layer in layers_of(rungs, precision):
+        expected = (layer.Z > 0).astype(np.float64)
+        room = layer.uncertain.astype(np.float64)
+        for s in SIDES:
+            judged = compare(
+                layer.active(s), expected, room, name=f"{layer.name} active", sides=(s, "expected")
+            )
+            found.append(judged if judged.ok else _named(layer, s, judged))
+    return found
+
+
+def note_masks(rungs: Rungs, precision: str) -> str:
+    """How many signs are uncertain, and the first few of them."""
+    layers = layers_of(rungs, precision)
+    places = [(one, int(e), int(u)) for one in layers for e, u in np.argwhere(one.uncertain)]
+    total = sum(one.uncertain.size for one in layers)
+    listed = "".join(f"; {one.at(e, u)}" for one, e, u in places[:4])
+    return f"{len(places)} of {total:,} signs of pre-activations uncertain{listed}"
+
+
+def layers_of(rungs: Rungs, precision: str) -> list[Layer]:
+    """All hidden layers, with what both sides computed; kept for the next caller."""
+    kept, key = rungs._evaluations, ("masks", "torch", precision)
+    if key in kept:
+        return kept[key]
+    X = np.concatenate([X for X, _ in rungs.batches.values()])
+    if (shared := ("masks", precision)) not in kept:  # whatever Torch does
+        own = perceptron(rungs)
+        of_relu(rungs.jax[precision], X)
+        params = {letter: rungs.params[name].astype(precision) for letter, name in own.items()}
+        with jax.enable_x64(precision == "float64"):
+            b = bound(signs, params, X.astype(precision), roundoff=ROUNDOFF[precision])
+        kept[shared] = b, jax_hidden(rungs.jax[precision], X)
+    b, ours = kept[shared]
+    read = {"jax": ours, "torch": rungs.torch[precision].hidden(X)}
+    shapes = [np.shape(Z) for Z, _ in b.value]
+    for s, hidden in read.items():
+        if (own_shapes := [H.shape for _, H in hidden]) != shapes:
+            raise Skipped(
+                f"{s}: products are given {own_shapes} behind the inputs, not the hidden layers "
+                f"{shapes}"
+            )
+    found = []
+    for i, ((Z, _), (room, uncertain)) in enumerate(zip(b.value, b.bound, strict=True)):
+        pairs = {s: arrays[i] for s, arrays in read.items()}
+        found.append(Layer(f"layer {i + 1}", Z, room, uncertain > 0, pairs))
+    kept[key] = found
+    return found
+
+
+def signs(params: Any, X: Any) -> list[tuple[Any, Any]]:
+    """(Z_l, Z_l > 0) of each hidden layer of the ReLU perceptron W1 b1 ... Wn bn.
+
+    Its bounds are those of Z, and of the sign: 1 where rounding may turn it.
+    """
+    found, H = [], X.reshape((len(X), -1))
+    for i in range(1, len(params) // 2):
+        Z = H @ params[f"W{i}"] + params[f"b{i}"]
+        found.append((Z, Z > 0))
+        H = jnp.maximum(Z, 0)
+    return found
+
+
+def jax_hidden(side: JaxSide, X: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(Z, H) of each hidden layer of the JAX model at its loaded weights; see TorchSide.hidden."""
+    return jax.device_get(_reader(stages_of(side))(side.params(), X.astype(side.dtype)))
+
+
+_FOLLOWED = ("add", "optimization_barrier", "transpose")  # from a product to its layer's result
+
+
+@lru_cache(maxsize=8)
+def _reader(stages: Stages) -> Any:
+    """Compiled: (params, X) -> [(Z, H)]."""
+
+    def hidden(params: Any, X: Any) -> list[tuple[Any, Any]]:
+        closed = jax.make_jaxpr(stages.logits)(params, X)
+        products: list[list[Any]] = []
+        _run(closed.jaxpr, closed.consts, jax.tree.leaves((params, X)), products)
+        return [(Z, H) for (_, Z), (H, _) in itertools.pairwise(products)]
+
+    return stages.compiled(hidden)
+
+
+def _run(jaxpr: core.Jaxpr, consts: Any, given: Any, products: list[list[Any]]) -> list[Any]:
+    """Evaluate a jaxpr, forward only. Each product adds [inputs, result with its bias].
+
+    A narrow layer's product is W^T X^T behind a barrier, see jax_mlp.layers: turned back, it's the
+    same.
+    """
+    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *given], strict=True))
+
+    def read(v: Any) -> Any:
+        return v.val if isinstance(v, core.Literal) else known[v]
+
+    for eqn in jaxpr.eqns:
+        operands = [*map(read, eqn.invars)]
+        inner = next((p for p in eqn.params.values() if isinstance(p, core.ClosedJaxpr)), None)
+        if inner is not None:
+            results = _run(inner.jaxpr, inner.consts, operands, products)
+        else:
+            out = eqn.primitive.bind(*operands, **eqn.params)
+            results = out if eqn.primitive.multiple_results else [out]
+            if eqn.primitive.name == "dot_general":
+                turned = eqn.params["dimension_numbers"][0] == ((1,), (1,))
+                products.append([operands[turned], out])
+            elif eqn.primitive.name in _FOLLOWED and products:
+                if any(x is products[-1][1] for x in operands):
+                    products[-1][1] = results[0]
+        known.update(zip(eqn.outvars, results, strict=True))
+    return [*map(read, jaxpr.outvars)]
+
+
+def _named(layer: Layer, side: str, judged: Comparison) -> Comparison:
+    """The flip in words: layer, example, unit, both pre-activations, and the bound."""
+    if not judged.index:
+        return judged
+    flips = int((layer.active(side) != (layer.Z > 0))[~layer.uncertain].sum())
+    wrongly = "active" if layer.read[side][1][judged.index] > 0 else "not active"
+    problem = f"{flips:,} flipped outside the uncertain set; {layer.at(*judged.index)}: {wrongly}"
+    return replace(judged, problem=problem)

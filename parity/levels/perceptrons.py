@@ -1,0 +1,180 @@
+"""Is a model a perceptron, and which parameter is which layer's? Read off the jaxpr.
+
+    H_0 = X;  Z_l = H_(l-1) W_l + b_l;  H_l = f(Z_l);  logits = Z_n
+
+Names don't matter, only what is multiplied by what, in which order.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.extend import core
+
+from mlp_core.weights import WeightsError, canonical_names
+from parity.levels.rungs import Rungs, Skipped
+from parity.sides.pairs import JaxSide
+from parity.sides.stages import Stages, stages_of
+
+# What a ReLU perceptron is made of. Others may be right, but aren't what integer probes compute.
+_PRIMITIVES = {"dot_general", "add", "max", "reshape", "broadcast_in_dim", "transpose", "squeeze",
+               "convert_element_type", "copy", "optimization_barrier", "jit", "pjit", "closed_call",
+               "custom_jvp_call", "custom_vjp_call"}  # fmt: skip
+Layers = list[list[str]]
+_SAME = {"convert_element_type", "copy", "optimization_barrier"}
+_SPREAD = {"broadcast_in_dim", "reshape", "squeeze", "expand_dims"}
+
+
+class NoProbe(Skipped, ValueError):
+    """The level can't be asked of this model; the message says why."""
+
+
+class Parameter(NamedTuple):
+    """A variable of the jaxpr that holds a parameter, perhaps transposed."""
+
+    name: str
+    turned: bool = False
+
+
+class After(NamedTuple):
+    """A variable computed from the inputs by so many layers."""
+
+    layers: int
+
+
+def perceptron(rungs: Rungs) -> dict[str, str]:
+    """{W1: its name on the ladder, b1: ...} of a perceptron's parameters, from the inputs on.
+
+    Raises NoProbe for a model that is none.
+    """
+    X, _ = next(iter(rungs.batches.values()))
+    stages = stages_of(rungs.jax["float32"])
+    layers, width = _layers(stages, X.shape), int(np.prod(X.shape[1:]))
+    try:
+        own = _checked(_lettered(layers), stages.side.params(), width)
+    except NoProbe:
+        # A port that forgets a bias, say, is one all the same if its names say so: let it be asked.
+        try:
+            named = canonical_names(stages.side.params())[1]
+        except WeightsError:
+            named = {}
+        if not named:
+            raise
+        own = _checked(named, stages.side.params(), width)
+    ladder = {ours: name for name, (ours, _) in rungs.names.items()}
+    return {letter: ladder[name] for letter, name in own.items()}
+
+
+def _lettered(layers: Layers) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for i, layer in enumerate(layers, 1):
+        if len(layer) != 2:
+            raise NoProbe(f"this level is for perceptrons; layer {i} has the parameters {layer}")
+        found |= zip((f"W{i}", f"b{i}"), layer, strict=True)
+    return found
+
+
+def _checked(own: dict[str, str], params: Mapping[str, np.ndarray], width: int) -> dict[str, str]:
+    for i in range(1, len(own) // 2 + 1):
+        shapes = [np.shape(params.get(own[f"{letter}{i}"], 0)) for letter in "Wb"]
+        if len(shapes[0]) != 2 or shapes[0][0] != width or shapes[1] != shapes[0][1:]:
+            raise NoProbe(
+                f"this level is for perceptrons; '{own[f'W{i}']}' and its bias have shapes "
+                f"{shapes[0]} and {shapes[1]} behind {width} units"
+            )
+        width = shapes[0][1]
+    if len(set(own.values())) < len(own):
+        raise NoProbe("this level is for perceptrons; two layers share a parameter")
+    if not own or set(own.values()) != set(params):
+        rest = sorted(set(params) - set(own.values()))
+        raise NoProbe(f"this level is for perceptrons; no layer has the parameters {rest}")
+    return own
+
+
+def of_relu(side: JaxSide, X: np.ndarray) -> None:
+    """Raises NoProbe for a model that computes with more than products, sums and ReLUs."""
+    jaxpr = _traced(stages_of(side), X.shape)
+    if strange := sorted(set(_primitives(jaxpr)) - _PRIMITIVES):
+        raise NoProbe(f"this level is for ReLU perceptrons; the model uses {strange}")
+
+
+def _primitives(jaxpr: Any) -> Iterator[str]:
+    for eqn in jaxpr.eqns:
+        yield eqn.primitive.name
+        for inner in core.jaxprs_in_params(eqn.params):
+            yield from _primitives(inner)
+
+
+@lru_cache(maxsize=16)
+def _traced(stages: Stages, shape: tuple[int, ...]) -> core.Jaxpr:
+    """The model's outputs, of its parameters and inputs of this shape."""
+    side = stages.side
+    with side._settings():
+        X = jax.ShapeDtypeStruct(shape, side.dtype)
+        return jax.make_jaxpr(stages.logits)(side.params(), X).jaxpr
+
+
+def _layers(stages: Stages, shape: tuple[int, ...]) -> Layers:
+    reader = _Reader()
+    given = [*map(Parameter, sorted(stages.side.params())), After(0)]  # a dict's leaves are sorted
+    if reader.read(_traced(stages, shape), given) != [After(len(reader.layers))]:
+        raise NoProbe("this level is for perceptrons; the last product isn't the output's")
+    return reader.layers
+
+
+class _Reader:
+    """Follows parameters and inputs through a jaxpr. layers: [matrix, bias] of each product."""
+
+    def __init__(self) -> None:
+        self.layers: Layers = []
+
+    def read(self, jaxpr: Any, given: list[Any]) -> list[Any]:
+        known = dict(zip(jaxpr.invars, given, strict=True))
+        for eqn in jaxpr.eqns:
+            operands = [None if isinstance(v, core.Literal) else known.get(v) for v in eqn.invars]
+            inner = next((p for p in eqn.params.values() if isinstance(p, core.ClosedJaxpr)), None)
+            if inner is not None:
+                results = self.read(inner.jaxpr, operands)
+            else:
+                results = self.equation(eqn, operands)
+            known.update(zip(eqn.outvars, results, strict=True))
+        return [None if isinstance(v, core.Literal) else known.get(v) for v in jaxpr.outvars]
+
+    def equation(self, eqn: Any, operands: list[Any]) -> list[Any]:
+        """What its results are: a Parameter, After some layers, or None for a constant."""
+        name, first = eqn.primitive.name, operands[0] if operands else None
+        if name in _SAME:
+            return operands
+        if isinstance(first, Parameter):
+            if name == "transpose" and eqn.params["permutation"] == (1, 0):
+                return [first._replace(turned=not first.turned)]
+            if name in _SPREAD and len(eqn.invars[0].aval.shape) == 1:  # a bias, along the batch
+                return [first]
+        if name == "dot_general":
+            return [self.product(eqn, operands)]
+        named = [x for x in operands if isinstance(x, Parameter)]
+        after = {x for x in operands if isinstance(x, After)}
+        if name == "add" and self.layers and after == {After(len(self.layers))} and named:
+            self.layers[-1].append(named[0].name)
+            return [*after]
+        if named or len(after) > 1:
+            what = named[0].name if named else "the results of two layers"
+            raise NoProbe(f"this level is for perceptrons; '{name}' takes {what}")
+        return [next(iter(after), None)] * len(eqn.outvars)
+
+    def product(self, eqn: Any, operands: list[Any]) -> After:
+        (left, right), (batch, _) = eqn.params["dimension_numbers"]
+        contracted = dict(zip(map(type, operands), (left, right), strict=True))
+        named = [x for x in operands if isinstance(x, Parameter)]
+        if (
+            set(contracted) != {Parameter, After}
+            or After(len(self.layers)) not in operands
+            or batch
+        ):
+            raise NoProbe("this level is for perceptrons; a product isn't one layer's by the next")
+        if contracted[Parameter] != (int(named[0].turned),):
+            raise NoProbe(f"this level is for perceptrons; '{named[0].name}' isn't [in, out]")
+        self.layers.append([named[0].name])
+        return After(len(self.layers))

@@ -1,0 +1,171 @@
+"""Effective precision: how many bits of an operand each matrix product really uses.
+
+A row of the identity times W is a row of W, exactly, in any order of summation: what comes out is W
+as the product's input format holds it. So all layers but one are rectangular identities, that one
+has random weights of 24 bits, and the bits that survive are counted:
+
+    float32 24, TF32 and float16 11, bfloat16 8
+
+The products of the backward pass are measured with random cotangents in the same way. A product is
+seen through those that follow it, so a low figure belongs to the last product that has it.
+
+Numbers must pass the activations unchanged, and their cotangents too. ReLU lets 1 pass, every GELU
+what is large; tanh what is small, for it is x (1 - x^2/3 ...). Nothing passes a sigmoid.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from parity.compare import Comparison, compare
+from parity.levels.perceptrons import NoProbe, perceptron
+from parity.levels.rungs import Rungs
+from parity.sides.pairs import Arrays, Pullback, Side
+from parity.sides.side import SIDES
+
+# Sizes of numbers to try: for ReLU; for GELU, whose erf is 1 there; for tanh, where 1 + x is 1.
+UNITS = (1.0, 2.0**7, 2.0**-30)
+FORMATS = {24: "float32", 11: "TF32 or float16", 8: "bfloat16"}
+CURES = {
+    "jax": "jax.default_matmul_precision('highest'), or a dtype or precision set in the model",
+    "torch": "torch.set_float32_matmul_precision('highest'), or autocast or a dtype in the model",
+}
+
+
+@dataclass(frozen=True)
+class Product:
+    """One matrix product: which, what went in, what came out; both [n]."""
+
+    name: str
+    given: np.ndarray
+    got: np.ndarray
+
+    @property
+    def bits(self) -> float:
+        """Effective bits: significant ones in what came out, the most of any element.
+
+        Half of all numbers rounded to p bits use the last, so n elements show p but for a chance of
+        2^-n. What came out with all bits, but other ones, is counted by its error.
+        """
+        got = self.got.astype(np.float64)
+        if not np.isfinite(got).all():
+            return math.nan
+        if (got == self.given).all():
+            return 24.0
+        fraction, _ = np.frexp(got)
+        digits = np.abs(fraction * 2.0**24).astype(np.int64)
+        lowest = np.where(digits, digits & -digits, 2**24)
+        bits = 24 - math.log2(lowest.min())
+        if bits < 24:
+            return bits
+        return -math.log2(float(np.max(np.abs(got - self.given) / self.given)))
+
+
+def measure(
+    side: Side, names: dict[str, str], shape: tuple[int, ...], unit: float = 1.0
+) -> list[Product]:
+    """All products of a perceptron. names: {W1: its name on this side, b1: ...}.
+
+    shape: of one input example. unit: a power of two that passes the activations, see `passing`.
+    """
+    sizes = _sizes(side, names)
+    rows, layers = min(sizes), range(1, len(sizes))
+    rng = np.random.default_rng(0)
+    nothing = np.zeros((rows, sizes[-1]), np.float32)
+    found = []
+    for k in layers:
+        W = _random(rng, (sizes[k - 1], sizes[k]))
+        logits = _through(side, names, shape, unit, nothing, {f"W{k}": W}).logits / unit
+        columns = min(sizes[k:])
+        found.append(
+            Product(f"forward {k}", W[:rows, :columns].ravel(), logits[:, :columns].ravel())
+        )
+    # Unit r is active in row r alone: there the cotangent comes through unchanged.
+    diagonal = np.arange(rows), np.arange(rows)
+    cotangent = _random(rng, (rows, sizes[-1]))
+    back = _through(side, names, shape, unit, cotangent)
+    for k in layers:
+        gradient = back.gradients[names[f"W{k}"]][diagonal] / unit
+        found.append(Product(f"weight gradient {k}", cotangent[diagonal], gradient))
+    by_X = back.inputs.reshape((rows, sizes[0]))
+    found.append(Product("input gradient", cotangent[diagonal], by_X[diagonal]))
+    return found
+
+
+def passing(side: Side, names: dict[str, str], shape: tuple[int, ...]) -> float:
+    """The first of UNITS that passes the activations of a perceptron, forward and backward.
+
+    Operands are powers of two here, so that every product is exact in any format.
+    Raises NoProbe if there is none.
+    """
+    rows = min(_sizes(side, names))
+    for unit in UNITS:
+        cotangent = np.eye(rows, _sizes(side, names)[-1], dtype=np.float32)
+        one = _through(side, names, shape, unit, cotangent)
+        there, back = np.diag(one.logits), np.diag(one.inputs.reshape((rows, -1)))
+        if (there == unit).all() and (back == 1).all():
+            return unit
+    raise NoProbe("no number passes these activations unchanged, so bits can't be counted")
+
+
+def _through(
+    side: Side,
+    names: dict[str, str],
+    shape: tuple[int, ...],
+    unit: float,
+    cotangent: np.ndarray,
+    other: Arrays | None = None,
+) -> Pullback:
+    """unit times the identity through layers that are rectangular identities, but for `other`."""
+    sizes = _sizes(side, names)
+    layers = range(1, len(sizes))
+    eye = {f"W{i}": np.eye(sizes[i - 1], sizes[i]) for i in layers}
+    flat = {f"b{i}": np.zeros(sizes[i]) for i in layers}
+    params = {names[key]: a.astype(np.float32) for key, a in (eye | flat | (other or {})).items()}
+    X = (unit * np.eye(min(sizes), sizes[0])).reshape((-1, *shape)).astype(np.float32)
+    return side.pullback(params, X, cotangent)
+
+
+def judge_precision(rungs: Rungs, precision: str) -> list[Comparison]:
+    """Every product of both sides keeps all 24 bits of float32, or is named.
+
+    Raises NoProbe for a model that isn't a perceptron, or whose activations let nothing pass.
+    """
+    own = perceptron(rungs)
+    shape = next(iter(rungs.batches.values()))[0].shape[1:]
+    ours = {letter: rungs.names[name][0] for letter, name in own.items()}
+    unit = passing(rungs.jax[precision], ours, shape)
+    found = []
+    for place, s in enumerate(SIDES):
+        names = {letter: rungs.names[name][place] for letter, name in own.items()}
+        for product in measure(getattr(rungs, s)[precision], names, shape, unit):
+            found.append(_judged(s, product))
+    return found
+
+
+def _judged(side: str, product: Product) -> Comparison:
+    label = f"{side} product {product.name}: {product.bits:.1f} effective bits"
+    room = 2.0**-24 * np.abs(product.given)
+    judged = compare(
+        product.got.astype(np.float64),
+        product.given.astype(np.float64),
+        room,
+        name=label,
+        sides=(side, "given"),
+    )
+    if judged.ok or not math.isfinite(product.bits):
+        return judged
+    nearest = FORMATS[min(FORMATS, key=lambda bits: abs(bits - product.bits))]
+    return replace(judged, problem=f"as of {nearest}, expected 24. To cure it: {CURES[side]}")
+
+
+def _sizes(side: Side, names: dict[str, str]) -> list[int]:
+    params = side.params()
+    layers = range(1, len(names) // 2 + 1)
+    return [params[names["W1"]].shape[0], *(params[names[f"W{i}"]].shape[1] for i in layers)]
+
+
+def _random(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """float32 numbers in [1, 2) with all 24 bits in use."""
+    return (1 + rng.integers(1, 2**23, shape) * 2.0**-23).astype(np.float32)

@@ -1,0 +1,135 @@
+"""What a check found: terminal table, JSON, a page that holds everything, PNGs."""
+
+import base64
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mlp_core.files import write_atomically
+from parity.report import pictures, trajectory_pictures
+from parity.checking import Verdict
+from parity.levels.rungs import Result
+
+CAPTION = """\
+of bound   share of its bound that the worst element used; at most 1 agrees
+differ by  largest difference over the largest value
+Bounds: none for bits; the rounding bound computed from the tensors; for curves,
+a run whose updates are off by one part in 10^9, and in float32 the distance of
+the other side from the float64 curve, to 6.5 bits.
+"""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The verdicts on all pairs, with what it takes to repeat them."""
+
+    verdicts: tuple[Verdict, ...]
+    about: dict[str, Any]
+    seconds: float
+    interrupted: bool = False
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.verdicts) and not self.interrupted and all(v.ok for v in self.verdicts)
+
+    @property
+    def verdict(self) -> str:
+        """One sentence."""
+        if self.interrupted:
+            return "INTERRUPTED: what is above was found before; no verdict."
+        if self.ok:
+            levels = min(sum(not r.skipped for r in v.results) for v in self.verdicts)
+            pairs = " and ".join(v.pair for v in self.verdicts)
+            return f"AGREE: JAX and Torch are the same model ({pairs}; {levels} checks each)."
+        failed = [
+            f"{v.pair} {r.level.name} {r.precision}"
+            for v in self.verdicts
+            for r in v.results
+            if not r.ok
+        ]
+        return f"DIFFER: first at {failed[0]} ({len(failed)} checks failed)."
+
+    def table(self) -> Table:
+        """A row for each level and precision, three columns for each pair."""
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+        table.add_column("level")
+        table.add_column("in")
+        for v in self.verdicts:
+            table.add_column(v.pair)
+            table.add_column("of bound", justify="right")
+            table.add_column("differ by", justify="right")
+        by_place = [{(r.level.name, r.precision): r for r in v.results} for v in self.verdicts]
+        for place in dict.fromkeys(place for found in by_place for place in found):
+            table.add_row(*place, *(cell for found in by_place for cell in cells(found.get(place))))
+        return table
+
+    def print(self, console: Console) -> None:
+        console.print(f"Parity of JAX and Torch on {self.about['data']}", highlight=False)
+        console.print("", self.table(), "", sep="\n")
+        console.print(CAPTION, highlight=False)
+        for v in self.verdicts:
+            for r in v.results:
+                if r.skipped:
+                    note = f"{v.pair}: '{r.level.name}' skipped: {r.skipped}"
+                    console.print(note, highlight=False, markup=False)
+        for v in self.verdicts:
+            if not v.ok and not self.interrupted:
+                console.print(str(v), highlight=False, markup=False)
+        console.print(self.verdict, style="bold green" if self.ok else "bold red", highlight=False)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "ok": self.ok,
+            "verdict": self.verdict,
+            "interrupted": self.interrupted,
+            "seconds": round(self.seconds, 2),
+            "about": self.about,
+            "pairs": [v.to_json() for v in self.verdicts],
+        }
+
+    def write(self, folder: Path) -> None:
+        """report.json, the pictures, and index.html with all of it inside."""
+        text = json.dumps(self.to_json(), indent=1, allow_nan=False)
+        write_atomically(folder / "report.json", text.encode())
+        drawn = dict(self.pictures())
+        for name, png in drawn.items():
+            write_atomically(folder / name, png)
+        write_atomically(folder / "index.html", self._page(drawn).encode())
+
+    def pictures(self) -> Iterator[tuple[str, bytes]]:
+        """(file name, PNG) of each picture that the results allow."""
+        for v in self.verdicts:
+            if v.curves:
+                yield f"curves-{v.pair}.png", pictures.curves(v)
+            if v.trajectory and v.trajectory.steps:
+                yield f"margins-{v.pair}.png", trajectory_pictures.margins(v.trajectory, v.pair)
+        if any(v.results for v in self.verdicts):
+            yield "ladder.png", pictures.ladder(self.verdicts)
+
+    def _page(self, drawn: dict[str, bytes]) -> str:
+        import jinja2
+
+        loader = jinja2.PackageLoader("parity.report")
+        page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+        images = {name: base64.b64encode(png).decode() for name, png in drawn.items()}
+        return page.get_template("report.html").render(report=self, images=images)
+
+
+def cells(result: Result | None) -> tuple[str, str, str]:
+    """(verdict, margin, relative difference) as the table shows them."""
+    if result is None:
+        return "-", "", ""
+    if result.skipped:
+        return "[dim]skipped[/]", "", ""
+    if result.vacuous:
+        return "[yellow]VACUOUS[/]", "", ""
+    verdict = "[green]ok[/]" if result.ok else "[red]FAILED[/]"
+    if result.precision == "bits" and result.ok:
+        return verdict, "", "0"
+    return verdict, f"{result.worst.margin:.2g}", f"{result.relative:.0e}"

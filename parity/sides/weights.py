@@ -1,0 +1,160 @@
+"""Which parameter of the Torch model is which of the JAX model, and how it lies there.
+
+A porter says it by a table of names, or by a function that turns Torch's arrays into JAX's. Such a
+function may move elements only: transpose, reshape, split, join. Where each element goes is read
+off by sending numbers through it, so that arrays can be brought back, and gradients across.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from mlp_core.weights import WeightsError, canonical_names
+from parity.sides.side import SIDES, Arrays
+
+DIGIT = 4096  # numbers are sent in two digits, for float32 holds integers up to 2^24 only
+
+
+def pair_names(
+    jax: Mapping[str, np.ndarray],
+    torch: Mapping[str, np.ndarray],
+    names: Mapping[str, str] | None = None,
+) -> dict[str, tuple[str, str]]:
+    """{the ladder's name: (name in JAX, name in Torch)} for every parameter.
+
+    names: {name in JAX: name in Torch} or the other way round; None pairs equal names, or MLPs by
+    their layers.
+    Raises ValueError, with what there is on both sides, if that is not clear.
+    """
+    if names is not None:
+        table = names.items() if names.keys() <= set(jax) else ((b, a) for a, b in names.items())
+        pairs = {name: (name, other) for name, other in table}
+    elif set(jax) == set(torch):
+        pairs = {name: (name, name) for name in jax}
+    else:
+        try:
+            own = [
+                canonical_names(side, where)[1]
+                for side, where in zip((jax, torch), SIDES, strict=True)
+            ]
+            pairs = {name: (own[0][name], own[1].get(name, "")) for name in own[0]}
+        except WeightsError:
+            pairs = {}
+    problems = []
+    if {a for a, _ in pairs.values()} != set(jax) or {b for _, b in pairs.values()} != set(torch):
+        problems = ["not every parameter has a partner; pass weights={jax path: torch name}"]
+    else:
+        for a, b in pairs.values():
+            if jax[a].shape != torch[b].shape:
+                problems.append(
+                    f"jax '{a}' has shape {jax[a].shape}, torch '{b}' (a Linear's as [in, out]) "
+                    f"{torch[b].shape}; pass weights=function({{torch name: array}}) -> "
+                    "{jax path: array}"
+                )
+    if problems:
+        listed = [f"{s}: {', '.join(side)}" for s, side in zip(SIDES, (jax, torch), strict=True)]
+        raise ValueError("\n  ".join(["cannot pair the parameters:", *problems, *listed]))
+    return pairs
+
+
+class Turned:
+    """Some matrices transposed, names as they are."""
+
+    def __init__(self, turned: Collection[str], arrays: Mapping[str, np.ndarray]) -> None:
+        self._turned = turned
+        self._shapes = {name: np.shape(array) for name, array in arrays.items()}
+
+    def there(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
+        """Copies, with the matrices turned."""
+        return {n: (a.T if n in self._turned else a).copy() for n, a in arrays.items()}
+
+    def back(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
+        """Views, turned back. Raises ValueError for other names or shapes."""
+        if set(arrays) != set(self._shapes):
+            raise ValueError(f"torch: parameters {sorted(arrays)}, expected {sorted(self._shapes)}")
+        back = {n: np.asarray(a).T if n in self._turned else a for n, a in arrays.items()}
+        for name, array in back.items():
+            if np.shape(array) != (expected := self._shapes[name]):
+                got = np.shape(array)
+                raise ValueError(f"torch: '{name}' has shape {got}, expected {expected}")
+        return back
+
+
+class Rearrangement:
+    """A function {name: array} -> {other name: other array} that moves elements only, both ways."""
+
+    def __init__(self, function: Callable[[Arrays], Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """arrays: float32, such as the function takes; it gets copies. Its result may be nested,
+        and is flattened to dotted names.
+
+        Raises ValueError unless each element of `arrays` comes out once, and nothing else does.
+        """
+        self._shapes = {name: np.shape(array) for name, array in arrays.items()}
+        self._ends = np.cumsum([np.size(array) for array in arrays.values()])
+        numbers = np.arange(self._ends[-1])
+        low, high = (
+            _flat(function(self._cut(digit.astype(np.float32))))
+            for digit in (numbers % DIGIT, numbers // DIGIT)
+        )
+        sent = {name: low[name].astype(float) + DIGIT * high[name].astype(float) for name in low}
+        came = np.concatenate([numbers[:0], *(array.ravel() for array in sent.values())])
+        if not np.array_equal(np.sort(came), numbers):
+            raise ValueError(f"weights: {self._problem(sent)}")
+        self._places = {name: array.astype(np.int64) for name, array in sent.items()}
+        real = _flat(function({name: np.array(array) for name, array in arrays.items()}))
+        for name, array in self.there(arrays).items():
+            if not np.array_equal(real[name], array, equal_nan=True):
+                raise ValueError(f"weights: the function changes the values of '{name}'")
+
+    def there(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
+        """What the function makes of these arrays."""
+        flat = np.concatenate([np.ravel(arrays[name]) for name in self._shapes])
+        return {name: flat[places] for name, places in self._places.items()}
+
+    def back(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
+        """The arrays of which the function makes these. Raises ValueError for other shapes."""
+        expected = {name: places.shape for name, places in self._places.items()}
+        if (got := {name: np.shape(array) for name, array in arrays.items()}) != expected:
+            raise ValueError(f"weights: arrays of shapes {got}, expected {expected}")
+        flat = np.empty(self._ends[-1], next(iter(arrays.values())).dtype)
+        for name, places in self._places.items():
+            flat[places] = arrays[name]
+        return self._cut(flat)
+
+    def _cut(self, flat: np.ndarray) -> Arrays:
+        """One vector of all elements -> the function's arguments."""
+        parts = np.split(flat, self._ends[:-1])
+        shaped = zip(self._shapes.items(), parts, strict=True)
+        return {name: part.reshape(shape) for (name, shape), part in shaped}
+
+    def _problem(self, sent: Mapping[str, np.ndarray]) -> str:
+        counts, strange = np.zeros(self._ends[-1], int), []
+        for name, array in sent.items():
+            known = (array >= 0) & (array < len(counts)) & (array == np.floor(array))
+            np.add.at(counts, array[known].astype(int), 1)
+            if not known.all():
+                strange.append(f"'{name}' has numbers that are no elements of Torch's")
+        for name, times in self._cut(counts).items():
+            if (times != 1).any():
+                how = "only in part" if (times <= 1).all() else "more than once"
+                strange.append(f"'{name}' comes out {how if times.any() else 'nowhere'}")
+        return (
+            "the function must move elements, each to one place, and change none, so that "
+            "gradients can be carried across: " + "; ".join(strange)
+        )
+
+
+def _flat(tree: Any, prefix: str = "") -> Arrays:
+    """{dotted name: array} of nested mappings and sequences."""
+    items: Iterator[tuple[Any, Any]]
+    if isinstance(tree, Mapping):
+        items = iter(tree.items())
+    elif isinstance(tree, (list, tuple)):
+        items = iter(enumerate(tree))
+    else:
+        return {prefix: np.asarray(tree)}
+    flat: Arrays = {}
+    for key, subtree in items:
+        flat |= _flat(subtree, f"{prefix}.{key}" if prefix else str(key))
+    return flat

@@ -1,0 +1,30 @@
+"""The process of one row: python -m parity.studies.bench.worker '{"name": ..., ...}'."""
+
+import importlib
+import json
+import os
+import sys
+
+from parity.studies.bench.pace import Pace
+from parity.studies.bench.timing import Size
+
+
+def main() -> None:
+    given = json.loads(sys.argv[1])
+    # Answers go out by a copy of stdout; what a library prints goes to stderr.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    pace = Pace(sys.stdin, answers)
+    try:
+        room = importlib.import_module(f"parity.studies.bench.{given['room']}_rows")
+        pace.tell(loaded=True)
+        pace.wait()
+        room.main(given["name"], Size(**given["size"]), given["data"], given["precision"], pace)
+    except ImportError as error:
+        pace.tell(missing=error.name or str(error))
+    except Exception as error:
+        pace.tell(error=f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    main()

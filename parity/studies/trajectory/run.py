@@ -1,0 +1,164 @@
+"""A whole training of one pair, judged: every step certified, the free run, the seeds; a report."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlp_core import fashion_mnist
+from mlp_core.files import write_atomically
+from parity.report import trajectory_pictures
+from parity.studies.trajectory.envelope import Envelope, free_run
+from parity.interrupted import Interrupted
+from parity.sides.weights import pair_names
+from parity.studies.trajectory.seeds import Seeds, book_models, compare_seeds
+from parity.sides.pairs import Examples, JaxSide, TorchSide, book_pair
+from parity.levels.every_step import Trajectory, certify
+
+
+@dataclass(frozen=True)
+class Journey:
+    """What `travel` found of one pair. None: was not asked for, or not reached before Ctrl-C."""
+
+    pair: str
+    certified: tuple[Trajectory, ...] = ()
+    envelope: Envelope | None = None
+    seeds: Seeds | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+    interrupted: bool = False
+
+    @property
+    def parts(self) -> list[Trajectory | Envelope | Seeds]:
+        found = [*self.certified, self.envelope, self.seeds]
+        return [part for part in found if part is not None]
+
+    @property
+    def undecided(self) -> bool:
+        """Whether all that is missing is power: too few seeds."""
+        rest = all(part.ok for part in self.parts if part is not self.seeds)
+        figures = self.seeds.figures if self.seeds else ()
+        return rest and not self.ok and all(f.verdict != "different" for f in figures)
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.parts) and not self.interrupted and all(part.ok for part in self.parts)
+
+    @property
+    def verdict(self) -> str:
+        """One sentence."""
+        if self.interrupted:
+            steps = sum(t.steps for t in self.certified)
+            return f"INTERRUPTED: {self.pair}, {steps:,} steps judged before; no verdict."
+        if self.ok:
+            steps = sum(t.steps for t in self.certified)
+            return f"AGREE: {self.pair}, {steps:,} steps certified."
+        if self.undecided:
+            return f"UNDECIDED: {self.pair}, too few seeds to tell."
+        first = next((t.divergence for t in self.certified if t.divergence), None)
+        if first:
+            return f"DIFFER: {self.pair}, first at {first}."
+        return f"DIFFER: {self.pair}, {next(str(p) for p in self.parts if not p.ok)}"
+
+    def __str__(self) -> str:
+        return "\n".join([*map(str, self.parts), self.verdict])
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "pair": self.pair,
+            "ok": self.ok,
+            "verdict": self.verdict,
+            "interrupted": self.interrupted,
+            "about": self.about,
+            "certified": [t.to_json() for t in self.certified],
+            "envelope": self.envelope.to_json() if self.envelope else None,
+            "seeds": self.seeds.to_json() if self.seeds else None,
+        }
+
+    def pictures(self) -> dict[str, bytes]:
+        """{file name: PNG}."""
+        drawn = {
+            f"margins-{self.pair}-{t.precision}.png": trajectory_pictures.margins(t, self.pair)
+            for t in self.certified
+            if t.steps
+        }
+        if self.envelope is not None:
+            png = trajectory_pictures.envelope(self.envelope, self.pair)
+            drawn[f"envelope-{self.pair}.png"] = png
+        if self.seeds:
+            drawn[f"seeds-{self.pair}.png"] = trajectory_pictures.seeds(self.seeds, self.pair)
+        return drawn
+
+    def write(self, folder: Path) -> None:
+        """trajectory-PAIR.json and the pictures."""
+        text = json.dumps(self.to_json(), indent=1, allow_nan=False)
+        write_atomically(folder / f"trajectory-{self.pair}.json", text.encode())
+        for name, png in self.pictures().items():
+            write_atomically(folder / name, png)
+
+
+def travel(
+    kind: str,
+    *,
+    epochs: int,
+    precisions: Sequence[str],
+    hiddens: Sequence[int],
+    lr: float,
+    batch_size: int,
+    seed: int,
+    data: str | None,
+    activation: str = "relu",
+    sigma: float | None = None,
+    copies: int = 0,
+    copy_epochs: int = 1,
+    seeds: int = 0,
+    seed_epochs: int = 1,
+    on_start: Callable[[str], None] = lambda what: None,
+) -> Journey:
+    """Follow the book's pair "scratch" or "mlp", from Torch's weights of this seed.
+
+    copies, seeds: 0 leaves out the envelope, or the seeds. on_start: called as each part begins.
+    Ctrl-C ends the journey, which keeps what was found until then.
+    """
+    dataset = fashion_mnist.load(data)
+    examples = Examples("sample" if dataset.is_sample else data, batch_size, seed)
+    options: dict[str, Any] = {"activation": activation, "sigma": sigma}
+    ours, theirs = book_pair(kind, hiddens, lr, seed, **options)
+
+    def sides(dtype: str) -> tuple[JaxSide, TorchSide, dict[str, tuple[str, str]]]:
+        jax, torch = JaxSide(ours, examples, dtype), TorchSide(theirs, examples, dtype)
+        names = pair_names(jax.params(), torch.params())
+        weights = torch.params()
+        jax.load({own: weights[other] for own, other in names.values()})
+        return jax, torch, names
+
+    certified: list[Trajectory] = []
+    envelope, found, interrupted = None, None, False
+    try:
+        for dtype in precisions:
+            on_start(f"{kind}: every step of {epochs} epochs, {dtype}")
+            certified.append(certify(*sides(dtype), epochs))
+        if copies:
+            on_start(f"{kind}: {copies} copies, {copy_epochs} epochs")
+            envelope = free_run(*sides("float32"), copy_epochs, copies=copies, seed=seed)
+        if seeds:
+            on_start(f"{kind}: {seeds} seeds a side, {seed_epochs} epochs")
+            models = book_models(kind, hiddens, lr, **options)
+            which = range(seed, seed + seeds)
+            found = compare_seeds(*models, examples, seed_epochs, seeds=which, lr=lr)
+    except KeyboardInterrupt as stop:
+        interrupted = True
+        part = stop.found if isinstance(stop, Interrupted) else None
+        if isinstance(part, Trajectory):
+            certified.append(part)
+        elif isinstance(part, Envelope):
+            envelope = part
+    about = {
+        "data": f"Fashion-MNIST, {dataset.source}",
+        "hiddens": list(hiddens),
+        **options,
+        "lr": lr,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    return Journey(kind, tuple(certified), envelope, found, about, interrupted)

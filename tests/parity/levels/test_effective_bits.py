@@ -1,0 +1,111 @@
+"""parity.levels.effective_bits: what decides where no rounding bound can be had."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from parity import check
+from parity.levels.effective_bits import same_bits, same_in_float64
+
+
+class Sorted(torch.nn.Module):
+    def __init__(self, off=0.0):
+        super().__init__()
+        self.a, self.b, self.off = torch.nn.Linear(12, 6), torch.nn.Linear(6, 4), off
+
+    def forward(self, X):
+        return self.b(torch.sort(self.a(X.flatten(1)), -1).values * (1 + self.off))
+
+
+def sorted_model(params, X):
+    H = X.reshape(len(X), -1) @ params["a.kernel"] + params["a.bias"]
+    return jnp.sort(H, -1) @ params["b.kernel"] + params["b.bias"]
+
+
+PARAMS = {
+    f"{name}.{part}": np.zeros(shape, np.float32)
+    for name, sizes in (("a", (12, 6)), ("b", (6, 4)))
+    for part, shape in (("kernel", sizes), ("bias", sizes[1:]))
+}
+TABLE = {name: name.replace("kernel", "weight") for name in PARAMS}
+
+
+@pytest.fixture(scope="module")
+def verdict(digits):
+    torch.manual_seed(0)
+    options = dict(weights=TABLE, batch_size=32, epochs=1)
+    return check(Sorted(), (sorted_model, PARAMS), digits, **options)
+
+
+def test_a_model_without_a_rounding_bound_is_judged_all_the_same(verdict):
+    assert verdict.ok, verdict
+    judged = [r.level.name for r in verdict.results if not r.skipped]
+    assert {"logits", "loss", "gradients", "step", "curve"} <= set(judged)
+
+
+def test_the_notes_say_why(verdict):
+    notes = {r.level.name: r.note or r.skipped for r in verdict.results}
+    for level in ("logits", "gradients", "step", "every step"):
+        assert "primitive 'sort' has no rounding rule" in notes[level]
+        assert "test_effective_bits.py" in notes[level]
+
+
+@pytest.mark.parametrize("off", [1e-11, 1e-4])
+def test_it_is_caught_where_it_computes_something_else(digits, off):
+    torch.manual_seed(0)
+    levels = ("logits", "gradients")
+    options = dict(weights=TABLE, batch_size=32, levels=levels)
+    verdict = check(Sorted(off), (sorted_model, PARAMS), digits, **options)
+    found = {(r.level.name, r.precision): r.ok for r in verdict.results}
+    assert not found["logits", "float64"] and not found["gradients", "float64"]
+    assert found["logits", "float32"] == (off < 1e-7)
+
+
+def draw(bits, seed=0, n=4000):
+    """(values, the same with errors of one rounding to so many bits)"""
+    rng = np.random.default_rng(seed)
+    exact = rng.normal(size=n)
+    return exact, exact * (1 + rng.uniform(-1, 1, n) * 2.0**-bits)
+
+
+def test_float32_on_both_sides_has_the_same_bits():
+    exact, own = draw(24)
+    _, other = draw(24, 0)
+    assert all(c.ok for c in same_bits(exact, {"jax": own, "torch": other[:]}, "x"))
+
+
+@pytest.mark.parametrize("side", ["jax", "torch"])
+def test_tf32_on_one_side_is_named(side):
+    exact, own = draw(24)
+    _, short = draw(11)
+    sides = {"jax": own, "torch": own} | {side: short}
+    assert [c.sides[0] for c in same_bits(exact, sides, "x") if not c.ok] == [side]
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_what_is_not_finite_fails(wrong):
+    exact, own = draw(24)
+    bad = own.copy()
+    bad[7] = wrong
+    assert not all(c.ok for c in same_bits(exact, {"jax": bad, "torch": bad}, "x"))
+    both = {"jax": bad, "torch": bad}
+    assert not same_in_float64(both, both, "x").ok
+
+
+def test_other_shapes_fail():
+    exact, own = draw(24)
+    assert not all(c.ok for c in same_bits(exact, {"jax": own, "torch": own[:-1]}, "x"))
+    sides = {"jax": exact, "torch": exact[:-1]}
+    assert not same_in_float64(sides, {"jax": own, "torch": own}, "x").ok
+
+
+def test_float64_may_differ_by_what_rounding_does_there_and_no_more():
+    exact, own = draw(24)
+    floats = {"jax": own, "torch": own}
+    honest = exact * (1 + 2.0**-52)
+    assert same_in_float64({"jax": exact, "torch": honest}, floats, "x").ok
+    wrong = exact.copy()
+    wrong[5] *= 1 + 1e-11
+    found = same_in_float64({"jax": exact, "torch": wrong}, floats, "x")
+    assert not found.ok and found.index == (5,)

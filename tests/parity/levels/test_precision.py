@@ -1,0 +1,95 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import jax_mlp
+import torch_mlp
+from parity.levels.precision import judge_precision, measure
+from parity.levels.rungs import Rungs
+from parity.sides.pairs import Examples, JaxSide, TorchSide, book_pair
+
+NAMES = {f"{kind}{i}": f"{kind}{i}" for i in (1, 2, 3) for kind in "Wb"}
+
+
+class LowTorch(torch_mlp.MLPScratch):
+    """Operands of the second product rounded to bfloat16, as a matrix unit would."""
+
+    def forward(self, X):
+        def low(T):
+            return T.to(torch.bfloat16).to(torch.float32)
+
+        H = torch_mlp.relu(X.reshape((-1, 12)) @ self.W1 + self.b1)
+        H = torch_mlp.relu(low(H) @ low(self.W2) + self.b2)
+        return H @ self.W3 + self.b3
+
+
+class LowJax(jax_mlp.MLPScratch):
+    """All operands rounded to TF32's 11 bits."""
+
+    def forward(self, X):
+        def low(T):
+            scale = jnp.exp2(jnp.floor(jnp.log2(jnp.abs(T) + 1e-30)) - 10)
+            return jnp.round(T / scale) * scale
+
+        H = jax_mlp.relu(low(X.reshape((-1, 12))) @ low(self.W1) + self.b1)
+        H = jax_mlp.relu(low(H) @ low(self.W2) + self.b2)
+        return low(H) @ low(self.W3) + self.b3
+
+
+def rungs_of(digits, ours, theirs):
+    examples = Examples(digits, 32, 0)
+    sides = JaxSide(ours, examples), TorchSide(theirs, examples)
+    names = {name: (name, name) for name in NAMES}
+    rungs = Rungs({"float32": sides[0]}, {"float32": sides[1]}, names, examples, 1)
+    rungs.params = sides[1].params()
+    return rungs
+
+
+ARGUMENTS = (12, 4, (6, 5), 0.1)
+
+
+@pytest.mark.parametrize("kind", ["scratch", "mlp"])
+def test_full_float32_shows_24_bits_in_every_product_of_both_sides(digits, kind):
+    examples = Examples(digits, 32, 0)
+    ours, theirs = book_pair(kind, (6, 5), 0.1, 0, inputs=12, outputs=4)
+    for side in (JaxSide(ours, examples), TorchSide(theirs, examples)):
+        params = side.params()
+        matrices = sorted(n for n, a in params.items() if a.ndim == 2)
+        vectors = sorted(n for n, a in params.items() if a.ndim == 1)
+        names = {f"W{i}": n for i, n in enumerate(matrices, 1)}
+        names |= {f"b{i}": n for i, n in enumerate(vectors, 1)}
+        products = measure(side, names, (1, 3, 4))
+        assert {p.name for p in products} == {
+            *(f"{kind} {i}" for kind in ("forward", "weight gradient") for i in (1, 2, 3)),
+            "input gradient",
+        }
+        assert all(p.bits == 24 for p in products), [(p.name, p.bits) for p in products]
+
+
+def test_a_silent_bfloat16_is_named_with_the_product_and_the_cure(digits):
+    rungs = rungs_of(digits, jax_mlp.MLPScratch(*ARGUMENTS), LowTorch(*ARGUMENTS))
+    failed = [c for c in judge_precision(rungs, "float32") if not c.ok]
+    assert failed and all("torch" in c.name and "bfloat16" in c.problem for c in failed)
+    assert "set_float32_matmul_precision('highest')" in failed[0].problem
+    # The third product is whole, so the second is the one that a reader is led to.
+    assert {c.name.split(":")[0] for c in failed if "forward" in c.name} == {
+        "torch product forward 1",
+        "torch product forward 2",
+    }
+
+
+def test_tf32_is_told_from_bfloat16(digits):
+    rungs = rungs_of(digits, LowJax(*ARGUMENTS), torch_mlp.MLPScratch(*ARGUMENTS))
+    bits = {p.name: p.bits for p in measure(rungs.jax["float32"], NAMES, (1, 3, 4))}
+    assert [bits[f"forward {i}"] for i in (1, 2, 3)] == [11, 11, 11]
+
+
+def test_nan_never_passes_as_precise(digits):
+    class Broken(torch_mlp.MLPScratch):
+        def forward(self, X):
+            return super().forward(X) * np.nan
+
+    rungs = rungs_of(digits, jax_mlp.MLPScratch(*ARGUMENTS), Broken(*ARGUMENTS))
+    failed = [c for c in judge_precision(rungs, "float32") if not c.ok]
+    assert any("torch product forward 1" in c.name for c in failed)

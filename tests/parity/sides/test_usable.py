@@ -1,0 +1,120 @@
+import flax.nnx as nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from parity import check
+from parity.sides.usable import as_arrays, as_module
+
+CHEAP = ("inputs", "weights", "masks")
+
+
+class Net(nnx.Module):
+    def __init__(self, outputs=4, dropout=0.0):
+        rngs = nnx.Rngs(0)
+        self.out = nnx.Linear(12, outputs, rngs=rngs)
+        self.drop = nnx.Dropout(dropout, rngs=rngs)
+
+    def __call__(self, X):
+        return self.drop(self.out(X.reshape(len(X), -1)))
+
+
+def book(dropout=0.0):
+    layers = torch.nn.Flatten(), torch.nn.Linear(12, 4), torch.nn.Dropout(dropout)
+    return torch.nn.Sequential(*layers)
+
+
+NAMES = {"out.kernel": "1.weight", "out.bias": "1.bias"}
+
+
+def linear(params, X):
+    return jnp.dot(X.reshape(len(X), -1), params["W1"]) + params["b1"]
+
+
+def test_a_function_of_parameters_is_a_model(digits):
+    params = {"W1": np.zeros((12, 4), np.float32), "b1": np.zeros(4, np.float32)}
+    names = {"W1": "1.weight", "b1": "1.bias"}
+    levels = ("weights", "logits", "step")
+    verdict = check(
+        (linear, params), book(), data=digits, weights=names, batch_size=32, levels=levels
+    )
+    assert verdict.ok, verdict
+    wrong = check(
+        (lambda params, X: linear(params, X) * 1.000001, params),
+        book(), data=digits, weights=names, batch_size=32, levels=levels,
+    )  # fmt: skip
+    assert not wrong.ok
+
+
+def test_what_is_no_model_is_refused_by_name():
+    with pytest.raises(TypeError, match="builtins.function, expected a flax.nnx.Module"):
+        as_module(linear)
+    with pytest.raises(TypeError, match="'layer.0' is int 3, expected an array of floats"):
+        as_module((linear, {"layer": [3]}))
+    with pytest.raises(TypeError, match="'a.b' is .* under a name of its own"):
+        as_module((linear, {"a.b": np.zeros(3), "a": {"b": np.zeros(3)}}))
+
+
+def test_the_models_come_in_either_order(digits):
+    options = dict(weights=NAMES, batch_size=32, levels=CHEAP[:2])
+    for models in ((Net(), book()), (book(), Net())):
+        assert check(*models, digits, **options).ok
+    for models in ((book(), book()), (Net(), Net())):
+        with pytest.raises(TypeError, match="expected one torch.nn.Module, and one flax"):
+            check(*models, digits, **options)
+
+
+def test_outputs_of_different_shapes_are_refused_before_any_level(digits):
+    names = {"W1": "1.weight", "b1": "1.bias"}
+    params = {"W1": np.zeros((12, 4), np.float32), "b1": np.zeros(4, np.float32)}
+
+    def shorter(params, X):
+        return linear(params, X)[:, :3]
+
+    with pytest.raises(ValueError, match=r"outputs: jax \(8, 3\), torch \(8, 4\)"):
+        check((shorter, params), book(), data=digits, weights=names, batch_size=32, levels=CHEAP)
+
+
+@pytest.mark.parametrize("side", ["jax", "torch"])
+def test_dropout_is_named_as_what_it_is(digits, side):
+    ours, theirs = Net(dropout=0.5 * (side == "jax")), book(0.5 * (side == "torch"))
+    with pytest.raises(ValueError, match=f"{side}: two calls .* differ, in training mode"):
+        check(ours, theirs, data=digits, weights=NAMES, batch_size=32, levels=CHEAP)
+
+
+def test_a_dropout_of_rate_0_is_no_dropout(digits):
+    levels = CHEAP[:2]
+    assert check(Net(), book(), data=digits, weights=NAMES, batch_size=32, levels=levels).ok
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_inputs_that_are_not_finite_are_refused_with_their_place(digits, value):
+    X, y = digits[0].copy(), digits[1]
+    X[3, 0, 1, 2] = value
+    with pytest.raises(ValueError, match=r"1 inputs are not finite, the first at \(3, 0, 1, 2\)"):
+        as_arrays((X, y))
+
+
+def test_what_lies_on_another_device_is_named(digits):
+    with pytest.raises(ValueError, match="array 0 is on meta, expected the CPU"):
+        as_arrays((torch.zeros(3, device="meta"), digits[1]))
+    with pytest.raises(ValueError, match="torch: '1.weight' is on meta, expected the CPU"):
+        check(Net(), book().to("meta"), data=digits, weights=NAMES, batch_size=32, levels=CHEAP)
+
+
+def test_arrays_of_jax_and_torch_are_taken(digits):
+    X, y = jax.numpy.asarray(digits[0]), torch.from_numpy(digits[1])
+    assert all(isinstance(array, np.ndarray) for array in as_arrays((X, y)))
+
+
+def test_a_level_that_is_none_is_refused_with_those_that_are(digits):
+    with pytest.raises(ValueError, match=r"levels: no \['logit'\]; there are \['inputs', "):
+        check(Net(), book(), data=digits, weights=NAMES, levels=["logit"])
+
+
+def test_a_check_that_is_refused_leaves_no_setting_behind(no_folder):
+    with pytest.raises(TypeError, match=r"expected one torch\.nn\.Module"):
+        check(None, None)
+    assert jax.config.jax_compilation_cache_dir is None
