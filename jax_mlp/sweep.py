@@ -19,7 +19,8 @@ from jax_mlp import programs
 from jax_mlp.data import ArrayLoader
 from jax_mlp.reproducible import Arithmetic
 from jax_mlp.sharding import DevicesError
-from jax_mlp.training import Carry, Trainer, scan_batches, split
+from jax_mlp.step import Carry, split
+from jax_mlp.training import Trainer, scan_batches
 from mlp_core.arithmetic import NotReproducible, in_force
 from mlp_core.history import Epoch, History, about
 from mlp_core.schedule import Schedule
@@ -180,7 +181,7 @@ class _Tracer(Trainer):
     def state(self, model: Any) -> Carry:
         """(parameters, the rest of the state, the optimiser's state) before the first step."""
         _, params, rest = split(model)
-        return params, rest, model.configure_optimizers().init(params)
+        return Carry(params, rest, model.configure_optimizers().init(params))
 
     def epochs(self, model: Any) -> tuple[Callable, Callable]:
         """(train, validate): an epoch of one run, functions of (numbers, carry, arrays, order).
