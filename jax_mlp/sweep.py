@@ -194,7 +194,7 @@ class _Tracer(Trainer):
         model.eval()
         evaluating = split(model)[0]
 
-        def scan(step: Callable, carry: Carry, arrays: Any, order: Any, loader: ArrayLoader) -> Any:
+        def scan(step: Callable, carry: Any, arrays: Any, order: Any, loader: ArrayLoader) -> Any:
             size = loader.schedule.batch_size
             return scan_batches(step, carry, arrays, order, size, loader.transform)
 

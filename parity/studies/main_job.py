@@ -13,7 +13,7 @@ from mlp_core.shell import progress_bar
 from parity.checking import Verdict, check
 from parity.config import CheckConfig
 from parity.interrupted import Interrupted
-from parity.levels.rungs import Result
+from parity.levels.level import Result
 from parity.report.environment import command, environment
 from parity.report.report import Report, cells
 from parity.sides.pairs import book_pair, torch_threads
