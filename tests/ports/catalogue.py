@@ -1,0 +1,5 @@
+"""All families of ports, as data."""
+
+from port import Port
+
+FAMILIES: tuple[Port, ...] = ()
