@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import torch
 from flax import linen, nnx, traverse_util
 from port import Port
@@ -17,8 +18,15 @@ from port import Port
 Arrays = dict[str, np.ndarray]
 
 
+# A program runs once: what compiles fast is fast.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+DESCENT = (lambda parameters: torch.optim.SGD(parameters, lr=0.1)), optax.sgd(0.1)
+
+
 class Model(NamedTuple):
-    """A JAX model as a function: call(params, state, inputs) -> (outputs, new state), flat trees."""
+    """A JAX model as call(params, state, inputs) -> (outputs, new state); trees are flat."""
 
     call: Callable[..., Any]
     params: Arrays
@@ -26,17 +34,19 @@ class Model(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What one batch gives; gradients and state by JAX's paths."""
+    """What one batch gives. gradients, step (the weights after it), state: by JAX's paths."""
 
     outputs: np.ndarray
     loss: float | None
     gradients: Arrays
+    step: Arrays
     state: Arrays
 
 
-def compared(port: Port, rows: int = 8) -> tuple[Seen, Seen]:
-    """Torch's and JAX's side of a family, after the first batch. float64, unless it has a bfloat16
-    inside."""
+def compared(port: Port, state: Any, backward: bool, rows: int = 8) -> tuple[Seen, Seen]:
+    """Torch's and JAX's side of a family after the first batch, in float64 wherever it doesn't cast
+    to bfloat16. state: the table of what is compared then. backward: or outputs and loss alone."""
+    torchs, jaxs = port.options.get("optimizer", DESCENT)
     torch_model, inputs, targets = port.torch(), *port.data()[:2]
     half = any(p.dtype == torch.bfloat16 for p in torch_model.parameters())
     torch_model = torch_model if half else torch_model.double()
@@ -48,15 +58,17 @@ def compared(port: Port, rows: int = 8) -> tuple[Seen, Seen]:
         model = as_function(port.jax())
         turned = _linear_weights(torch_model)
         params = moved(port.weights, named, model.params, turned)
-        state = model.state | moved(port.options.get("state"), buffers, model.state, set())
-        ours = _jax_side(model.call, params, state, [_double(one) for one in batch], labels)
-    theirs = _torch_side(torch_model, batch, labels)
+        start = model.state | moved(port.options.get("state"), buffers, model.state, set())
+        doubles = [_double(one) for one in batch]
+        ours = _jax_side(model, params, start, doubles, labels, jaxs if backward else None)
+    theirs = _torch_side(torch_model, batch, labels, torchs if backward else None)
     buffers = {n: _array(t) for n, t in torch_model.named_buffers()}
-    gradients = (
-        moved(port.weights, theirs.gradients, model.params, turned) if labels is not None else {}
+    gradients, step = (
+        moved(port.weights, tree, model.params, turned) if tree else {}
+        for tree in (theirs.gradients, theirs.step)
     )
-    kept = moved(port.options.get("state"), buffers, model.state, set())
-    return theirs._replace(gradients=gradients, state=kept), ours
+    kept = moved(state, buffers, model.state, set())
+    return theirs._replace(gradients=gradients, step=step, state=kept), ours
 
 
 def as_function(made: Any) -> Model:
@@ -111,29 +123,43 @@ def moved(how: Any, theirs: Arrays, ours: Mapping[str, Any], linear: set[str]) -
     return found
 
 
-def _jax_side(call: Any, params: Arrays, state: Arrays, inputs: Any, labels: Any) -> Seen:
+def _jax_side(
+    model: Model, params: Arrays, state: Arrays, inputs: Any, labels: Any, optimizer: Any
+) -> Seen:
     params, state = ({n: jnp.asarray(a) for n, a in t.items()} for t in (params, state))
-    if labels is None:
-        out, new = call(params, state, inputs)
-        return Seen(_numpy(out), None, {}, jax.tree.map(_numpy, new))
 
     def loss(params: Any) -> Any:
-        out, new = call(params, state, inputs)
+        out, new = model.call(params, state, inputs)
+        if labels is None:
+            return jnp.zeros(()), (out, new)
         return -jax.nn.log_softmax(out)[np.arange(len(labels)), labels].mean(), (out, new)
 
-    (value, (out, new)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-    gradients = jax.tree.map(_numpy, gradients)
-    return Seen(_numpy(out), float(value), gradients, jax.tree.map(_numpy, new))
+    def run(params: Any) -> Any:
+        if not optimizer:
+            return loss(params), {}, {}
+        value, gradients = jax.value_and_grad(loss, has_aux=True)(params)
+        updates = optimizer.update(gradients, optimizer.init(params), params)[0]
+        return value, gradients, optax.apply_updates(params, updates)
+
+    (value, (out, new)), *trees = jax.jit(run, compiler_options=QUICK)(params)
+    trees = (jax.tree.map(_numpy, tree) for tree in (*trees, new))
+    return Seen(_numpy(out), None if labels is None else value.item(), *trees)
 
 
-def _torch_side(model: torch.nn.Module, inputs: Any, labels: Any) -> Seen:
+def _torch_side(model: torch.nn.Module, inputs: Any, labels: Any, optimizer: Any) -> Seen:
     out = model(*(torch.as_tensor(_double(one)) for one in inputs))
     if labels is None:
-        return Seen(_array(out), None, {}, {})
+        return Seen(_array(out), None, {}, {}, {})
     loss = torch.nn.functional.cross_entropy(out, torch.as_tensor(labels).long())
+    if not optimizer:
+        return Seen(_array(out), loss.item(), {}, {}, {})
+    descent = optimizer(model.parameters())
     loss.backward()
-    gradients = {name: _array(p.grad) for name, p in model.named_parameters()}
-    return Seen(_array(out), float(loss), gradients, {})
+    descent.step()
+    named = dict(model.named_parameters())
+    gradients = {name: _array(p.grad) for name, p in named.items()}
+    step = {name: _array(p) for name, p in named.items()}
+    return Seen(_array(out), loss.item(), gradients, step, {})
 
 
 def _linear_weights(model: torch.nn.Module) -> set[str]:
@@ -161,23 +187,25 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return traverse_util.unflatten_dict(dict(flat), sep=".")
 
 
-def differs(one: Any, other: Any) -> float:
-    """The largest difference over the largest value."""
-    one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
-    if one.shape != other.shape:
-        return np.inf
-    size = max(np.abs(one).max(), np.abs(other).max(), np.finfo(np.float64).tiny)
-    return float(np.abs(one - other).max() / size)
+def differs(one: Arrays, other: Arrays) -> dict[str, float]:
+    """The largest difference of each array, over the largest value of all: a gradient that should
+    be 0 (of a bias before a norm) is rounding alone."""
+    size = max(np.abs(a).max() for tree in (one, other) for a in tree.values())
+    found = {}
+    for name, array in one.items():
+        same = array.shape == other[name].shape
+        found[name] = float(np.abs(array - other[name]).max() / size) if same else np.inf
+    return {name: np.inf if np.isnan(much) else much for name, much in found.items()}
 
 
-def report(port: Port) -> dict[str, float]:
-    """Level and tensor, and how much of it differs, in the ladder's order."""
-    theirs, ours = compared(port)
-    found = {"logits": differs(theirs.outputs, ours.outputs)}
-    if theirs.loss is not None:
-        found["loss"] = differs(theirs.loss, ours.loss)
-    for name in theirs.gradients:
-        found[f"gradients {name}"] = differs(theirs.gradients[name], ours.gradients[name])
-    for name in theirs.state:
-        found[f"state {name}"] = differs(theirs.state[name], ours.state[name])
+def report(port: Port, state: Any = None, backward: bool = True) -> dict[tuple[str, str], float]:
+    """{(level, tensor): how much of it differs}, in the ladder's order."""
+    theirs, ours = compared(port, state, backward)
+    found = {("logits", "logits"): differs({"": theirs.outputs}, {"": ours.outputs})[""]}
+    if theirs.loss is not None and ours.loss is not None:
+        found["loss", "loss"] = abs(theirs.loss - ours.loss) / abs(theirs.loss)
+    for level in ("gradients", "step", "state"):
+        one, other = getattr(theirs, level), getattr(ours, level)
+        if one:
+            found |= {(level, name): much for name, much in differs(one, other).items()}
     return found

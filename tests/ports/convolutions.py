@@ -76,6 +76,10 @@ def weights(torchs: dict[str, Any], turned: Callable[[Any], Any] = hwio) -> dict
     }
 
 
+def unturned(torchs: dict[str, Any]) -> dict[str, Any]:
+    return weights(torchs) | {"first.kernel": torchs["0.weight"]}
+
+
 def reshaped(X: jax.Array) -> jax.Array:
     n, c, h, w = X.shape
     return X.reshape(n, h, w, c)
@@ -155,6 +159,13 @@ FAMILIES = (
         weights=weights,
         options=BATCH,
         wrong=(
+            Wrong(
+                "kernel as Torch has it",
+                "weights",
+                "[out, in, height, width] is loaded as it is",
+                "first.kernel",
+                {"weights": unturned},
+            ),
             net("SAME at stride 2", "SAME pads an even image after it alone", padding="SAME"),
             net("flattened channels last", "no turn before flattening", flat_as=(0, 1, 2, 3)),
             net("padding not counted", "the average is of real pixels alone", counted=False),

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,13 +35,17 @@ def torch_model() -> nn.Module:
     )
 
 
+NORM = partial(nnx.LayerNorm, epsilon=1e-5)
+GELU = partial(jax.nn.gelu, approximate=False)
+
+
 class Net(nnx.Module):
     """Linear, norm, GELU, linear."""
 
     def __init__(
         self,
-        norm: Callable[..., nnx.Module] = partial(nnx.LayerNorm, epsilon=1e-5),
-        activation: Callable[[jax.Array], jax.Array] = partial(jax.nn.gelu, approximate=False),
+        norm: Callable[..., nnx.Module] = NORM,
+        activation: Callable[[jax.Array], jax.Array] = GELU,
         norm_last: bool = False,
     ) -> None:
         rngs = nnx.Rngs(0)
@@ -84,10 +89,8 @@ class ByHand(nnx.Module):
         return (normal * self.scale[...] if self.scaled else normal) + self.bias[...]
 
 
-def wrong(
-    name: str, says: str, level: str = "logits", leaf: str = "logits", **net: object
-) -> Wrong:
-    return Wrong(name, level, says, leaf, {"jax": partial(Net, **net)})
+def wrong(name: str, says: str, level: str = "logits", leaf: str = "logits", **how: Any) -> Wrong:
+    return Wrong(name, level, says, leaf, {"jax": partial(Net, **how)})
 
 
 FAMILIES = (
@@ -121,6 +124,13 @@ FAMILIES = (
                 "scale left out",
                 "the scale is loaded and never used",
                 norm=partial(ByHand, scaled=False),
+            ),
+            wrong(
+                "bias left out",
+                "the norm has a scale alone",
+                "weights",
+                "norm.bias",
+                norm=partial(nnx.LayerNorm, epsilon=1e-5, use_bias=False),
             ),
             wrong(
                 "statistics detached",

@@ -88,16 +88,6 @@ FAMILIES = (
                 weights=moved(hwio),
             ),
             wrong(
-                "turned round twice",
-                "by the table and by transpose_kernel",
-                weights=moved(lambda kernel: hwoi(kernel)[::-1, ::-1]),
-            ),
-            wrong(
-                "output padding before the image",
-                "the pair of paddings is reversed",
-                jax=partial(Decoder, padding=(AROUND[::-1], AROUND[::-1])),
-            ),
-            wrong(
                 "SAME", "the size fits, by one pixel moved", jax=partial(Decoder, padding="SAME")
             ),
             wrong(
