@@ -239,7 +239,6 @@ _MOVES: dict[str, Any] = {
     "unstack": (0,),
     "tile": (0,),
     "pad": (0, 1),
-    "gather": (0,),
     "dynamic_slice": (0,),
     "dynamic_update_slice": (0, 1),
     "scatter": (0, 2),

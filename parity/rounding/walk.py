@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
-from . import choices, windows  # noqa: F401 (enters its rules)
+from . import choices, indexing, order, sequences, special, windows  # noqa: F401 (their rules)
 from .arithmetic import EXACT, Approx, Arithmetic, Array, Delta, dense
 from .rules import RULES, Op, nonnegative
 
@@ -95,8 +95,8 @@ def source(eqn: core.JaxprEqn, caller: str) -> str:
     return caller
 
 
-_KINKS = {"eq", "ne", "lt", "le", "gt", "ge", "sign", "argmax", "argmin"}
-_REAL_ONLY = {"div", "pow", "integer_pow", "square", "sign"}
+_KINKS = {"eq", "ne", "lt", "le", "gt", "ge", "sign", "argmax", "argmin", "floor", "ceil", "round"}
+_REAL_ONLY = {"div", "pow", "integer_pow", "square", "sign", "rem", "reduce_prod", "cumprod"}
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call",
           "custom_vjp_call", "custom_vjp_call_jaxpr"}  # fmt: skip
 
