@@ -87,8 +87,13 @@ def _extremum(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
 def _peak(op: Op, x: Array) -> tuple[Any, ...]:
     axes = tuple(op.params["axes"])
 
-    def spread(r: Arithmetic, dx: Delta) -> Delta:  # 1-Lipschitz in the largest change
-        return dx if dx is EXACT else jnp.max(dx, axis=axes, initial=0.0)
+    def spread(r: Arithmetic, dx: Delta) -> Delta:
+        """1-Lipschitz in the largest change of those that could be the largest."""
+        if dx is EXACT:
+            return EXACT
+        y = (x if op.name == "reduce_max" else -x.astype(float)).astype(float)
+        least = jnp.nextafter(jnp.max(y - dx, axis=axes, keepdims=True, initial=-jnp.inf), -jnp.inf)
+        return jnp.max(jnp.where(y + dx < least, 0.0, dx), axis=axes, initial=0.0)
 
     dims = tuple(i for i in range(x.ndim) if i not in axes)
     tag = Tag("peak", (op.operands[0], axes, dims)) if op.name == "reduce_max" else None

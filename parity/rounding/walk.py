@@ -101,6 +101,12 @@ _CALLS = {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "cu
           "custom_vjp_call", "custom_vjp_call_jaxpr"}  # fmt: skip
 
 
+# Sums see to their own overflow; the others return what they were given, which is in range.
+_IN_RANGE = {"add", "add_any", "sub", "neg", "abs", "max", "min", "reduce_max", "reduce_min",
+             "select_n", "copy", "stop_gradient", "name", "reshape", "broadcast_in_dim", "transpose",
+             "squeeze", "expand_dims", "rev", "slice", "concatenate", "tile"}  # fmt: skip
+
+
 @dataclass
 class Walk:
     """The interpreter: equation by equation, with the decisions that it met."""
@@ -178,18 +184,22 @@ class Walk:
 
         bound, likely = spreads(self.worst), spreads(self.chance)
         if not eqn.primitive.multiple_results:
-            found = self.guard(value, bound, likely, *tag)
+            found = self.guard(value, bound, likely, *tag, checked=op.name in _IN_RANGE)
             return [replace(found, nonnegative=nonnegative(op))]
         parts = [[d] * len(value) if d is EXACT else d for d in (bound, likely)]
         return [self.guard(*each) for each in zip(value, *parts, strict=True)]
 
-    def guard(self, value: Array, bound: Delta, likely: Delta, tag: Any = None) -> Approx:
+    def guard(
+        self, value: Array, bound: Delta, likely: Delta, tag: Any = None, checked: bool = False
+    ) -> Approx:
         """No bound is NaN; where the judged arithmetic overflows, it's infinite."""
 
         def sound(d: Delta) -> Delta:
             if d is EXACT:
                 return d
             d = dense(d, value)
+            if checked:
+                return jnp.where(jnp.isnan(d) | (jnp.isnan(value) & (d > 0)), jnp.inf, d)
             # An exact infinity, of a mask perhaps, is no overflow.
             return jnp.where((d == 0) | (jnp.abs(value) + d < self.worst.huge), d, jnp.inf)
 

@@ -332,7 +332,7 @@ def torch_average(x, counted=True):
 
 
 def resize(method):
-    return lambda x: jax.image.resize(x, (2, 4, 8, 9), method)
+    return lambda x: jax.image.resize(x, (2, 4, 8, 10), method)
 
 
 WINDOWS = [
@@ -388,13 +388,13 @@ WINDOWS = [
     Case(
         "resize, nearest",
         resize("nearest"),
-        lambda x: F.interpolate(x, (8, 9), mode="nearest-exact"),
+        lambda x: F.interpolate(x, (8, 10), mode="nearest-exact"),
         (IMAGE,),
     ),
     Case(
         "resize, bilinear",
         resize("bilinear"),
-        lambda x: F.interpolate(x, (8, 9), mode="bilinear"),
+        lambda x: F.interpolate(x, (8, 10), mode="bilinear"),
         (IMAGE,),
     ),
     Case("resize, bicubic", resize("bicubic"), None, (IMAGE,)),
