@@ -40,6 +40,30 @@ def _gather(op: Op, x: Array, index: Array) -> tuple[Any, ...]:
     return v, spread
 
 
+@rule("dynamic_slice", "dynamic_update_slice")
+def _dynamic_slice(op: Op, x: Array, *rest: Array) -> tuple[Any, ...]:
+    """The slice at an index, or x with that slice overwritten by y."""
+    v = op.bind(x, *rest)
+    data = 1 if op.name == "dynamic_slice" else 2
+
+    def spread(r: Arithmetic, *ds: Delta) -> Delta:
+        if all(d is EXACT for d in ds):
+            return EXACT
+        xs = (x, *rest)[:data]
+        dense_ds = [dense(d, t) for d, t in zip(ds, xs, strict=False)]
+        moved = op.bind(*dense_ds, *rest[data - 1 :])
+        doubt = [jnp.any(d > 0) for d in ds[data:] if d is not EXACT]
+        if not doubt:
+            return moved
+        sizes = [jnp.abs(t) + d for t, d in zip(xs, dense_ds, strict=True)]
+        largest = jnp.max(sizes[-1], initial=0.0)
+        if data == 2:
+            largest = jnp.maximum(sizes[0], largest)
+        return jnp.where(jnp.any(jnp.stack(doubt)), largest + jnp.abs(v), moved)
+
+    return v, spread
+
+
 @rule("scatter-mul")
 def _scatter_mul(op: Op, x: Array, index: Array, y: Array) -> tuple[Any, ...]:
     options = {k: op.params[k] for k in ("indices_are_sorted", "unique_indices", "mode")}

@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from .arithmetic import EXACT, Arithmetic, Array, Delta, dense
+from .choices import undecided
 from .rules import Op, rule
 
 
@@ -83,3 +84,16 @@ def _top_k(op: Op, x: Array) -> tuple[Any, ...]:
         return [bound[top], (x.shape[axis] - 1.0) * contested[top]]
 
     return op.bind(x), spread
+
+
+@rule("lt_to", "le_to")
+def _total_order(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
+    """A comparison for which -0 lies below 0, in searches of sorted numbers."""
+
+    def spread(r: Arithmetic, dx: Delta, dy: Delta) -> Delta:
+        if dx is EXACT and dy is EXACT:
+            return EXACT
+        zeros = (x == 0) & (y == 0) & (jnp.signbit(x) != jnp.signbit(y))
+        return (undecided(r, x, y, dx, dy) | zeros).astype(float)
+
+    return op.bind(x, y), spread

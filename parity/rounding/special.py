@@ -92,9 +92,7 @@ SPECIAL: dict[str, Function] = {
         lambda x, v: jnp.abs(x) * v,
     ),
     # 4.00 2.19 2.90 1.94
-    "asinh": Function(
-        jnp.arcsinh, lambda x, v, d: d / jnp.sqrt(1 + nearest(x, d) ** 2), (8, 6)
-    ),
+    "asinh": Function(jnp.arcsinh, lambda x, v, d: d / jnp.sqrt(1 + nearest(x, d) ** 2), (8, 6)),
     # 4.92 2.18 3.41 2.19
     "acosh": Function(jnp.arccosh, _acosh_drift, (10, 7)),
     # 3.21 1.00 143 1.73: by XLA's log1p, see there.

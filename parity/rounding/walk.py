@@ -95,7 +95,8 @@ def source(eqn: core.JaxprEqn, caller: str) -> str:
     return caller
 
 
-_KINKS = {"eq", "ne", "lt", "le", "gt", "ge", "sign", "argmax", "argmin", "floor", "ceil", "round"}
+_KINKS = {"eq", "ne", "lt", "le", "gt", "ge", "sign", "argmax", "argmin", "floor", "ceil", "round",
+          "lt_to", "le_to"}  # fmt: skip
 _REAL_ONLY = {"div", "pow", "integer_pow", "square", "sign", "rem", "reduce_prod", "cumprod"}
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call",
           "custom_vjp_call", "custom_vjp_call_jaxpr"}  # fmt: skip
@@ -157,7 +158,10 @@ class Walk:
         control = {"scan": self.scan, "while": self.loop, "cond": self.branch}.get(name)
         if control:
             return control(eqn, operands)
-        exact = not any(real(dtype(v)) for v in (*eqn.invars, *eqn.outvars))
+        kinds = [dtype(v) for v in (*eqn.invars, *eqn.outvars)]
+        if any(jnp.issubdtype(kind, jnp.complexfloating) for kind in kinds):
+            raise self.unsupported(f"{name}' of complex numbers")
+        exact = not any(map(real, kinds))
         if name not in RULES or (exact and name in _REAL_ONLY):
             return self.discrete(eqn, operands)
         found = self.apply(eqn, operands, exact=exact)
@@ -220,14 +224,17 @@ class Walk:
             mask = jnp.broadcast_to(doubt > 0, found.value.shape)
             self.kinks.append(Kink(name, self.line, mask.shape, jnp.sum(mask), mask))
 
+    def unsupported(self, what: str) -> UnsupportedPrimitive:
+        return UnsupportedPrimitive(
+            f"primitive '{what} has no rounding rule; called at {self.line}. "
+            "Write the function without it, or add its rule to parity/rounding/rules.py"
+        )
+
     def discrete(self, eqn: core.JaxprEqn, operands: list[Approx]) -> list[Approx]:
         """Any primitive of integers and booleans: exact, or unknown where an operand is."""
         name = eqn.primitive.name
         if any(real(dtype(v)) for v in eqn.invars) or [*core.jaxprs_in_params(eqn.params)]:
-            raise UnsupportedPrimitive(
-                f"primitive '{name}' has no rounding rule; called at {self.line}. "
-                "Write the function without it, or add its rule to parity/rounding/rules.py"
-            )
+            raise self.unsupported(f"{name}'")
         found = eqn.primitive.bind(*(x.value for x in operands), **eqn.params)
         values = found if eqn.primitive.multiple_results else [found]
         delta: Delta = EXACT
@@ -263,24 +270,35 @@ class Walk:
         return [*carry, *ys]
 
     def loop(self, eqn: core.JaxprEqn, operands: list[Approx]) -> list[Approx]:
-        """A while loop whose end isn't certain makes everything in it uncertain."""
+        """A while loop whose end isn't certain makes everything in it uncertain.
+
+        A mapped loop has an end for each of its lanes, and runs until the last.
+        """
         p = eqn.params
         n, m = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
 
         def going(carry: list[Approx]) -> Approx:
             return self.within().closed(p["cond_jaxpr"], [*operands[:n], *carry])[0].dense()
 
+        def each(lanes: Array, like: Array) -> Array:
+            return lanes.reshape(lanes.shape + (1,) * (like.ndim - lanes.ndim))
+
         def body(state: Any) -> Any:
-            carry, doubt = state
+            carry, doubt, runs = state
             out = self.within().closed(p["body_jaxpr"], [*operands[n:m], *carry])
-            return [x.dense() for x in out], doubt + going(carry).bound
+            new = [x.dense() for x in out]
+            if runs.ndim:
+                new = jax.tree.map(lambda a, b: jnp.where(each(runs, a), a, b), new, carry)
+            again = going(new)
+            return new, doubt + again.bound, again.value
 
         start = [x.dense() for x in operands[m:]]
-        carry, doubt = lax.while_loop(lambda s: going(s[0]).value, body, (start, jnp.float64(0)))
-        doubt = doubt + going(carry).bound
+        first = going(start)
+        state = start, first.bound, first.value
+        carry, doubt, _ = lax.while_loop(lambda s: jnp.any(s[2]), body, state)
 
         def unless(d: Delta) -> Array:
-            return jnp.where(doubt > 0, jnp.inf, d)
+            return jnp.where(each(doubt, d) > 0, jnp.inf, d)
 
         return [Approx(x.value, unless(x.bound), unless(x.likely)) for x in carry]
 

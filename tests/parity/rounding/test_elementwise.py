@@ -40,9 +40,7 @@ ACTIVATIONS = [
 ]
 
 LOSSES = [
-    Case(
-        "huber", lambda x, y: optax.huber_loss(x, y).mean(), F.huber_loss, (X, X[::-1].copy())
-    ),
+    Case("huber", lambda x, y: optax.huber_loss(x, y).mean(), F.huber_loss, (X, X[::-1].copy())),
     Case(
         "smooth l1",
         lambda x, y: jnp.mean(optax.huber_loss(x, y, delta=0.5) / 0.5),
@@ -64,9 +62,7 @@ LOSSES = [
     Case(
         "kl divergence",
         lambda x, y: optax.losses.kl_divergence(jax.nn.log_softmax(x), jax.nn.softmax(y)),
-        lambda x, y: F.kl_div(
-            F.log_softmax(x, -1), F.softmax(y, -1), reduction="none"
-        ).sum(-1),
+        lambda x, y: F.kl_div(F.log_softmax(x, -1), F.softmax(y, -1), reduction="none").sum(-1),
         (X, U),
     ),
 ]

@@ -344,12 +344,8 @@ WINDOWS = [
         normal(3, 4, 3, 3),
     ),
     conv("dilated", {"rhs_dilation": (2, 2)}, partial(F.conv2d, dilation=2), normal(3, 4, 2, 3)),
-    conv(
-        "grouped", {"feature_group_count": 2}, partial(F.conv2d, groups=2), normal(6, 2, 2, 3)
-    ),
-    conv(
-        "depthwise", {"feature_group_count": 4}, partial(F.conv2d, groups=4), normal(4, 1, 2, 3)
-    ),
+    conv("grouped", {"feature_group_count": 2}, partial(F.conv2d, groups=2), normal(6, 2, 2, 3)),
+    conv("depthwise", {"feature_group_count": 4}, partial(F.conv2d, groups=4), normal(4, 1, 2, 3)),
     Case(
         "convolution, transposed",
         transposed,
@@ -407,8 +403,6 @@ WINDOWS = [
 ]
 
 
-@pytest.mark.parametrize(
-    "case", NORMS + ATTENTION + EMBEDDINGS + RECURRENT + WINDOWS, ids=str
-)
+@pytest.mark.parametrize("case", NORMS + ATTENTION + EMBEDDINGS + RECURRENT + WINDOWS, ids=str)
 def test_a_layer_and_its_gradient_stay_within_their_bounds(case):
     judge(case)
