@@ -16,7 +16,8 @@ from jax.extend import core
 
 from . import choices, windows  # noqa: F401 (enters its rules)
 from .arithmetic import EXACT, Approx, Arithmetic, Array, Delta, dense
-from .rules import RULES, Op, nonnegative
+from .least import limit
+from .rules import RULES, Op
 
 
 class UnsupportedPrimitive(NotImplementedError):
@@ -126,8 +127,7 @@ class Walk:
 
         def read(v: Any) -> Approx:
             if isinstance(v, core.Literal):
-                sign = dtype(v) != jnp.bool_ and bool(np.all(np.asarray(v.val) >= 0))
-                return Approx(constant(v.val, dtype(v)), nonnegative=sign)
+                return Approx(constant(v.val, dtype(v)))
             return known[v]
 
         caller = self.line
@@ -179,7 +179,9 @@ class Walk:
         bound, likely = spreads(self.worst), spreads(self.chance)
         if not eqn.primitive.multiple_results:
             found = self.guard(value, bound, likely, *tag)
-            return [replace(found, nonnegative=nonnegative(op))]
+            if exact or found.bound is EXACT:
+                return [found]
+            return [replace(found, low=limit(op, replace(self.worst, u=self.worst.u * coarse)))]
         parts = [[d] * len(value) if d is EXACT else d for d in (bound, likely)]
         return [self.guard(*each) for each in zip(value, *parts, strict=True)]
 
