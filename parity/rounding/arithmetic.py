@@ -15,8 +15,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jax import lax
+
+from .backend import jnp, lax
 
 Array = Any  # a float64 (or integer, or boolean) array, traced or not
 Delta = Any  # its elementwise bound: a float64 array, or EXACT

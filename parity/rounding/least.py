@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
-
 from .arithmetic import DIVISION, EXACT, Approx, Arithmetic, Array
+from .backend import jnp
 from .rules import Op
 
 Least = Any  # an array or a float; None: nothing is known

@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
-from jax import lax
-
 from .arithmetic import (
     DIVISION,
     EXACT,
@@ -31,6 +28,7 @@ from .arithmetic import (
     dense,
     log_drift,
 )
+from .backend import jnp, lax
 
 
 @dataclass(frozen=True)
@@ -80,20 +78,20 @@ def _add(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
         if rounding is not EXACT:  # x + 0 is x: without a gradient, a weight stays what it is
             idle = ((x == 0) | (y == 0)) & (dense(drift, v) == 0) & (jnp.abs(v) >= r.tiny)
             rounding = jnp.where(idle, 0.0, rounding)
-        drift += rounding
+        drift = drift + rounding
         # A bias may be the first term of the product's sum, and then takes part in n + 1 roundings.
         for product, other, d in ((x_, y, dy), (y_, x, dx)):
             if product.tag and product.tag.kind == "dot":
-                drift += r.round(jnp.abs(other) + d, product.tag.of[0] + 1)
+                drift = drift + r.round(jnp.abs(other) + d, product.tag.of[0] + 1)
         # Torch's cross-entropy: (max - logit) + log(sum) where optax has (max + log(sum)) - logit.
         if logsum and not r.exact:
-            drift += r.round(jnp.abs(v) + jnp.abs(logsum[0]))
+            drift = drift + r.round(jnp.abs(v) + jnp.abs(logsum[0]))
         if op.tagged("erf") is not None and not r.exact:  # a GELU's
-            drift += ONE_PLUS_ERF[r.double] * r.u
+            drift = drift + ONE_PLUS_ERF[r.double] * r.u
         # Torch's AdamW has (1 - lr decay) w where optax has w - lr (... + decay w).
         for multiple, other in ((x_, y_), (y_, x_)):
             if multiple.tag and multiple.tag.kind == "multiple" and multiple.tag.of[0] is other:
-                drift += r.round(jnp.abs(other.value) + r.of(other), 2)
+                drift = drift + r.round(jnp.abs(other.value) + r.of(other), 2)
         return drift
 
     if log and op.name != "sub":
@@ -194,7 +192,7 @@ def _elementary(function: Function) -> Rule:
                 extra = function.extra(x, v)
                 if op.name == "erfc":  # in JAX's GELU; either way to compute it
                     extra = jnp.maximum(extra, ONE_PLUS_ERF[r.double])
-                error += r.u * extra
+                error = error + r.u * extra
             # Not |v| > 0: exp(-800) is zero in float64 too, yet Torch returns a subnormal.
             certain = jnp.isinf(x) | ((x == 0) & (v == 0) & (drift == 0))
             return drift + error + jnp.where(certain, 0.0, r.tiny)
@@ -223,10 +221,10 @@ def _sum(op: Op, x: Array) -> tuple[Any, ...]:
     def spread(r: Arithmetic, dx: Delta) -> Delta:
         drift = dx if dx is EXACT else op.bind(dx)
         if n > 1 and not r.exact:
-            drift += r.round(op.bind(jnp.abs(x) + dx), n - 1)
+            drift = drift + r.round(op.bind(jnp.abs(x) + dx), n - 1)
         # Torch's log-softmax divides by this sum as exp(-log(sum)).
         if op.tagged("exp") is not None and not r.exact:
-            drift += r.ulps(v * jnp.abs(jnp.log(jnp.maximum(v, r.tiny))), 4)
+            drift = drift + r.ulps(v * jnp.abs(jnp.log(jnp.maximum(v, r.tiny))), 4)
         return drift
 
     return v, spread
@@ -306,7 +304,7 @@ def _scatter_add(op: Op, x: Array, index: Array, y: Array) -> tuple[Any, ...]:
         drift = add(dense(dx, x), index, dense(dy, y))
         if not r.exact:
             terms = add(jnp.zeros(x.shape), index, jnp.ones(y.shape))
-            drift += r.round(add(jnp.abs(x) + dx, index, jnp.abs(y) + dy), terms)
+            drift = drift + r.round(add(jnp.abs(x) + dx, index, jnp.abs(y) + dy), terms)
         return unless(di, drift)
 
     return add(x, index, -y if op.name == "scatter-sub" else y), spread

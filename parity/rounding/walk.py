@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.extend import core
 
 from . import choices, windows  # noqa: F401 (enters its rules)
 from .arithmetic import EXACT, Approx, Arithmetic, Array, Delta, dense
+from .backend import evaluate, jnp, lax, settled
 from .least import limit
 from .rules import RULES, Op
 
@@ -56,10 +56,14 @@ def dtype(v: Any) -> Any:
     return v.aval.dtype
 
 
-def constant(x: Any, kind: Any) -> Array:
-    """x as the program sees it, at its own type, then exactly in float64."""
+def constant(x: Any, kind: Any, eager: bool = False) -> Array:
+    """x as the program sees it, at its own type, then exactly in float64. eager: in NumPy."""
     if not jnp.issubdtype(kind, jnp.number) and kind != jnp.bool_:
         return x  # a random key
+    if eager:
+        given = np.asarray(x)
+        given = given if given.dtype == kind else given.astype(kind)
+        return given.astype(np.float64) if real(kind) else given
     if not real(kind):
         return jnp.asarray(x).astype(kind)
     if not isinstance(x, jax.core.Tracer):
@@ -102,6 +106,18 @@ _CALLS = {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "cu
           "custom_vjp_call", "custom_vjp_call_jaxpr"}  # fmt: skip
 
 
+def repeated(
+    body: Callable[[Any, Any], Any], carry: Any, xs: Any, *, length: int, reverse: bool
+) -> Any:
+    """lax.scan in NumPy."""
+    found = []
+    for i in reversed(range(length)) if reverse else range(length):
+        carry, y = body(carry, jax.tree.map(lambda x: x[i], xs))  # noqa: B023
+        found.append(y)
+    found = found[::-1] if reverse else found
+    return carry, jax.tree.map(lambda *ys: np.stack(ys), *found)
+
+
 @dataclass
 class Walk:
     """The interpreter: equation by equation, with the decisions that it met."""
@@ -109,6 +125,7 @@ class Walk:
     worst: Arithmetic
     chance: Arithmetic
     base: float  # unit roundoff of the program's own type
+    eager: bool = False  # evaluate in NumPy rather than trace
     kinks: list[Kink] = field(default_factory=list)
     line: str = "an unknown line"  # of the equation at hand
 
@@ -117,7 +134,7 @@ class Walk:
 
     def closed(self, closed: core.ClosedJaxpr, inputs: list[Approx]) -> list[Approx]:
         consts = [
-            Approx(constant(c, dtype(v)))
+            Approx(constant(c, dtype(v), self.eager))
             for c, v in zip(closed.consts, closed.jaxpr.constvars, strict=True)
         ]
         return self.open(closed.jaxpr, consts, inputs)
@@ -127,7 +144,7 @@ class Walk:
 
         def read(v: Any) -> Approx:
             if isinstance(v, core.Literal):
-                return Approx(constant(v.val, dtype(v)))
+                return Approx(constant(v.val, dtype(v), self.eager))
             return known[v]
 
         caller = self.line
@@ -165,7 +182,7 @@ class Walk:
             eqn.primitive.name,
             eqn.params,
             tuple(operands),
-            partial(eqn.primitive.bind, **eqn.params),
+            partial(evaluate, eqn.primitive, eqn.params),
             aval.shape,
             jnp.float64 if real(aval.dtype) else aval.dtype,
             narrows=coarse > 1,
@@ -195,6 +212,8 @@ class Walk:
             # An exact infinity, of a mask perhaps, is no overflow.
             return jnp.where((d == 0) | (jnp.abs(value) + d < self.worst.huge), d, jnp.inf)
 
+        if self.eager:
+            value, bound, likely = settled((value, bound, likely))
         return Approx(value, sound(bound), sound(likely), tag)
 
     def note(self, eqn: core.JaxprEqn, operands: list[Approx], found: Approx) -> None:
@@ -220,7 +239,7 @@ class Walk:
                 f"primitive '{name}' has no rounding rule; called at {self.line}. "
                 "Write the function without it, or add its rule to parity/rounding/rules.py"
             )
-        found = eqn.primitive.bind(*(x.value for x in operands), **eqn.params)
+        found = evaluate(eqn.primitive, eqn.params, *(x.value for x in operands))
         values = found if eqn.primitive.multiple_results else [found]
         delta: Delta = EXACT
         for x in operands:
@@ -229,7 +248,7 @@ class Walk:
         made = []
         for v, out in zip(values, eqn.outvars, strict=True):
             d = EXACT if delta is EXACT else dense(delta, v)
-            made.append(Approx(constant(v, dtype(out)), d, d))
+            made.append(Approx(constant(v, dtype(out), self.eager), d, d))
         return made
 
     # --- control flow ------------------------------------------------------------------------
@@ -244,12 +263,10 @@ class Walk:
             n = p["num_carry"]
             return [x.dense() for x in out[:n]], (out[n:], walk.kinks)
 
-        carry, (ys, kinks) = lax.scan(
-            body,
-            [x.dense() for x in operands[first:last]],
-            operands[last:],
-            length=p["length"],
-            reverse=p["reverse"],
+        start = [x.dense() for x in operands[first:last]]
+        repeat: Any = repeated if self.eager else lax.scan
+        carry, (ys, kinks) = repeat(
+            body, start, operands[last:], length=p["length"], reverse=p["reverse"]
         )
         self.kinks += [replace(k, count=jnp.sum(k.count)) for k in kinks]
         return [*carry, *ys]
@@ -268,7 +285,13 @@ class Walk:
             return [x.dense() for x in out], doubt + going(carry).bound
 
         start = [x.dense() for x in operands[m:]]
-        carry, doubt = lax.while_loop(lambda s: going(s[0]).value, body, (start, jnp.float64(0)))
+        state: Any = start, 0.0 if self.eager else jnp.float64(0)
+        if not self.eager:
+            state = lax.while_loop(lambda s: going(s[0]).value, body, state)
+        else:
+            while going(state[0]).value:
+                state = body(state)
+        carry, doubt = state
         doubt = doubt + going(carry).bound
 
         def unless(d: Delta) -> Array:
@@ -280,6 +303,9 @@ class Walk:
         """All branches are walked, then selected from, so that a doubt spans them."""
         which, *rest = operands
         results = []
+        if self.eager and not np.any(dense(which.bound, which.value)):
+            last = len(eqn.params["branches"]) - 1
+            return self.closed(eqn.params["branches"][min(max(int(which.value), 0), last)], rest)
         for i, closed in enumerate(eqn.params["branches"]):
             walk = self.within()
             results.append(walk.closed(closed, rest))
