@@ -9,10 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import jax.numpy as jnp
-from jax import lax
-
 from .arithmetic import EXACT, Approx, Arithmetic, Array, Delta, Tag, dense
+from .backend import jnp, lax
 from .rules import Op, Spread, rule, unless
 
 # --- order -----------------------------------------------------------------------------------

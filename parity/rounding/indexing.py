@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
-from jax import lax
-
 from .arithmetic import EXACT, Arithmetic, Array, Delta, dense
+from .backend import evaluate, jnp, lax
 from .rules import Op, rule, unless
 from .sequences import product_spread
 
@@ -25,7 +23,7 @@ def _gather(op: Op, x: Array, index: Array) -> tuple[Any, ...]:
         if dx is EXACT and di is EXACT:
             return EXACT
         d = dense(dx, x)
-        moved = lax.gather_p.bind(d, index, **op.params | {"fill_value": 0})
+        moved = evaluate(lax.gather_p, op.params | {"fill_value": 0}, d, index)
         if di is EXACT:
             return moved
         di = dense(di, index)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
-
 from .arithmetic import EXACT, Arithmetic, Array, Delta, dense
+from .backend import jnp, lax
 from .choices import undecided
 from .rules import Op, rule
 
@@ -40,7 +39,7 @@ def _others(x: Array, axis: int) -> Array:
     all_but_last = list(first)
     all_but_last[axis] = slice(0, max(x.shape[axis] - 1, 0))
     edge = jnp.full_like(x[tuple(first)], -jnp.inf)
-    return jnp.concatenate([edge, jnp.maximum.accumulate(x, axis=axis)[tuple(all_but_last)]], axis)
+    return jnp.concatenate([edge, lax.cummax(x, axis=axis % x.ndim)[tuple(all_but_last)]], axis)
 
 
 def _any_of(x: Array, d: Array, axis: int) -> Array:

@@ -9,9 +9,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
-
 from .arithmetic import EXACT, Arithmetic, Array, Delta, dense, inside
+from .backend import jnp, lax
 from .rules import Op, rule
 
 
@@ -42,18 +41,10 @@ def product_spread(
 @rule("reduce_prod", "cumprod")
 def _product(op: Op, x: Array) -> tuple[Any, ...]:
     def total(t: Array) -> Array:
-        return _run(op, jnp.cumsum, t) if op.name == "cumprod" else jnp.sum(t, op.params["axes"])
+        return lax.cumsum(t, **op.params) if op.name == "cumprod" else jnp.sum(t, op.params["axes"])
 
     v = op.bind(x)
     return v, lambda r, dx: product_spread(r, v, op.bind, total, (x, dx))
-
-
-def _run(op: Op, combine: Callable[..., Array], x: Array) -> Array:
-    """combine(x) along op's axis, from its end if op runs from there."""
-    axis = op.params["axis"]
-    if not op.params["reverse"]:
-        return combine(x, axis=axis)
-    return jnp.flip(combine(jnp.flip(x, axis), axis=axis), axis)
 
 
 @rule("cummax", "cummin")
@@ -78,14 +69,10 @@ def _running_logsumexp(op: Op, x: Array) -> tuple[Any, ...]:
 
     def spread(r: Arithmetic, dx: Delta) -> Delta:
         d = dense(dx, x)
-        drift = _run(op, _largest, d)
-        size = _run(op, _largest, jnp.where(jnp.isfinite(x), jnp.abs(x), 0.0)) + drift
-        n = _run(op, jnp.cumsum, jnp.ones(x.shape))
+        drift = lax.cummax(d, **op.params)
+        size = lax.cummax(jnp.where(jnp.isfinite(x), jnp.abs(x), 0.0), **op.params) + drift
+        n = lax.cumsum(jnp.ones(x.shape), **op.params)
         error = 2 * n * r.u * (size + math.log(max(x.shape[op.params["axis"]], 1)) + _LOG_ADD)
         return jnp.where(certain & (drift == 0), 0.0, drift + error)
 
     return v, spread
-
-
-def _largest(x: Array, axis: int) -> Array:
-    return jnp.maximum.accumulate(x, axis=axis)

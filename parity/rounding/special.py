@@ -10,10 +10,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import jax.numpy as jnp
-from jax import lax
-
 from .arithmetic import EXACT, Arithmetic, Array, Delta, Function, dense, inside, nearest
+from .backend import jnp, lax
 from .rules import RULES, Op, _elementary, rule
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.extend import core
 
 from . import choices, indexing, order, sequences, special, windows  # noqa: F401 (their rules)
 from .arithmetic import EXACT, Approx, Arithmetic, Array, Delta, dense
-from .rules import RULES, Op, nonnegative
+from .backend import evaluate, jnp, lax, settled
+from .least import limit
+from .rules import RULES, Op
 
 
 class UnsupportedPrimitive(NotImplementedError):
@@ -55,10 +56,14 @@ def dtype(v: Any) -> Any:
     return v.aval.dtype
 
 
-def constant(x: Any, kind: Any) -> Array:
-    """x as the program sees it, at its own type, then exactly in float64."""
+def constant(x: Any, kind: Any, eager: bool = False) -> Array:
+    """x as the program sees it, at its own type, then exactly in float64. eager: in NumPy."""
     if not jnp.issubdtype(kind, jnp.number) and kind != jnp.bool_:
         return x  # a random key
+    if eager:
+        given = np.asarray(x)
+        given = given if given.dtype == kind else given.astype(kind)
+        return given.astype(np.float64) if real(kind) else given
     if not real(kind):
         return jnp.asarray(x).astype(kind)
     if not isinstance(x, jax.core.Tracer):
@@ -104,8 +109,20 @@ _CALLS = {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "cu
 
 # Sums see to their own overflow; the others return what they were given, which is in range.
 _IN_RANGE = {"add", "add_any", "sub", "neg", "abs", "max", "min", "reduce_max", "reduce_min",
-             "select_n", "copy", "stop_gradient", "name", "reshape", "broadcast_in_dim", "transpose",
-             "squeeze", "expand_dims", "rev", "slice", "concatenate", "tile"}  # fmt: skip
+             "select_n", "copy", "stop_gradient", "name", "reshape", "broadcast_in_dim", "squeeze",
+             "transpose", "expand_dims", "rev", "slice", "concatenate", "tile"}  # fmt: skip
+
+
+def repeated(
+    body: Callable[[Any, Any], Any], carry: Any, xs: Any, *, length: int, reverse: bool
+) -> Any:
+    """lax.scan in NumPy."""
+    found = []
+    for i in reversed(range(length)) if reverse else range(length):
+        carry, y = body(carry, jax.tree.map(lambda x: x[i], xs))  # noqa: B023
+        found.append(y)
+    found = found[::-1] if reverse else found
+    return carry, jax.tree.map(lambda *ys: np.stack(ys), *found)
 
 
 @dataclass
@@ -115,6 +132,7 @@ class Walk:
     worst: Arithmetic
     chance: Arithmetic
     base: float  # unit roundoff of the program's own type
+    eager: bool = False  # evaluate in NumPy rather than trace
     kinks: list[Kink] = field(default_factory=list)
     line: str = "an unknown line"  # of the equation at hand
 
@@ -123,7 +141,7 @@ class Walk:
 
     def closed(self, closed: core.ClosedJaxpr, inputs: list[Approx]) -> list[Approx]:
         consts = [
-            Approx(constant(c, dtype(v)))
+            Approx(constant(c, dtype(v), self.eager))
             for c, v in zip(closed.consts, closed.jaxpr.constvars, strict=True)
         ]
         return self.open(closed.jaxpr, consts, inputs)
@@ -133,8 +151,7 @@ class Walk:
 
         def read(v: Any) -> Approx:
             if isinstance(v, core.Literal):
-                sign = dtype(v) != jnp.bool_ and bool(np.all(np.asarray(v.val) >= 0))
-                return Approx(constant(v.val, dtype(v)), nonnegative=sign)
+                return Approx(constant(v.val, dtype(v), self.eager))
             return known[v]
 
         caller = self.line
@@ -175,7 +192,7 @@ class Walk:
             eqn.primitive.name,
             eqn.params,
             tuple(operands),
-            partial(eqn.primitive.bind, **eqn.params),
+            partial(evaluate, eqn.primitive, eqn.params),
             aval.shape,
             jnp.float64 if real(aval.dtype) else aval.dtype,
             narrows=coarse > 1,
@@ -188,8 +205,10 @@ class Walk:
 
         bound, likely = spreads(self.worst), spreads(self.chance)
         if not eqn.primitive.multiple_results:
-            found = self.guard(value, bound, likely, *tag, checked=op.name in _IN_RANGE)
-            return [replace(found, nonnegative=nonnegative(op))]
+            found = self.guard(value, bound, likely, next(iter(tag), None), op.name in _IN_RANGE)
+            if exact or found.bound is EXACT:
+                return [found]
+            return [replace(found, low=limit(op, replace(self.worst, u=self.worst.u * coarse)))]
         parts = [[d] * len(value) if d is EXACT else d for d in (bound, likely)]
         return [self.guard(*each) for each in zip(value, *parts, strict=True)]
 
@@ -207,6 +226,8 @@ class Walk:
             # An exact infinity, of a mask perhaps, is no overflow.
             return jnp.where((d == 0) | (jnp.abs(value) + d < self.worst.huge), d, jnp.inf)
 
+        if self.eager:
+            value, bound, likely = settled((value, bound, likely))
         return Approx(value, sound(bound), sound(likely), tag)
 
     def note(self, eqn: core.JaxprEqn, operands: list[Approx], found: Approx) -> None:
@@ -235,7 +256,7 @@ class Walk:
         name = eqn.primitive.name
         if any(real(dtype(v)) for v in eqn.invars) or [*core.jaxprs_in_params(eqn.params)]:
             raise self.unsupported(f"{name}'")
-        found = eqn.primitive.bind(*(x.value for x in operands), **eqn.params)
+        found = evaluate(eqn.primitive, eqn.params, *(x.value for x in operands))
         values = found if eqn.primitive.multiple_results else [found]
         delta: Delta = EXACT
         for x in operands:
@@ -244,7 +265,7 @@ class Walk:
         made = []
         for v, out in zip(values, eqn.outvars, strict=True):
             d = EXACT if delta is EXACT else dense(delta, v)
-            made.append(Approx(constant(v, dtype(out)), d, d))
+            made.append(Approx(constant(v, dtype(out), self.eager), d, d))
         return made
 
     # --- control flow ------------------------------------------------------------------------
@@ -259,12 +280,10 @@ class Walk:
             n = p["num_carry"]
             return [x.dense() for x in out[:n]], (out[n:], walk.kinks)
 
-        carry, (ys, kinks) = lax.scan(
-            body,
-            [x.dense() for x in operands[first:last]],
-            operands[last:],
-            length=p["length"],
-            reverse=p["reverse"],
+        start = [x.dense() for x in operands[first:last]]
+        repeat: Any = repeated if self.eager else lax.scan
+        carry, (ys, kinks) = repeat(
+            body, start, operands[last:], length=p["length"], reverse=p["reverse"]
         )
         self.kinks += [replace(k, count=jnp.sum(k.count)) for k in kinks]
         return [*carry, *ys]
@@ -294,8 +313,13 @@ class Walk:
 
         start = [x.dense() for x in operands[m:]]
         first = going(start)
-        state = start, first.bound, first.value
-        carry, doubt, _ = lax.while_loop(lambda s: jnp.any(s[2]), body, state)
+        state: Any = start, first.bound, first.value
+        if not self.eager:
+            state = lax.while_loop(lambda s: jnp.any(s[2]), body, state)
+        else:
+            while np.any(state[2]):
+                state = body(state)
+        carry, doubt, _ = state
 
         def unless(d: Delta) -> Array:
             return jnp.where(each(doubt, d) > 0, jnp.inf, d)
@@ -306,6 +330,9 @@ class Walk:
         """All branches are walked, then selected from, so that a doubt spans them."""
         which, *rest = operands
         results = []
+        if self.eager and not np.any(dense(which.bound, which.value)):
+            last = len(eqn.params["branches"]) - 1
+            return self.closed(eqn.params["branches"][min(max(int(which.value), 0), last)], rest)
         for i, closed in enumerate(eqn.params["branches"]):
             walk = self.within()
             results.append(walk.closed(closed, rest))

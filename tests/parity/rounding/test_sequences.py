@@ -147,10 +147,11 @@ def _torch_experts(x, W):
 # --- indices ---------------------------------------------------------------------------------
 
 
-def _torch_set(x, i, y):
-    x = x.clone()
-    x[i] = y
-    return x
+def _torch_set(x, i, y, combine=lambda old, new: new):
+    rows = list(x)
+    for row, new in zip(i.tolist(), y, strict=True):
+        rows[row] = combine(rows[row], new)
+    return torch.stack(rows)
 
 
 INDICES = [
@@ -179,20 +180,20 @@ INDICES += [
     Case(
         "index multiply",
         lambda x, i, y: x.at[i].multiply(y, unique_indices=True),
-        lambda x, i, y: x.index_reduce(0, i, y, "prod"),
+        partial(_torch_set, combine=torch.mul),
         (X, ROWS[:2], P[:2]),
     ),
     Case(
         "index multiply, twice",
         lambda x, i, y: (3 * x).at[i].multiply(y),
-        lambda x, i, y: (3 * x).index_reduce(0, i, y, "prod"),
+        lambda x, i, y: _torch_set(3 * x, i, y, torch.mul),
         (X, ROWS, P),
         gradient=False,
     ),
     Case(
         "index max and min",
         lambda x, i, y: (x.at[i].max(y), x.at[i].min(y)),
-        lambda x, i, y: (x.index_reduce(0, i, y, "amax"), x.index_reduce(0, i, y, "amin")),
+        lambda x, i, y: (_torch_set(x, i, y, torch.maximum), _torch_set(x, i, y, torch.minimum)),
         (X, ROWS, 2 * X),
         gradient=False,
     ),
@@ -226,9 +227,9 @@ INDICES += [
     Case(
         "integers",
         lambda i: (
-            i // 2, i % 3, -i // 2, i << 2, i**2, jnp.cumsum(i), jnp.cumprod(i + 1), jnp.sort(i),
-            jnp.prod(i + 1), jnp.bitwise_xor(i, 5), jnp.bincount(i, length=4), jnp.sign(i - 1),
-            jnp.unique(i, size=3), lax.population_count(i), jnp.cumsum(i[::-1])[::-1], jnp.clip(i, 1),
+            i // 2, i % 3, -i // 2, i << 2, i**2, jnp.cumsum(i), jnp.cumprod(i + 1),
+            jnp.sort(i), jnp.prod(i + 1), jnp.bitwise_xor(i, 5), jnp.bincount(i, length=4),
+            jnp.sign(i - 1), jnp.unique(i, size=3), lax.population_count(i), jnp.clip(i, 1),
         ),
         None,
         (ROWS,),
@@ -270,9 +271,15 @@ _clipped.defvjp(lambda x: (x * x, x), lambda x, g: (jnp.clip(2 * x * g, -1, 1),)
 
 
 def _newton(x):
-    return lax.while_loop(lambda s: s[0] < 4, lambda s: (s[0] + 1, (s[1] + x / s[1]) / 2), (0, x))[
-        1
-    ]
+    def better(state):
+        i, root = state
+        return i + 1, (root + x / root) / 2
+
+    return lax.while_loop(lambda state: state[0] < 4, better, (0, x))[1]
+
+
+def _slope(x):
+    return jax.grad(lambda x: jnp.sum(jnp.tanh(x) ** 3))(x)
 
 
 FLOW = [
