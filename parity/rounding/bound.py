@@ -132,9 +132,7 @@ def _walked(
     chance = replace(worst, statistical=True)
     walk = Walk(worst, chance, min(units, default=FLOAT32), eager)
     outputs = [_output(worst, x) for x in walk.closed(closed, inputs)]
-    values, bounds, likely = (
-        (list(part) for part in zip(*outputs, strict=True)) if outputs else ([],) * 3
-    )
+    values, bounds, likely = ([x[i] for x in outputs] for i in range(3))
     return values, bounds, likely, walk.kinks
 
 

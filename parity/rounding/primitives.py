@@ -181,8 +181,18 @@ def _iota(p: Params) -> Any:
 # --- indices ---------------------------------------------------------------------------------
 
 
-def _places(shape: Any, index: Any, sizes: Any, where: Any, batch: Any, starts: Any,
-            collapsed: Any, batching: Any, ndim: int, clip: bool) -> tuple[tuple[Any, ...], Any]:  # fmt: skip
+def _places(
+    shape: Any,
+    index: Any,
+    sizes: Any,
+    where: Any,
+    batch: Any,
+    starts: Any,
+    collapsed: Any,
+    batching: Any,
+    ndim: int,
+    clip: bool,
+) -> tuple[tuple[Any, ...], Any]:
     """Where each entry of a gather's result, or of a scatter's updates, lies: index arrays that
     broadcast to it, one for each axis of `shape`; and whether it's inside.
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +14,7 @@ from jax.extend import core
 from . import choices, indexing, order, sequences, special, windows  # noqa: F401 (their rules)
 from .arithmetic import EXACT, Approx, Arithmetic, Array, Delta, dense
 from .backend import evaluate, jnp, lax, settled
+from .jaxpr import Interpreter
 from .least import limit
 from .rules import RULES, Op
 
@@ -78,33 +77,9 @@ def constant(x: Any, kind: Any, eager: bool = False) -> Array:
     return jnp.where(subnormal, jnp.where(bits >> 31, -small, small), x.astype(jnp.float64))
 
 
-def _libraries() -> tuple[Path, ...]:
-    names = ("jax", "jaxlib", "flax", "optax")
-    files = (getattr(sys.modules.get(name), "__file__", None) for name in names)
-    return tuple(Path(f).parent for f in files if f)
-
-
-def source(eqn: core.JaxprEqn, caller: str) -> str:
-    """file:line (function) of the user's call, else that of the call around it.
-
-    JAX keeps the innermost frames only, and caches what its own functions trace.
-    """
-    libraries, own = _libraries(), Path(__file__).with_name("bound.py")
-    traceback: Any = eqn.source_info.traceback
-    for frame in traceback.frames if traceback else ():
-        file = Path(frame.file_name)
-        if file == own:
-            break
-        if file.is_absolute() and not any(file.is_relative_to(home) for home in libraries):
-            return f"{frame.file_name}:{frame.line_num} ({frame.function_name.split('.')[-1]})"
-    return caller
-
-
 _KINKS = {"eq", "ne", "lt", "le", "gt", "ge", "sign", "argmax", "argmin", "floor", "ceil", "round",
           "lt_to", "le_to"}  # fmt: skip
 _REAL_ONLY = {"div", "pow", "integer_pow", "square", "sign", "rem", "reduce_prod", "cumprod"}
-_CALLS = {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call",
-          "custom_vjp_call", "custom_vjp_call_jaxpr"}  # fmt: skip
 
 
 # Sums see to their own overflow; the others return what they were given, which is in range.
@@ -126,7 +101,7 @@ def repeated(
 
 
 @dataclass
-class Walk:
+class Walk(Interpreter[Approx]):
     """The interpreter: equation by equation, with the decisions that it met."""
 
     worst: Arithmetic
@@ -134,44 +109,16 @@ class Walk:
     base: float  # unit roundoff of the program's own type
     eager: bool = False  # evaluate in NumPy rather than trace
     kinks: list[Kink] = field(default_factory=list)
-    line: str = "an unknown line"  # of the equation at hand
+    around: tuple[core.JaxprEqn, ...] = ()
 
     def within(self) -> Walk:
         return replace(self, kinks=[])
 
-    def closed(self, closed: core.ClosedJaxpr, inputs: list[Approx]) -> list[Approx]:
-        consts = [
-            Approx(constant(c, dtype(v), self.eager))
-            for c, v in zip(closed.consts, closed.jaxpr.constvars, strict=True)
-        ]
-        return self.open(closed.jaxpr, consts, inputs)
-
-    def open(self, jaxpr: core.Jaxpr, consts: list[Approx], inputs: list[Approx]) -> list[Approx]:
-        known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs], strict=True))
-
-        def read(v: Any) -> Approx:
-            if isinstance(v, core.Literal):
-                return Approx(constant(v.val, dtype(v), self.eager))
-            return known[v]
-
-        caller = self.line
-        for eqn in jaxpr.eqns:
-            self.line = source(eqn, caller)
-            known.update(
-                zip(eqn.outvars, self.equation(eqn, [*map(read, eqn.invars)]), strict=True)
-            )
-        self.line = caller
-        return [read(v) for v in jaxpr.outvars]
+    def constant(self, x: Any, variable: Any) -> Approx:
+        return Approx(constant(x, dtype(variable), self.eager))
 
     def equation(self, eqn: core.JaxprEqn, operands: list[Approx]) -> list[Approx]:
         name = eqn.primitive.name
-        if name in _CALLS:
-            inner = next(
-                eqn.params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in eqn.params
-            )
-            if isinstance(inner, core.ClosedJaxpr):
-                return self.closed(inner, operands)
-            return self.open(inner, [], operands)
         control = {"scan": self.scan, "while": self.loop, "cond": self.branch}.get(name)
         if control:
             return control(eqn, operands)
