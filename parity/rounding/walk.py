@@ -77,6 +77,7 @@ def constant(x: Any, kind: Any, eager: bool = False) -> Array:
     return jnp.where(subnormal, jnp.where(bits >> 31, -small, small), x.astype(jnp.float64))
 
 
+CONTROL = {"scan": "scan", "while": "loop", "cond": "branch"}  # by methods of Walk
 _KINKS = {"eq", "ne", "lt", "le", "gt", "ge", "sign", "argmax", "argmin", "floor", "ceil", "round",
           "lt_to", "le_to"}  # fmt: skip
 _REAL_ONLY = {"div", "pow", "integer_pow", "square", "sign", "rem", "reduce_prod", "cumprod"}
@@ -119,9 +120,8 @@ class Walk(Interpreter[Approx]):
 
     def equation(self, eqn: core.JaxprEqn, operands: list[Approx]) -> list[Approx]:
         name = eqn.primitive.name
-        control = {"scan": self.scan, "while": self.loop, "cond": self.branch}.get(name)
-        if control:
-            return control(eqn, operands)
+        if name in CONTROL:
+            return getattr(self, CONTROL[name])(eqn, operands)
         kinds = [dtype(v) for v in (*eqn.invars, *eqn.outvars)]
         if any(jnp.issubdtype(kind, jnp.complexfloating) for kind in kinds):
             raise self.unsupported(f"{name}' of complex numbers")
