@@ -75,7 +75,7 @@ def _add(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
 
     def spread(r: Arithmetic, dx: Delta, dy: Delta) -> Delta:
         drift = dx + dy
-        rounding = r.round(jnp.abs(v) + drift)
+        rounding = r.round(jnp.minimum(jnp.abs(v) + drift, r.huge))
         if rounding is not EXACT:  # x + 0 is x: without a gradient, a weight stays what it is
             idle = ((x == 0) | (y == 0)) & (dense(drift, v) == 0) & (jnp.abs(v) >= r.tiny)
             rounding = jnp.where(idle, 0.0, rounding)

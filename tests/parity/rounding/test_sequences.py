@@ -206,7 +206,7 @@ INDICES += [
     Case(
         "dynamic slice and update",
         lambda x, i: lax.dynamic_update_slice(
-            x, 2 * lax.dynamic_slice(x, (i, 1), (2, 3)), (0, i)
+            x, 2 * lax.dynamic_slice(x, (i, np.int32(1)), (2, 3)), (np.int32(0), i)
         ),
         None,
         (X, np.int32(1)),
