@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
-from jax import lax
-
 from .arithmetic import (
     DIVISION,
     EXACT,
@@ -29,8 +26,10 @@ from .arithmetic import (
     Function,
     Tag,
     dense,
-    sqrt_drift,
+    inside,
+    log_drift,
 )
+from .backend import jnp, lax
 
 
 @dataclass(frozen=True)
@@ -65,22 +64,6 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     return enter
 
 
-_SQUARES = {"square", "abs", "exp", "exp2", "logistic", "sqrt", "rsqrt", "erfc"}
-_SIGN_KEEPING = {"add", "add_any", "mul", "div", "max", "min", "reduce_sum", "cumsum", "reduce_max",
-                 "reduce_window_sum", "reduce_window_max", "copy", "reshape", "broadcast_in_dim",
-                 "squeeze", "convert_element_type", "stop_gradient"}  # fmt: skip
-
-
-def nonnegative(op: Op) -> bool:
-    """Whether the result is never negative, in any arithmetic."""
-    if op.name == "mul" and op.operands[0] is op.operands[1]:
-        return True
-    if op.name == "integer_pow" and op.params["y"] % 2 == 0:
-        return True
-    kept = op.name in _SIGN_KEEPING and all(x.nonnegative for x in op.operands)
-    return kept or op.name in _SQUARES
-
-
 # --- arithmetic ------------------------------------------------------------------------------
 
 
@@ -92,19 +75,44 @@ def _add(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
 
     def spread(r: Arithmetic, dx: Delta, dy: Delta) -> Delta:
         drift = dx + dy
-        drift += r.round(jnp.abs(v) + drift)
+        rounding = r.round(jnp.minimum(jnp.abs(v) + drift, r.huge))
+        if rounding is not EXACT:  # x + 0 is x: without a gradient, a weight stays what it is
+            idle = ((x == 0) | (y == 0)) & (dense(drift, v) == 0) & (jnp.abs(v) >= r.tiny)
+            rounding = jnp.where(idle, 0.0, rounding)
+        drift = drift + rounding
         # A bias may be the first term of the product's sum, and then takes part in n + 1 roundings.
         for product, other, d in ((x_, y, dy), (y_, x, dx)):
             if product.tag and product.tag.kind == "dot":
-                drift += r.round(jnp.abs(other) + d, product.tag.of[0] + 1)
+                drift = drift + r.round(jnp.abs(other) + d, product.tag.of[0] + 1)
         # Torch's cross-entropy: (max - logit) + log(sum) where optax has (max + log(sum)) - logit.
         if logsum and not r.exact:
-            drift += r.round(jnp.abs(v) + jnp.abs(logsum[0]))
+            drift = drift + r.round(jnp.abs(v) + jnp.abs(logsum[0]))
         if op.tagged("erf") is not None and not r.exact:  # a GELU's
-            drift += ONE_PLUS_ERF[r.double] * r.u
-        return drift
+            drift = drift + ONE_PLUS_ERF[r.double] * r.u
+        # Torch's AdamW has (1 - lr decay) w where optax has w - lr (... + decay w).
+        for multiple, other in ((x_, y_), (y_, x_)):
+            if multiple.tag and multiple.tag.kind == "multiple" and multiple.tag.of[0] is other:
+                drift = drift + r.round(jnp.abs(other.value) + r.of(other), 2)
+        return drift if r.exact else in_range(r, v, drift, (x, dx), (y, dy))
 
-    return v, spread, Tag("logsum", log) if log and op.name != "sub" else None
+    if log and op.name != "sub":
+        return v, spread, Tag("logsum", log)
+    multiple = op.tagged("multiple")
+    return v, spread, Tag("multiple", multiple) if multiple else None
+
+
+def in_range(r: Arithmetic, v: Array, drift: Delta, *terms: tuple[Array, Delta]) -> Delta:
+    """drift of a sum of two; infinite where it may overflow, none where a term is an infinity.
+
+    A computed term is no larger than the largest number, and a small one added to that leaves it:
+    a mask of finfo.min overflows nowhere.
+    """
+    top, limit = (r.huge, jnp.inf) if r.double else (r.huge * (1 - 0.999 * r.u), r.huge)
+    (x, dx), (y, dy) = terms
+    size = jnp.minimum(jnp.abs(x) + dx, top) + jnp.minimum(jnp.abs(y) + dy, top)
+    drift = inside(jnp.minimum(size, jnp.abs(v) + (dx + dy)) < limit * (1 - 0.5 * r.u), drift)
+    known = jnp.isfinite(dense(dx, x)) & jnp.isfinite(dense(dy, y)) & ~jnp.isnan(v)
+    return jnp.where((jnp.isinf(x) | jnp.isinf(y)) & known, 0.0, drift)
 
 
 @rule("mul")
@@ -113,7 +121,15 @@ def _mul(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
         a, b = jnp.abs(x), jnp.abs(y)
         return a * dy + dx * (b + dy) + r.product(a + dx, b + dy)
 
-    return x * y, spread
+    return x * y, spread, _multiple(op)
+
+
+def _multiple(op: Op) -> Tag | None:
+    """Of c x or c (... + c' x), c a scalar: that it holds a multiple of x."""
+    for c, x in (op.operands, op.operands[::-1]):
+        if c.value.ndim == 0 and x.value.ndim:
+            return x.tag if x.tag and x.tag.kind == "multiple" else Tag("multiple", (x,))
+    return None
 
 
 @rule("div")
@@ -122,11 +138,17 @@ def _div(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
     branches = op.operands[1].tag  # a divisor that's one of several: never between them
 
     def spread(r: Arithmetic, dx: Delta, dy: Delta) -> Delta:
-        low = jnp.abs(y) - dense(r.read(y, dy), y)
+        size, off = jnp.abs(y), dense(r.read(y, dy), y)
+        low = size - off
+        if op.operands[1].low is not None:
+            low = jnp.fmax(low, op.operands[1].low)
         if branches and branches.kind == "cases":
             cases = [jnp.abs(c.value) - dense(r.of(c), c.value) for c in branches.of]
             low = jnp.maximum(low, jnp.min(jnp.stack(jnp.broadcast_arrays(*cases)), axis=0))
-        drift = jnp.where(low > 0, (dx + jnp.abs(v) * dy + jnp.zeros(op.shape)) / low, jnp.inf)
+        # x'/y' - x/y = (x' - x)/y' + x/y (y - y')/y', for the least |y'| and for the largest
+        near = dx + jnp.abs(v) * jnp.maximum(size - low, 0.0) + jnp.zeros(op.shape)
+        far = dx * (1 / size) + jnp.abs(v) * (off / (size + off))
+        drift = jnp.where(low > 0, jnp.maximum(near / low, dense(far, v)), jnp.inf)
         return drift + r.product(jnp.abs(x) + dx, 1 / low, DIVISION)
 
     return v, spread
@@ -139,7 +161,11 @@ def _integer_pow(op: Op, x: Array) -> tuple[Any, ...]:
 
     def spread(r: Arithmetic, dx: Delta) -> Delta:
         d = r.read(x, dx)
+        if n == 1:
+            return d
         edge = jnp.abs(x) + d if n > 0 else jnp.abs(x) - d  # where |n t^(n-1)| is largest
+        if n < 0 and op.operands[0].low is not None:
+            edge = jnp.fmax(edge, op.operands[0].low)
         drift = abs(n) * lax.integer_pow(jnp.where(edge > 0, edge, 1.0), n - 1) * d
         drift = jnp.where(edge > 0, drift, 0.0 if n > 0 else jnp.inf)
         size = jnp.abs(v) + drift + jnp.where(x != 0, r.tiny, 0.0)
@@ -156,11 +182,12 @@ def _pow(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
 
     def spread(r: Arithmetic, dx: Delta, dy: Delta) -> Delta:
         d = dense(r.read(x, dx), x)
-        sure = jnp.abs(x) > d
-        shift = -jnp.log1p(-jnp.where(sure, d / jnp.abs(x), 0.0))
-        drift = jnp.abs(v) * jnp.expm1(
-            jnp.abs(y) * shift + (jnp.abs(jnp.log(jnp.abs(x))) + shift) * dy
-        )
+        size = jnp.abs(x)
+        low = jnp.where(x > 0, r.least(op.operands[0], d), size - d)
+        sure = low > 0
+        # A constant base is rounded itself: Torch takes Adam's 0.999^t in double precision.
+        shift = log_drift(jnp.where(sure, size, 1.0), d + r.u * size, low - r.u * size)
+        drift = jnp.abs(v) * jnp.expm1(jnp.abs(y) * shift + (jnp.abs(jnp.log(size)) + shift) * dy)
         drift = jnp.where(sure, drift, jnp.where((x == 0) & (d == 0) & (y > 0), 0.0, jnp.inf))
         return drift + r.ulps(jnp.abs(v) + drift, POWER)
 
@@ -170,18 +197,17 @@ def _pow(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
 def _elementary(function: Function) -> Rule:
     def apply(op: Op, x: Array) -> tuple[Any, ...]:
         v = function.f(x)
-        drifts = function.drift
-        if op.name == "sqrt":  # a norm: its square can't have been rounded below zero
-            drifts = partial(sqrt_drift, nonnegative=op.operands[0].nonnegative)
 
         def spread(r: Arithmetic, dx: Delta) -> Delta:
-            drift = drifts(x, v, r.read(x, dx))
+            d = r.read(x, dx)
+            limits = (r.least(op.operands[0], d),) if function.limited else ()
+            drift = function.drift(x, v, d, *limits)
             error = r.ulps(jnp.abs(v) + drift, function.relative[r.double])
             if function.extra:
                 extra = function.extra(x, v)
                 if op.name == "erfc":  # in JAX's GELU; either way to compute it
                     extra = jnp.maximum(extra, ONE_PLUS_ERF[r.double])
-                error += r.u * extra
+                error = error + r.u * extra
             # Not |v| > 0: exp(-800) is zero in float64 too, yet Torch returns a subnormal.
             certain = jnp.isinf(x) | ((x == 0) & (v == 0) & (drift == 0))
             return drift + error + jnp.where(certain, 0.0, r.tiny)
@@ -210,10 +236,10 @@ def _sum(op: Op, x: Array) -> tuple[Any, ...]:
     def spread(r: Arithmetic, dx: Delta) -> Delta:
         drift = dx if dx is EXACT else op.bind(dx)
         if n > 1 and not r.exact:
-            drift += r.round(op.bind(jnp.abs(x) + dx), n - 1)
+            drift = drift + r.round(op.bind(jnp.abs(x) + dx), n - 1)
         # Torch's log-softmax divides by this sum as exp(-log(sum)).
         if op.tagged("exp") is not None and not r.exact:
-            drift += r.ulps(v * jnp.abs(jnp.log(jnp.maximum(v, r.tiny))), 4)
+            drift = drift + r.ulps(v * jnp.abs(jnp.log(jnp.maximum(v, r.tiny))), 4)
         return drift
 
     return v, spread
@@ -290,11 +316,18 @@ def _scatter_add(op: Op, x: Array, index: Array, y: Array) -> tuple[Any, ...]:
         return lax.scatter_add(x, index, y, op.params["dimension_numbers"], **flags)
 
     def spread(r: Arithmetic, dx: Delta, di: Delta, dy: Delta) -> Delta:
+        sizes = jnp.abs(y) + dy
         drift = add(dense(dx, x), index, dense(dy, y))
+        terms, astray = jnp.zeros(()), jnp.zeros(())
+        if di is not EXACT:  # an update whose place is in doubt may be missing, or land anywhere
+            window = op.params["dimension_numbers"].update_window_dims
+            doubt = jnp.expand_dims(jnp.any(di > 0, -1), window)
+            terms, astray = jnp.sum(jnp.broadcast_to(doubt, y.shape)), jnp.sum(doubt * sizes)
+            drift = drift + jnp.where(terms > 0, astray, 0.0)
         if not r.exact:
-            terms = add(jnp.zeros(x.shape), index, jnp.ones(y.shape))
-            drift += r.round(add(jnp.abs(x) + dx, index, jnp.abs(y) + dy), terms)
-        return unless(di, drift)
+            terms = terms + add(jnp.zeros(x.shape), index, jnp.ones(y.shape))
+            drift = drift + r.round(add(jnp.abs(x) + dx, index, sizes) + astray, terms)
+        return drift
 
     return add(x, index, -y if op.name == "scatter-sub" else y), spread
 
