@@ -41,8 +41,8 @@ NUMPY |= {
         "not": np.invert, "is_finite": np.isfinite, "square": np.square, "floor": np.floor,
         "ceil": np.ceil, "copy": lambda x: x, "copy_p": lambda x: x, "stop_gradient": lambda x: x,
         "clamp": lambda low, x, high: np.minimum(np.maximum(x, low), high),
-        "optimization_barrier": lambda *xs: [*xs], "erf_inv": scipy.special.erfinv,
-        "lgamma": scipy.special.gammaln, "digamma": scipy.special.digamma,
+        "optimization_barrier": lambda *xs: [*xs], "rem": np.fmod,
+        "nextafter": np.nextafter,
     }.items()
 }  # fmt: skip
 
@@ -67,6 +67,9 @@ def erfc(x: Any) -> Any:
     return scipy.special.erfc(x)
 
 
+erf_inv, lgamma, digamma = scipy.special.erfinv, scipy.special.gammaln, scipy.special.digamma
+
+
 @_enter("select_n")
 def _select_n(_: Params, which: Any, *cases: Any) -> Any:
     return select_n(which, *cases)
@@ -83,7 +86,8 @@ def select_n(which: Any, *cases: Any) -> Any:
 
 @_enter("reshape")
 def _reshape(p: Params, x: Any) -> Any:
-    return np.reshape(x, p["new_sizes"])
+    order = p.get("dimensions")
+    return np.reshape(x if order is None else np.transpose(x, order), p["new_sizes"])
 
 
 @_enter("broadcast_in_dim")
@@ -271,8 +275,17 @@ def _scatter_add(p: Params, x: Any, index: Any, y: Any) -> Any:
     return scatter(p, x, index, y, np.add.at)
 
 
-def scatter_add(x: Any, index: Any, y: Any, dimension_numbers: Any, **flags: Any) -> Any:
-    return _scatter_add({"dimension_numbers": dimension_numbers, **flags}, x, index, y)
+def _scattering(put: Callable[..., Any]) -> Callable[..., Any]:
+    """lax.scatter_add and its kind."""
+
+    def at(x: Any, index: Any, y: Any, dimension_numbers: Any, **flags: Any) -> Any:
+        return scatter({"dimension_numbers": dimension_numbers, **flags}, x, index, y, put)
+
+    return at
+
+
+scatter_add, scatter_mul = _scattering(np.add.at), _scattering(np.multiply.at)
+scatter_min, scatter_max = _scattering(np.minimum.at), _scattering(np.maximum.at)
 
 
 # --- reductions ------------------------------------------------------------------------------
@@ -310,6 +323,24 @@ NUMPY |= {
     "cumsum": _running(np.add.accumulate), "cumprod": _running(np.multiply.accumulate),
     "cummax": _running(np.maximum.accumulate), "cummin": _running(np.minimum.accumulate),
 }  # fmt: skip
+
+
+def cumsum(x: Any, axis: int = 0, reverse: bool = False) -> Any:
+    return NUMPY["cumsum"]({"axis": axis, "reverse": reverse}, x)
+
+
+def cummax(x: Any, axis: int = 0, reverse: bool = False) -> Any:
+    return NUMPY["cummax"]({"axis": axis, "reverse": reverse}, x)
+
+
+@_enter("sort")
+def _sort(p: Params, *xs: Any) -> Any:
+    """None by several keys."""
+    if p["num_keys"] > 1:
+        return None
+    axis = p["dimension"]
+    order = np.argsort(xs[0], axis=axis, stable=True)
+    return [np.take_along_axis(x, order, axis) for x in xs]
 
 
 # --- products and windows ------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from .arithmetic import (
     Function,
     Tag,
     dense,
+    inside,
     log_drift,
 )
 from .backend import jnp, lax
@@ -92,12 +93,26 @@ def _add(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
         for multiple, other in ((x_, y_), (y_, x_)):
             if multiple.tag and multiple.tag.kind == "multiple" and multiple.tag.of[0] is other:
                 drift = drift + r.round(jnp.abs(other.value) + r.of(other), 2)
-        return drift
+        return drift if r.exact else in_range(r, v, drift, (x, dx), (y, dy))
 
     if log and op.name != "sub":
         return v, spread, Tag("logsum", log)
     multiple = op.tagged("multiple")
     return v, spread, Tag("multiple", multiple) if multiple else None
+
+
+def in_range(r: Arithmetic, v: Array, drift: Delta, *terms: tuple[Array, Delta]) -> Delta:
+    """drift of a sum of two; infinite where it may overflow, none where a term is an infinity.
+
+    A computed term is no larger than the largest number, and a small one added to that leaves it:
+    a mask of finfo.min overflows nowhere.
+    """
+    top, limit = (r.huge, jnp.inf) if r.double else (r.huge * (1 - 0.999 * r.u), r.huge)
+    (x, dx), (y, dy) = terms
+    size = jnp.minimum(jnp.abs(x) + dx, top) + jnp.minimum(jnp.abs(y) + dy, top)
+    drift = inside(jnp.minimum(size, jnp.abs(v) + (dx + dy)) < limit * (1 - 0.5 * r.u), drift)
+    known = jnp.isfinite(dense(dx, x)) & jnp.isfinite(dense(dy, y)) & ~jnp.isnan(v)
+    return jnp.where((jnp.isinf(x) | jnp.isinf(y)) & known, 0.0, drift)
 
 
 @rule("mul")
@@ -301,11 +316,18 @@ def _scatter_add(op: Op, x: Array, index: Array, y: Array) -> tuple[Any, ...]:
         return lax.scatter_add(x, index, y, op.params["dimension_numbers"], **flags)
 
     def spread(r: Arithmetic, dx: Delta, di: Delta, dy: Delta) -> Delta:
+        sizes = jnp.abs(y) + dy
         drift = add(dense(dx, x), index, dense(dy, y))
+        terms, astray = jnp.zeros(()), jnp.zeros(())
+        if di is not EXACT:  # an update whose place is in doubt may be missing, or land anywhere
+            window = op.params["dimension_numbers"].update_window_dims
+            doubt = jnp.expand_dims(jnp.any(di > 0, -1), window)
+            terms, astray = jnp.sum(jnp.broadcast_to(doubt, y.shape)), jnp.sum(doubt * sizes)
+            drift = drift + jnp.where(terms > 0, astray, 0.0)
         if not r.exact:
-            terms = add(jnp.zeros(x.shape), index, jnp.ones(y.shape))
-            drift = drift + r.round(add(jnp.abs(x) + dx, index, jnp.abs(y) + dy), terms)
-        return unless(di, drift)
+            terms = terms + add(jnp.zeros(x.shape), index, jnp.ones(y.shape))
+            drift = drift + r.round(add(jnp.abs(x) + dx, index, sizes) + astray, terms)
+        return drift
 
     return add(x, index, -y if op.name == "scatter-sub" else y), spread
 

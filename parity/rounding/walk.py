@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from . import choices, windows  # noqa: F401 (enters its rules)
+from . import choices, indexing, order, sequences, special, windows  # noqa: F401 (their rules)
 from .arithmetic import EXACT, Approx, Arithmetic, Array, Delta, dense
 from .backend import evaluate, jnp, lax, settled
 from .jaxpr import Interpreter
@@ -77,8 +77,15 @@ def constant(x: Any, kind: Any, eager: bool = False) -> Array:
     return jnp.where(subnormal, jnp.where(bits >> 31, -small, small), x.astype(jnp.float64))
 
 
-_KINKS = {"eq", "ne", "lt", "le", "gt", "ge", "sign", "argmax", "argmin"}
-_REAL_ONLY = {"div", "pow", "integer_pow", "square", "sign"}
+_KINKS = {"eq", "ne", "lt", "le", "gt", "ge", "sign", "argmax", "argmin", "floor", "ceil", "round",
+          "lt_to", "le_to"}  # fmt: skip
+_REAL_ONLY = {"div", "pow", "integer_pow", "square", "sign", "rem", "reduce_prod", "cumprod"}
+
+
+# Sums see to their own overflow; the others return what they were given, which is in range.
+_IN_RANGE = {"add", "add_any", "sub", "neg", "abs", "max", "min", "reduce_max", "reduce_min",
+             "select_n", "copy", "stop_gradient", "name", "reshape", "broadcast_in_dim", "squeeze",
+             "transpose", "expand_dims", "rev", "slice", "concatenate", "tile"}  # fmt: skip
 
 
 def repeated(
@@ -115,7 +122,10 @@ class Walk(Interpreter[Approx]):
         control = {"scan": self.scan, "while": self.loop, "cond": self.branch}.get(name)
         if control:
             return control(eqn, operands)
-        exact = not any(real(dtype(v)) for v in (*eqn.invars, *eqn.outvars))
+        kinds = [dtype(v) for v in (*eqn.invars, *eqn.outvars)]
+        if any(jnp.issubdtype(kind, jnp.complexfloating) for kind in kinds):
+            raise self.unsupported(f"{name}' of complex numbers")
+        exact = not any(map(real, kinds))
         if name not in RULES or (exact and name in _REAL_ONLY):
             return self.discrete(eqn, operands)
         found = self.apply(eqn, operands, exact=exact)
@@ -142,20 +152,24 @@ class Walk(Interpreter[Approx]):
 
         bound, likely = spreads(self.worst), spreads(self.chance)
         if not eqn.primitive.multiple_results:
-            found = self.guard(value, bound, likely, *tag)
+            found = self.guard(value, bound, likely, next(iter(tag), None), op.name in _IN_RANGE)
             if exact or found.bound is EXACT:
                 return [found]
             return [replace(found, low=limit(op, replace(self.worst, u=self.worst.u * coarse)))]
         parts = [[d] * len(value) if d is EXACT else d for d in (bound, likely)]
         return [self.guard(*each) for each in zip(value, *parts, strict=True)]
 
-    def guard(self, value: Array, bound: Delta, likely: Delta, tag: Any = None) -> Approx:
+    def guard(
+        self, value: Array, bound: Delta, likely: Delta, tag: Any = None, checked: bool = False
+    ) -> Approx:
         """No bound is NaN; where the judged arithmetic overflows, it's infinite."""
 
         def sound(d: Delta) -> Delta:
             if d is EXACT:
                 return d
             d = dense(d, value)
+            if checked:
+                return jnp.where(jnp.isnan(d) | (jnp.isnan(value) & (d > 0)), jnp.inf, d)
             # An exact infinity, of a mask perhaps, is no overflow.
             return jnp.where((d == 0) | (jnp.abs(value) + d < self.worst.huge), d, jnp.inf)
 
@@ -178,14 +192,17 @@ class Walk(Interpreter[Approx]):
             mask = jnp.broadcast_to(doubt > 0, found.value.shape)
             self.kinks.append(Kink(name, self.line, mask.shape, jnp.sum(mask), mask))
 
+    def unsupported(self, what: str) -> UnsupportedPrimitive:
+        return UnsupportedPrimitive(
+            f"primitive '{what} has no rounding rule; called at {self.line}. "
+            "Write the function without it, or add its rule to parity/rounding/rules.py"
+        )
+
     def discrete(self, eqn: core.JaxprEqn, operands: list[Approx]) -> list[Approx]:
         """Any primitive of integers and booleans: exact, or unknown where an operand is."""
         name = eqn.primitive.name
         if any(real(dtype(v)) for v in eqn.invars) or [*core.jaxprs_in_params(eqn.params)]:
-            raise UnsupportedPrimitive(
-                f"primitive '{name}' has no rounding rule; called at {self.line}. "
-                "Write the function without it, or add its rule to parity/rounding/rules.py"
-            )
+            raise self.unsupported(f"{name}'")
         found = evaluate(eqn.primitive, eqn.params, *(x.value for x in operands))
         values = found if eqn.primitive.multiple_results else [found]
         delta: Delta = EXACT
@@ -219,30 +236,40 @@ class Walk(Interpreter[Approx]):
         return [*carry, *ys]
 
     def loop(self, eqn: core.JaxprEqn, operands: list[Approx]) -> list[Approx]:
-        """A while loop whose end isn't certain makes everything in it uncertain."""
+        """A while loop whose end isn't certain makes everything in it uncertain.
+
+        A mapped loop has an end for each of its lanes, and runs until the last.
+        """
         p = eqn.params
         n, m = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
 
         def going(carry: list[Approx]) -> Approx:
             return self.within().closed(p["cond_jaxpr"], [*operands[:n], *carry])[0].dense()
 
+        def each(lanes: Array, like: Array) -> Array:
+            return lanes.reshape(lanes.shape + (1,) * (like.ndim - lanes.ndim))
+
         def body(state: Any) -> Any:
-            carry, doubt = state
+            carry, doubt, runs = state
             out = self.within().closed(p["body_jaxpr"], [*operands[n:m], *carry])
-            return [x.dense() for x in out], doubt + going(carry).bound
+            new = [x.dense() for x in out]
+            if runs.ndim:
+                new = jax.tree.map(lambda a, b: jnp.where(each(runs, a), a, b), new, carry)
+            again = going(new)
+            return new, doubt + again.bound, again.value
 
         start = [x.dense() for x in operands[m:]]
-        state: Any = start, 0.0 if self.eager else jnp.float64(0)
+        first = going(start)
+        state: Any = start, first.bound, first.value
         if not self.eager:
-            state = lax.while_loop(lambda s: going(s[0]).value, body, state)
+            state = lax.while_loop(lambda s: jnp.any(s[2]), body, state)
         else:
-            while going(state[0]).value:
+            while np.any(state[2]):
                 state = body(state)
-        carry, doubt = state
-        doubt = doubt + going(carry).bound
+        carry, doubt, _ = state
 
         def unless(d: Delta) -> Array:
-            return jnp.where(doubt > 0, jnp.inf, d)
+            return jnp.where(each(doubt, d) > 0, jnp.inf, d)
 
         return [Approx(x.value, unless(x.bound), unless(x.likely)) for x in carry]
 
