@@ -79,7 +79,8 @@ def bound(
         errors = None if input_bounds is None else _errors(args, input_bounds)
         found = _walked(closed, given, errors, _arithmetic(roundoff, operand_roundoff), eager=True)
     kinks = tuple(replace(k, count=int(k.count)) for k in found[-1] if k.count)
-    return Bounds(*map(shapes.unflatten, found[:-1]), kinks)
+    value, worst, likely = map(shapes.unflatten, found[:-1])
+    return Bounds(value, worst, likely, kinks)
 
 
 def bounded(
@@ -104,9 +105,10 @@ def bounded(
         given, structure = jax.tree.flatten(args)
         closed, shapes = _traced.__wrapped__(fn, structure, tuple(map(_type, given)))
         errors = None if input_bounds is None else _errors(args, input_bounds)
-        *parts, kinks = _walked(closed, given, errors, worst, eager=False)
-        kinks = tuple(k if masks else replace(k, mask=None) for k in kinks)
-        return Bounds(*map(shapes.unflatten, parts), kinks)
+        *parts, met = _walked(closed, given, errors, worst, eager=False)
+        value, bound, likely = map(shapes.unflatten, parts)
+        kinks = tuple(k if masks else replace(k, mask=None) for k in met)
+        return Bounds(value, bound, likely, kinks)
 
     return run
 
