@@ -5,7 +5,6 @@ Each side runs where the other's framework is missing: it is imported by name, w
 
 import hashlib
 import importlib
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mlp_core import fashion_mnist
-from mlp_core.files import write_atomically
+from mlp_core.files import write_json
 from mlp_core.history import History
 from mlp_core.shell import progress_bar
 from mlp_core.weights import Weights, initial, layer_sizes
@@ -149,9 +148,7 @@ class Outcome:
                 for run in self.runs
             },
         }
-        write_atomically(
-            folder / "bits.json", (json.dumps(record, indent=1, default=str) + "\n").encode()
-        )
+        write_json(folder / "bits.json", record)
         for run in self.runs:
             run.weights.save(folder / f"weights-{run.side}.safetensors")
 

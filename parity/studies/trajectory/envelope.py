@@ -31,7 +31,7 @@ from mlp_core.shell import progress_bar
 from parity.interrupted import Interrupted
 from parity.sides.pairs import JaxSide, TorchSide
 from parity.sides.stages import Tree, stages_of
-from parity.levels.every_step import plain
+from mlp_core.files import plain
 
 FALSE_ALARM = 1e-4
 

@@ -1,13 +1,12 @@
 """A whole training of one pair, judged: every step certified, the free run, the seeds; a report."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mlp_core import fashion_mnist
-from mlp_core.files import write_atomically
+from mlp_core.files import write_atomically, write_json
 from parity.report import trajectory_pictures
 from parity.studies.trajectory.envelope import Envelope, free_run
 from parity.interrupted import Interrupted
@@ -91,8 +90,7 @@ class Journey:
 
     def write(self, folder: Path) -> None:
         """trajectory-PAIR.json and the pictures."""
-        text = json.dumps(self.to_json(), indent=1, allow_nan=False)
-        write_atomically(folder / f"trajectory-{self.pair}.json", text.encode())
+        write_json(folder / f"trajectory-{self.pair}.json", self.to_json())
         for name, png in self.pictures().items():
             write_atomically(folder / name, png)
 

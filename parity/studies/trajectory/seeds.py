@@ -25,7 +25,7 @@ from jax_mlp.training import scan_batches
 from mlp_core.shell import progress_bar
 from parity.sides.pairs import Examples, JaxSide, TorchSide, book_pair
 from parity.sides.stages import Tree, stages_of
-from parity.levels.every_step import plain
+from mlp_core.files import plain
 
 LEVEL, POWER = 0.05, 0.9
 ALARM = 1e-3  # how often a faithful port may be called different
