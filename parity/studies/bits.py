@@ -18,6 +18,7 @@ import numpy as np
 from mlp_core import fashion_mnist
 from mlp_core.files import write_json
 from mlp_core.history import History
+from mlp_core.idx import DataError
 from mlp_core.shell import progress_bar
 from mlp_core.weights import Weights, initial, layer_sizes
 from parity.config import BitsConfig
@@ -125,8 +126,9 @@ class Outcome:
         if self.published and not self.ok:
             weights, losses = self.published
             return (
-                f"DIFFERENT from what is published: weights {weights}, losses {losses}; "
-                "please report it, with the hardware and the versions."
+                f"DIFFERENT from what is published: weights {weights}, losses {losses}; the data "
+                "are right, as SHA-256 of every byte shows once more: please report it, with the "
+                "hardware and the versions."
             )
         known = "the published bits" if self.published else "the same bits" if self.runs[1:] else ""
         if not known:
@@ -166,7 +168,16 @@ def run(config: BitsConfig) -> Outcome:
     dataset = fashion_mnist.load(config.data)
     runs = tuple(train(side, config) for side in sides)
     difference = locate(config) if config.locate else None
-    return Outcome(config, dataset.source, runs, published(config, dataset.is_sample), difference)
+    known = published(config, dataset.is_sample)
+    outcome = Outcome(config, dataset.source, runs, known, difference)
+    if not outcome.ok:  # before the hardware, suspect the data
+        try:
+            fashion_mnist.check_in_memory(dataset)
+            fashion_mnist.load(config.data)
+        except DataError as error:
+            why = "other bits, but the data are to blame, not the hardware"
+            raise Refused(f"{why}: {error}") from None
+    return outcome
 
 
 def published(config: BitsConfig, is_sample: bool) -> tuple[str, str] | None:
