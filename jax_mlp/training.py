@@ -18,6 +18,7 @@ from jax_mlp.classifier import Classifier
 from jax_mlp.data import ArrayLoader
 from jax_mlp.reproducible import SGD, Arithmetic
 from mlp_core.arithmetic import NotReproducible, checked, in_force
+from mlp_core.attributes import Counter, Noted, check_unchanged, noted
 from mlp_core.fashion_mnist import check_labels
 from mlp_core.history import Epoch, History, about
 from mlp_core.shell import HyperParameters, progress_bar
@@ -39,10 +40,29 @@ def split(model: nnx.Module) -> tuple[Any, Any, Any]:
     return structure, states[0], states[1]
 
 
+def not_kept(model: nnx.Module) -> Noted:
+    """{"net.k": value}: what a traced step may not bind anew, or its value would be lost.
+
+    Plain attributes, and what trains, which is the optimiser's to change. The rest of the state is
+    carried from step to step.
+    """
+    found = []
+    for path, module in nnx.iter_modules(model):
+        for name, value in vars(module).items():
+            if isinstance(value, nnx.Variable | nnx.Module | jax.Array | np.ndarray):
+                trained = is_trained((), value)
+                bare = value.get_value() if isinstance(value, nnx.Variable) else value
+                value = bare if trained else "state"
+            if not name.startswith("_pytree__"):  # NNX's own
+                found.append((".".join(map(str, (*path, name))), value))
+    return noted(found)
+
+
 class Trainer(HyperParameters):
     """Fits a Module to a DataModule."""
 
     tape: Tape | None = None  # what a step plots, while it is traced
+    epoch, train_batch_idx, val_batch_idx = Counter(), Counter(), Counter()
 
     def __init__(
         self,
@@ -84,7 +104,8 @@ class Trainer(HyperParameters):
         Ctrl-C stops after the epoch that runs; then `trainer.history` holds what was measured
         until then, and the model the weights of its last whole epoch.
         Raises LabelError for a label that the model has no output for, NotReproducible for a model
-        that computes by other means than the arithmetic asked for.
+        that computes by other means than the arithmetic asked for, Untraceable for steps that
+        change plain attributes of the model.
         """
         self.prepare_data(data)
         self.prepare_model(model)
@@ -132,9 +153,10 @@ class Trainer(HyperParameters):
             return
         self.model.eval()
         structure, *state = split(self.model)
-        _, tape, sizes, _ = self._run(
+        state, tape, sizes, _ = self._run(
             "val", self._validation_step(structure), tuple(state), self.val_dataloader
         )
+        nnx.update(self.model, *state)
         self._validation: dict[str, tuple[float, int]] = {}
         for i, self._batch_examples in enumerate(sizes):
             self._replay(tape, i)
@@ -162,7 +184,7 @@ class Trainer(HyperParameters):
             def loss_of(params: Any) -> tuple[Any, Any]:
                 # A copy: NNX lets no state be updated from inside another trace, here the gradient.
                 model = self.assemble(structure, params, rest)
-                with self._recording() as tape:
+                with self._recording("training_step", model) as tape:
                     loss = model.training_step(self.prepare_batch(batch))
                 return loss, (tape, split(model)[2])
 
@@ -181,9 +203,9 @@ class Trainer(HyperParameters):
     def _validation_step(self, structure: Any) -> Callable[[Carry, Any], tuple[Carry, Tape]]:
         def step(carry: Carry, batch: Any) -> tuple[Carry, Tape]:
             model = self.assemble(structure, *carry)
-            with self._recording() as tape:
+            with self._recording("validation_step", model) as tape:
                 model.validation_step(self.prepare_batch(batch))
-            return carry, tape
+            return (carry[0], split(model)[2]), tape
 
         return step
 
@@ -248,14 +270,18 @@ class Trainer(HyperParameters):
         check_labels(labels, self._compiled["outputs"], where=type(self.model).__name__)
 
     @contextlib.contextmanager
-    def _recording(self) -> Iterator[Tape]:
-        """While it lasts, Module.plot puts its values on the tape that this gives."""
+    def _recording(self, step: str, model: Any) -> Iterator[Tape]:
+        """While a step of a model is traced, Module.plot puts its values on the tape that this
+        gives. Raises Untraceable if the step has changed what isn't carried on."""
         tape: Tape = OrderedDict()
+        before = not_kept(model)
         self.tape = tape
         try:
             yield tape
         finally:
             self.tape = None
+        remedy = "make it an nnx.Variable, which is carried from step to step"
+        check_unchanged(f"{type(model).__name__}.{step}", before, not_kept(model), remedy)
 
     def _replay(self, tape: Tape, i: int) -> None:
         for (key, train), values in tape.items():
