@@ -1,5 +1,6 @@
 """Files that appear whole or not at all: bytes, JSON, pictures."""
 
+import contextlib
 import io
 import json
 import math
@@ -15,15 +16,18 @@ import numpy as np
 def write_atomically(path: Path, content: bytes) -> Path:
     """Write `content` to a temporary neighbour and rename it: an interrupt leaves no half file.
 
-    Missing folders are made. Returns the path.
+    Missing folders are made. Returns the path. Raises OSError, which names it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, f"can't be written: {error.strerror}", str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return path
 
 

@@ -20,8 +20,9 @@ from mlp_core.files import write_json
 from mlp_core.history import History
 from mlp_core.idx import DataError
 from mlp_core.shell import progress_bar
-from mlp_core.weights import Weights, initial, layer_sizes
+from mlp_core.weights import Weights, WeightsError, initial, layer_sizes
 from parity.config import BitsConfig
+from parity.exits import Refused
 
 SIDES = ("jax", "torch")
 # (SHA-256 of the final weights, of the losses) of the default run, by what it is trained on. Both
@@ -37,10 +38,6 @@ PUBLISHED = {
         "4f7e295505165e96f9c2bd863aaf1ad38ced850aa3cb56e7bc1989baf7e0c3d3",
     ),
 }
-
-
-class Refused(Exception):
-    """A run that can't be made here, or not so; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +200,10 @@ def train(side: str, config: BitsConfig) -> Trained:
         history = trainer.fit(model, data)
     except refusals as error:
         raise Refused(f"{side}: {error}") from None
-    weights = importlib.import_module(f"{side}_mlp.checkpoint").get_weights(model)
+    try:
+        weights = importlib.import_module(f"{side}_mlp.checkpoint").get_weights(model)
+    except WeightsError:
+        raise Refused(f"{side}: the training has diverged: its weights are not finite") from None
     return Trained(side, weights, np.array(history.train_loss, np.float32), history)
 
 

@@ -137,8 +137,12 @@ def travel(
             on_start(f"{kind}: every step of {epochs} epochs, {dtype}")
             certified.append(certify(*sides(dtype), epochs))
         if copies:
-            on_start(f"{kind}: {copies} copies, {copy_epochs} epochs")
-            envelope = free_run(*sides("float32"), copy_epochs, copies=copies, seed=seed)
+            pair = sides("float32")
+            if any(weights.any() for weights in pair[0].params().values()):
+                on_start(f"{kind}: {copies} copies, {copy_epochs} epochs")
+                envelope = free_run(*pair, copy_epochs, copies=copies, seed=seed)
+            else:
+                on_start(f"{kind}: no envelope: all weights start at 0, which no ulp moves")
         if seeds:
             on_start(f"{kind}: {seeds} seeds a side, {seed_epochs} epochs")
             models = book_models(kind, hiddens, lr, **options)
