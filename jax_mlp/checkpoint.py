@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jax_mlp.training import split
+from jax_mlp.step import split
 from mlp_core.weights import Weights
 
 

@@ -9,7 +9,8 @@ from flax import nnx
 from jax import lax
 
 from jax_mlp.reproducible import Arithmetic
-from jax_mlp.training import Carry, Trainer, split
+from jax_mlp.step import Carry, split
+from jax_mlp.training import Trainer
 
 
 class DevicesError(ValueError):

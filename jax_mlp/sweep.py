@@ -19,7 +19,8 @@ from jax_mlp import programs
 from jax_mlp.data import ArrayLoader
 from jax_mlp.reproducible import Arithmetic
 from jax_mlp.sharding import DevicesError
-from jax_mlp.training import Carry, Trainer, scan_batches, split
+from jax_mlp.step import Carry, split
+from jax_mlp.training import Trainer, scan_batches
 from mlp_core.arithmetic import NotReproducible, in_force
 from mlp_core.history import Epoch, History, about
 from mlp_core.schedule import Schedule
@@ -145,7 +146,7 @@ class Sweep(HyperParameters):
                 losses, figures = np.asarray(losses), {}
                 if val_loader is not None:
                     rest, found = validate(numbers, carry, given, val_orders)
-                    carry, figures = (carry[0], rest, carry[2]), jax.device_get(found)
+                    carry, figures = carry._replace(rest=rest), jax.device_get(found)
                 for i, run in enumerate(runs):
                     record = Epoch(len(loader), loader.schedule.num_examples, seconds)
                     record.val = {
@@ -181,7 +182,7 @@ class _Tracer(Trainer):
     def state(self, model: Any) -> Carry:
         """(parameters, the rest of the state, the optimiser's state) before the first step."""
         _, params, rest = split(model)
-        return params, rest, model.configure_optimizers().init(params)
+        return Carry(params, rest, model.configure_optimizers().init(params))
 
     def epochs(self, model: Any) -> tuple[Callable, Callable]:
         """(train, validate): an epoch of one run, functions of (numbers, carry, arrays, order).
@@ -195,7 +196,7 @@ class _Tracer(Trainer):
         model.eval()
         evaluating = split(model)[0]
 
-        def scan(step: Callable, carry: Carry, arrays: Any, order: Any, loader: ArrayLoader) -> Any:
+        def scan(step: Callable, carry: Any, arrays: Any, order: Any, loader: ArrayLoader) -> Any:
             size = loader.schedule.batch_size
             return scan_batches(step, carry, arrays, order, size, loader.transform)
 

@@ -9,20 +9,19 @@ import numpy as np
 
 from jax_mlp.checkpoint import named_params, with_params
 from jax_mlp.reproducible import Arithmetic
+from jax_mlp.step import Carry, gradient, update
 from jax_mlp.training import Trainer
 from mlp_core.weights import canonical_names
 
-Tape = OrderedDict[str, Any]  # jit sorts a dict
 
-
-def recording(ops: Arithmetic, tape: Tape) -> Arithmetic:
-    """The same operations, which put their results on the tape by name: "layer 1 linear"."""
+def recording(ops: Arithmetic, tape: Callable[[], Any]) -> Arithmetic:
+    """The same operations, which put their results on a step's tape: "layer 1 linear"."""
 
     def record(name: str, function: Callable) -> Callable:
         def recorded(*args: Any, **options: Any) -> Any:
             value = function(*args, **options)
-            layer = sum(key.endswith("linear") for key in tape) + (name == "linear")
-            tape[name if name == "loss" else f"layer {layer} {name}"] = value
+            layer = sum(key.endswith("linear") for key, _ in tape()) + (name == "linear")
+            tape()[name if name == "loss" else f"layer {layer} {name}", True] = value
             return value
 
         return recorded
@@ -63,12 +62,13 @@ class Tracer:
         return {name: np.asarray(value) for name, value in shown.items()}
 
     def _step(self, params: Any, velocity: Any, X: Any, y: Any) -> tuple:
-        def loss_of(params: Any) -> tuple[Any, Tape]:
-            tape: Tape = OrderedDict()
+        def assemble(params: Any, _: Any) -> Any:
             model: Any = with_params(self.model, params)
-            model.trainer = Trainer(1, arithmetic=recording(self.model.ops, tape))
-            model.trainer.tape = OrderedDict()
-            return model.training_step((X, y)), tape
+            model.trainer = trainer = Trainer(1)
+            trainer.arithmetic = recording(self.model.ops, lambda: trainer.tape)
+            return model
 
-        (_, tape), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
-        return tape, grads, *self._optimizer.step(params, grads, velocity)
+        taken, _ = gradient(assemble, Carry(params, None, velocity), (X, y))
+        shown = OrderedDict((name, value) for (name, _), value in taken.tape.items())
+        grads = taken.gradients
+        return shown, grads, *update(self._optimizer, params, grads, velocity)

@@ -1,61 +1,26 @@
 """Trainer: whole epochs as one compiled call each (d2l 3.2, 3.4)."""
 
-import contextlib
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from jax import lax
 
 from jax_mlp import programs
 from jax_mlp.classifier import Classifier
 from jax_mlp.data import ArrayLoader
-from jax_mlp.reproducible import SGD, Arithmetic
+from jax_mlp.reproducible import Arithmetic
+from jax_mlp.step import Carry, State, Tape, pure_step, recording, split, watched
 from mlp_core.arithmetic import NotReproducible, checked, in_force
-from mlp_core.attributes import Counter, Noted, check_unchanged, noted
+from mlp_core.attributes import Counter
 from mlp_core.fashion_mnist import check_labels
 from mlp_core.history import Epoch, History, about
 from mlp_core.shell import HyperParameters, progress_bar
-
-Carry = Any  # what goes from step to step: a pytree
-Tape = OrderedDict[tuple[str, bool], Any]  # (key, train) -> what was plotted; jit sorts a dict
-
-
-def is_trained(path: tuple, leaf: Any) -> bool:
-    """Whether a leaf of a module is a parameter: an nnx.Param, or a plain floating array."""
-    if isinstance(leaf, nnx.Variable):
-        return isinstance(leaf, nnx.Param)
-    return isinstance(leaf, (jax.Array, np.ndarray)) and jnp.issubdtype(leaf.dtype, jnp.floating)
-
-
-def split(model: nnx.Module) -> tuple[Any, Any, Any]:
-    """(structure, parameters, the rest of the state), which nnx.merge puts together again."""
-    structure, *states = nnx.split(model, is_trained, ...)
-    return structure, states[0], states[1]
-
-
-def not_kept(model: nnx.Module) -> Noted:
-    """{"net.k": value}: what a traced step may not bind anew, or its value would be lost.
-
-    Plain attributes, and what trains, which is the optimiser's to change. The rest of the state is
-    carried from step to step.
-    """
-    found = []
-    for path, module in nnx.iter_modules(model):
-        for name, value in vars(module).items():
-            if isinstance(value, nnx.Variable | nnx.Module | jax.Array | np.ndarray):
-                trained = is_trained((), value)
-                bare = value.get_value() if isinstance(value, nnx.Variable) else value
-                value = bare if trained else "state"
-            if not name.startswith("_pytree__"):  # NNX's own
-                found.append((".".join(map(str, (*path, name))), value))
-    return noted(found)
 
 
 class Trainer(HyperParameters):
@@ -136,7 +101,7 @@ class Trainer(HyperParameters):
         """All training batches, then all validation batches."""
         self.model.train()
         structure, params, rest = split(self.model)
-        carry = (params, rest, self.opt_state)
+        carry = Carry(params, rest, self.opt_state)
         carry, (losses, tape), sizes, seconds = self._run(
             "train", self._train_step(structure), carry, self.train_dataloader
         )
@@ -178,40 +143,30 @@ class Trainer(HyperParameters):
         return self.model.ops.clipped(grads, grad_clip_val)
 
     def _train_step(self, structure: Any) -> Callable[[Carry, Any], tuple[Carry, Any]]:
+        def clip(grads: State) -> State:
+            limit = self.gradient_clip_val
+            return self.clip_gradients(limit, grads) if limit > 0 else grads
+
+        whole = pure_step(partial(self.assemble, structure), self.optim, clip)
+
         def step(carry: Carry, batch: Any) -> tuple[Carry, Any]:
-            params, rest, opt_state = carry
-
-            def loss_of(params: Any) -> tuple[Any, Any]:
-                # A copy: NNX lets no state be updated from inside another trace, here the gradient.
-                model = self.assemble(structure, params, rest)
-                with self._recording("training_step", model) as tape:
-                    loss = model.training_step(self.prepare_batch(batch))
-                return loss, (tape, split(model)[2])
-
-            (loss, (tape, rest)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
-            if self.gradient_clip_val > 0:
-                grads = self.clip_gradients(self.gradient_clip_val, grads)
-            if isinstance(self.optim, SGD):
-                params, opt_state = self.optim.step(params, grads, opt_state)
-            else:
-                updates, opt_state = self.optim.update(grads, opt_state, params)
-                params = optax.apply_updates(params, updates)
-            return (params, rest, opt_state), (loss, tape)
+            carry, taken = whole(carry, self.prepare_batch(batch))
+            return carry, (taken.loss, taken.tape)
 
         return step
 
-    def _validation_step(self, structure: Any) -> Callable[[Carry, Any], tuple[Carry, Tape]]:
-        def step(carry: Carry, batch: Any) -> tuple[Carry, Tape]:
-            model = self.assemble(structure, *carry)
-            with self._recording("validation_step", model) as tape:
+    def _validation_step(self, structure: Any) -> Callable[[State, Any], tuple[State, Tape]]:
+        def step(state: State, batch: Any) -> tuple[State, Tape]:
+            model = self.assemble(structure, *state)
+            with watched(model, "validation_step"), recording(self) as tape:
                 model.validation_step(self.prepare_batch(batch))
-            return (carry[0], split(model)[2]), tape
+            return (state[0], split(model)[2]), tape
 
         return step
 
     def _run(
-        self, name: str, step: Callable, carry: Carry, loader: Any
-    ) -> tuple[Carry, Any, list[int], float]:
+        self, name: str, step: Callable, carry: Any, loader: Any
+    ) -> tuple[Any, Any, list[int], float]:
         """One epoch of `step` over a loader: (carry, outputs [steps], batch sizes, seconds)."""
         start, before = time.perf_counter(), self.history.compile_seconds
         if isinstance(loader, ArrayLoader):
@@ -219,7 +174,7 @@ class Trainer(HyperParameters):
             size = loader.schedule.batch_size
             sizes = [len(order[i : i + size]) for i in range(0, len(order), size)]
 
-            def epoch(carry: Carry, arrays: Any, order: Any) -> tuple[Carry, Any]:
+            def epoch(carry: Any, arrays: Any, order: Any) -> tuple[Any, Any]:
                 return scan_batches(step, carry, arrays, order, size, loader.transform)
 
             compiled = self._compile(name, epoch, (carry, loader.arrays, order))
@@ -269,33 +224,19 @@ class Trainer(HyperParameters):
             self._compiled["outputs"] = jax.eval_shape(logits, state, batch).shape[-1]
         check_labels(labels, self._compiled["outputs"], where=type(self.model).__name__)
 
-    @contextlib.contextmanager
-    def _recording(self, step: str, model: Any) -> Iterator[Tape]:
-        """While a step of a model is traced, Module.plot puts its values on the tape that this
-        gives. Raises Untraceable if the step has changed what isn't carried on."""
-        tape: Tape = OrderedDict()
-        before = not_kept(model)
-        self.tape = tape
-        try:
-            yield tape
-        finally:
-            self.tape = None
-        remedy = "make it an nnx.Variable, which is carried from step to step"
-        check_unchanged(f"{type(model).__name__}.{step}", before, not_kept(model), remedy)
-
     def _replay(self, tape: Tape, i: int) -> None:
         for (key, train), values in tape.items():
             self.model.plot(key, values[i], train)
 
 
 def scan_batches(
-    step: Callable[[Carry, Any], tuple[Carry, Any]],
-    carry: Carry,
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    carry: Any,
     arrays: tuple,
     order: Any,
     batch_size: int,
     transform: Callable,
-) -> tuple[Carry, Any]:
+) -> tuple[Any, Any]:
     """`step` over the batches of an epoch: a scan over the full ones, then the partial one.
 
     arrays: [examples, ...] each. order: [examples] int32, indices into them. Returns the last carry
@@ -303,7 +244,7 @@ def scan_batches(
     """
     whole = len(order) // batch_size * batch_size
 
-    def body(carry: Carry, rows: Any) -> tuple[Carry, Any]:
+    def body(carry: Any, rows: Any) -> tuple[Any, Any]:
         # A Schedule is a permutation: no index needs a check.
         batch = (array.at[rows].get(mode="promise_in_bounds") for array in arrays)
         return step(carry, transform(*batch))
