@@ -14,7 +14,10 @@ def manual_seed(seed: int) -> None:
     """Restart the stream: the same seed gives the same initial weights and shuffles after it.
 
     A process that never calls this starts from seed 0, so it is reproducible as well.
+    Raises ValueError outside 0 <= seed < 2^32: JAX would use the last 32 bits alone.
     """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"manual_seed: seed = {seed}, expected 0 <= seed < 2**32")
     global _seed, _drawn
     _seed, _drawn = seed, itertools.count()
 

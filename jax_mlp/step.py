@@ -15,6 +15,7 @@ import optax
 from flax import nnx
 
 from jax_mlp.reproducible import SGD
+from mlp_core.attributes import Noted, check_unchanged, noted
 
 State = Any  # an nnx.State, or any other pytree of arrays
 Tape = OrderedDict[tuple[str, bool], Any]  # (key, train) -> what was plotted; jit sorts a dict
@@ -60,7 +61,11 @@ def gradient(assemble: Assemble, carry: Carry, batch: Any) -> tuple[Taken, State
     def loss_of(params: State) -> tuple[Any, Any]:
         # A copy: NNX lets no state be updated from inside another trace, here the gradient.
         model = assemble(params, carry.rest)
-        with recording(model.trainer) as tape, _tapped(model) as outputs:
+        with (
+            watched(model, "training_step"),
+            recording(model.trainer) as tape,
+            _tapped(model) as outputs,
+        ):
             loss = model.training_step(batch)
         return loss, (outputs[0] if outputs else None, tape, split(model)[2])
 
@@ -87,6 +92,29 @@ def pure_step(
         return Carry(params, rest, memory), taken
 
     return step
+
+
+@contextlib.contextmanager
+def watched(model: nnx.Module, step: str) -> Iterator[None]:
+    """Trace a step of the model. Raises Untraceable if it has changed what isn't carried on."""
+    before = _not_kept(model)
+    yield
+    remedy = "make it an nnx.Variable, which is carried from step to step"
+    check_unchanged(f"{type(model).__name__}.{step}", before, _not_kept(model), remedy)
+
+
+def _not_kept(model: nnx.Module) -> Noted:
+    """{"net.k": value}: plain attributes, and what trains, which is the optimiser's to change."""
+    found = []
+    for path, module in nnx.iter_modules(model):
+        for name, value in vars(module).items():
+            if isinstance(value, nnx.Variable | nnx.Module | jax.Array | np.ndarray):
+                trained = is_trained((), value)
+                bare = value.get_value() if isinstance(value, nnx.Variable) else value
+                value = bare if trained else "state"
+            if not name.startswith("_pytree__"):  # NNX's own
+                found.append((".".join(map(str, (*path, name))), value))
+    return noted(found)
 
 
 @contextlib.contextmanager

@@ -145,7 +145,8 @@ class Sweep(HyperParameters):
                 seconds = (time.perf_counter() - start) / len(runs)
                 losses, figures = np.asarray(losses), {}
                 if val_loader is not None:
-                    figures = jax.device_get(validate(numbers, carry, given, val_orders))
+                    rest, found = validate(numbers, carry, given, val_orders)
+                    carry, figures = carry._replace(rest=rest), jax.device_get(found)
                 for i, run in enumerate(runs):
                     record = Epoch(len(loader), loader.schedule.num_examples, seconds)
                     record.val = {
@@ -186,7 +187,8 @@ class _Tracer(Trainer):
     def epochs(self, model: Any) -> tuple[Callable, Callable]:
         """(train, validate): an epoch of one run, functions of (numbers, carry, arrays, order).
 
-        train gives (carry, losses [steps]), validate the means of each figure over each batch.
+        train gives (carry, losses [steps]), validate the rest of the state and the means of each
+        figure over each batch.
         """
         self.prepare_model(model)
         model.train()
@@ -208,8 +210,9 @@ class _Tracer(Trainer):
         def validate(numbers: Numbers, carry: Carry, arrays: Any, order: Any) -> Any:
             with self._given(numbers):
                 step = self._validation_step(evaluating)
-                _, tape = scan(step, carry[:2], arrays, order, self.val_dataloader)
-            return OrderedDict((key, values) for (key, train), values in tape.items() if not train)
+                (_, rest), tape = scan(step, carry[:2], arrays, order, self.val_dataloader)
+            figures = ((key, values) for (key, train), values in tape.items() if not train)
+            return rest, OrderedDict(figures)
 
         return train, validate
 

@@ -15,8 +15,9 @@ from jax_mlp import programs
 from jax_mlp.classifier import Classifier
 from jax_mlp.data import ArrayLoader
 from jax_mlp.reproducible import Arithmetic
-from jax_mlp.step import Carry, State, Tape, pure_step, recording, split
+from jax_mlp.step import Carry, State, Tape, pure_step, recording, split, watched
 from mlp_core.arithmetic import NotReproducible, checked, in_force
+from mlp_core.attributes import Counter
 from mlp_core.fashion_mnist import check_labels
 from mlp_core.history import Epoch, History, about
 from mlp_core.shell import HyperParameters, progress_bar
@@ -26,6 +27,7 @@ class Trainer(HyperParameters):
     """Fits a Module to a DataModule."""
 
     tape: Tape | None = None  # what a step plots, while it is traced
+    epoch, train_batch_idx, val_batch_idx = Counter(), Counter(), Counter()
 
     def __init__(
         self,
@@ -67,7 +69,8 @@ class Trainer(HyperParameters):
         Ctrl-C stops after the epoch that runs; then `trainer.history` holds what was measured
         until then, and the model the weights of its last whole epoch.
         Raises LabelError for a label that the model has no output for, NotReproducible for a model
-        that computes by other means than the arithmetic asked for.
+        that computes by other means than the arithmetic asked for, Untraceable for steps that
+        change plain attributes of the model.
         """
         self.prepare_data(data)
         self.prepare_model(model)
@@ -115,9 +118,10 @@ class Trainer(HyperParameters):
             return
         self.model.eval()
         structure, *state = split(self.model)
-        _, tape, sizes, _ = self._run(
+        state, tape, sizes, _ = self._run(
             "val", self._validation_step(structure), tuple(state), self.val_dataloader
         )
+        nnx.update(self.model, *state)
         self._validation: dict[str, tuple[float, int]] = {}
         for i, self._batch_examples in enumerate(sizes):
             self._replay(tape, i)
@@ -154,9 +158,9 @@ class Trainer(HyperParameters):
     def _validation_step(self, structure: Any) -> Callable[[State, Any], tuple[State, Tape]]:
         def step(state: State, batch: Any) -> tuple[State, Tape]:
             model = self.assemble(structure, *state)
-            with recording(self) as tape:
+            with watched(model, "validation_step"), recording(self) as tape:
                 model.validation_step(self.prepare_batch(batch))
-            return state, tape
+            return (state[0], split(model)[2]), tape
 
         return step
 

@@ -1,6 +1,7 @@
-"""The user's cache: decompressed, verified files in torchvision's layout, and seals on them.
+"""The user's cache: decompressed, verified files in torchvision's layout.
 
 Filling is atomic file by file and one process at a time; what an interrupted run left is kept.
+Nothing in it is trusted: `pinned.read` verifies the bytes of each file whenever it is read.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import platformdirs
 
 from mlp_core import pinned
 from mlp_core.fetch import say
-from mlp_core.files import write_atomically
+from mlp_core.files import write_json
 from mlp_core.idx import DataError
 from mlp_core.pinned import LAYOUT, File, Manifest
 
@@ -62,16 +62,39 @@ def _prune(path: Path, limit: int = 1 << 28) -> None:
 
 
 def fill(paths: Sequence[Path], manifest: Manifest) -> Path:
-    """Bring verified copies of the four files into the cache, or verify that they are there."""
-    root, seals = folder() / manifest.name, Seals()
-    pairs = list(zip(paths, manifest.files, strict=True))
-    if all(seals.hold(p, f) and seals.hold(root / LAYOUT / f.name, f) for p, f in pairs):
-        return root
+    """Bring copies of the four files into the cache, in the place of those missing or damaged."""
     with filling(manifest) as (root, todo):
-        for path, file in pairs:
-            copy = root / LAYOUT / file.name if file in todo else None
-            seals.check(path, file, manifest, copy)
+        for path, file in zip(paths, manifest.files, strict=True):
+            if file in todo:
+                _remember(pinned.install(path, root / LAYOUT / file.name, file, manifest), file)
     return root
+
+
+def verify_sources(paths: Sequence[Path], manifest: Manifest) -> None:
+    """Verify the four files that the cache's were made from. Raises DataError.
+
+    A gzipped file that was inflated and verified before is known by the SHA-256 of its own bytes:
+    to inflate them all again takes a second.
+    """
+    for path, file in zip(paths, manifest.files, strict=True):
+        known = _inflated() if path.suffix == ".gz" else {}
+        if file.sha256 not in known.values() or known.get(pinned.digest(path)) != file.sha256:
+            _remember(pinned.verify(path, file, manifest), file)
+
+
+def _inflated() -> dict[str, object]:
+    """{SHA-256 of a gzipped file: of its content}."""
+    try:
+        found = json.loads((folder() / "inflated.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _remember(lying: str, file: File) -> None:
+    if lying != file.sha256:
+        with contextlib.suppress(OSError):  # then the next start inflates again
+            write_json(folder() / "inflated.json", _inflated() | {lying: file.sha256})
 
 
 @contextlib.contextmanager
@@ -80,7 +103,7 @@ def filling(manifest: Manifest) -> Iterator[tuple[Path, list[File]]]:
     from filelock import FileLock, Timeout
 
     root = _writable(manifest)
-    seals, todo = Seals(), []
+    todo = []
     lock = FileLock(root / ".lock")
     try:
         try:
@@ -95,10 +118,13 @@ def filling(manifest: Manifest) -> Iterator[tuple[Path, list[File]]]:
         for left_over in (root / LAYOUT).glob(".*.tmp"):  # of a process that was killed
             left_over.unlink(missing_ok=True)
         for file in manifest.files:
+            path = root / LAYOUT / file.name
             try:
-                seals.check(root / LAYOUT / file.name, file, manifest)
-            except DataError:
+                pinned.verify(path, file, manifest)
+            except DataError as error:
                 todo.append(file)
+                if os.path.lexists(path):
+                    say(f"damaged, to be replaced: {error}")
         yield root, todo
     finally:
         lock.release()
@@ -121,56 +147,3 @@ def _writable(manifest: Manifest) -> Path:
     _instead[folder()] = temporary
     (temporary / manifest.name / LAYOUT).mkdir(parents=True)
     return temporary / manifest.name
-
-
-class Seals:
-    """Which files were verified, and when: a later start need not read 55 MB again.
-
-    A seal is {path: [size, mtime in ns, inode, SHA-256]} in the cache; a file that was touched
-    since no longer fits its own and is verified anew.
-    """
-
-    def __init__(self) -> None:
-        self.path = folder() / "verified.json"
-        self.seals = self._load()
-
-    def hold(self, path: Path, file: File) -> bool:
-        """Whether `path` still is as it was when it was verified as `file`."""
-        try:
-            return self.seals.get(str(path)) == [*_stamp(path), file.sha256]
-        except OSError:
-            return False
-
-    def check(self, path: Path, file: File, manifest: Manifest, copy: Path | None = None) -> None:
-        """Verify `path` unless its seal holds; with `copy`, verify it while copying it there.
-
-        Raises DataError as `verify` and `install` do.
-        """
-        if copy is None and self.hold(path, file):
-            return
-        try:
-            stamp = _stamp(path)
-        except OSError as error:
-            raise DataError(path, "a readable file", error.strerror or str(error)) from error
-        if copy is None:
-            pinned.verify(path, file, manifest)
-        else:
-            pinned.install(path, copy, file, manifest)
-        # Written this moment, it could change again within one tick of the file system's clock.
-        if time.time_ns() - stamp[1] > 2_000_000_000:
-            kept = {name: seal for name, seal in self._load().items() if os.path.exists(name)}
-            self.seals = kept | {str(path): [*stamp, file.sha256]}
-            with contextlib.suppress(OSError):  # no seals: the next start verifies again
-                write_atomically(self.path, json.dumps(self.seals, indent=1).encode())
-
-    def _load(self) -> dict[str, object]:
-        try:
-            seals = json.loads(self.path.read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return seals if isinstance(seals, dict) else {}
-
-
-def _stamp(path: Path) -> list[int]:
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ino]

@@ -1,14 +1,15 @@
 """Fashion-MNIST: where it lies, whether it is right, and its bytes as NumPy arrays.
 
 `load` looks in the places of STEPS, in that order, and takes the first that has the data. The
-cache keeps the files decompressed in torchvision's own layout, so that NumPy maps and torchvision
-reads the very same bytes. Source: Xiao, Rasul, Vollgraf, *Fashion-MNIST* (2017).
+cache keeps the files decompressed in torchvision's own layout, so that NumPy and torchvision read
+the very same bytes. Source: Xiao, Rasul, Vollgraf, *Fashion-MNIST* (2017).
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import importlib.resources
 import os
 import sys
@@ -20,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import UInt8
 
-from mlp_core import cache, fetch, pinned
+from mlp_core import cache, fetch, idx, pinned
 from mlp_core.fetch import Unavailable
-from mlp_core.idx import DataError, open_idx
+from mlp_core.idx import DataError
 from mlp_core.pinned import FULL, LAYOUT, SAMPLE, Manifest
 
 CLASSES = (
@@ -46,7 +47,7 @@ class LabelError(DataError, ValueError):
 
 @dataclass(frozen=True)
 class Split:
-    """Images, 0 (background) to 255, and their classes; read-only and memory-mapped."""
+    """Images, 0 (background) to 255, and their classes; read-only."""
 
     images: UInt8[np.ndarray, "n 28 28"]
     labels: UInt8[np.ndarray, " n"]
@@ -61,6 +62,12 @@ class Dataset:
     root: Path
     source: str
     is_sample: bool
+    manifest: Manifest
+
+    @property
+    def arrays(self) -> list[UInt8[np.ndarray, "..."]]:
+        """The four arrays, in the order of the manifest's files."""
+        return [a for s in (self.train, self.val) for a in (s.images, s.labels)]
 
 
 @dataclass(frozen=True)
@@ -125,17 +132,26 @@ def check_labels(labels: npt.ArrayLike, num_classes: int = 10, where: object = "
         raise LabelError(where, expected, first + more, f"are there {num_classes} classes?")
 
 
+def check_in_memory(dataset: Dataset) -> None:
+    """Refuse arrays that are no longer what was read and verified. Raises DataError."""
+    for file, array in zip(dataset.manifest.files, dataset.arrays, strict=True):
+        if (found := _sha256(array)) != file.sha256:
+            where, remedy = f"{file.name} in memory", "something wrote to it; is the memory faulty?"
+            raise DataError(where, f"SHA-256 {file.sha256}", found, remedy)
+
+
+def _sha256(array: UInt8[np.ndarray, "..."]) -> str:
+    """Of the file that the array was read from."""
+    return hashlib.sha256(idx.encode(array)).hexdigest()
+
+
 def describe(dataset: Dataset) -> str:
     """The files with sizes, shapes and SHA-256, and how many images of each class, as text."""
-    import hashlib
-
     lines = [f"Fashion-MNIST: {dataset.source}", f"{dataset.root / LAYOUT}"]
-    arrays = [a for s in (dataset.train, dataset.val) for a in (s.images, s.labels)]
-    for name, array in zip(pinned.NAMES, arrays, strict=True):
-        content = (dataset.root / LAYOUT / name).read_bytes()
+    for file, array in zip(dataset.manifest.files, dataset.arrays, strict=True):
         shape = " x ".join(map(str, array.shape))
-        lines.append(f"  {name:<24}{len(content):>11,} bytes  uint8 {shape}")
-        lines.append(f"    sha256 {hashlib.sha256(content).hexdigest()}")
+        lines.append(f"  {file.name:<24}{file.size:>11,} bytes  uint8 {shape}")
+        lines.append(f"    sha256 {_sha256(array)}")
     counts = [np.bincount(s.labels, minlength=10) for s in (dataset.train, dataset.val)]
     lines.append(f"  {'class':<13}{'train':>7}{'val':>7}")
     for name, train, val in zip(CLASSES, *counts, strict=True):
@@ -201,7 +217,7 @@ def _sample(data: Data, sources: Sources) -> Dataset:
             stack.enter_context(importlib.resources.as_file(folder / f"{file.name}.gz"))
             for file in sources.sample.files
         ]
-        return _open(cache.fill(paths, sources.sample), sources.sample, source, sources)
+        return _copied(paths, sources.sample, source, sources)
 
 
 LAST = "embedded sample"
@@ -235,7 +251,17 @@ def _adopt(folder: Path, source: str, sources: Sources) -> Dataset:
     in_layout = parent.parts[-2:] == LAYOUT.parts
     if in_layout and all(p.parent == parent and p.suffix != ".gz" for p in paths):
         return _open(parent.parent.parent, sources.manifest, source, sources)
-    return _open(cache.fill(paths, sources.manifest), sources.manifest, source, sources)
+    return _copied(paths, sources.manifest, source, sources)
+
+
+def _copied(paths: list[Path], manifest: Manifest, source: str, sources: Sources) -> Dataset:
+    """The cache's copy of four files, made if it is missing, or damaged, which is told."""
+    try:
+        dataset = _open(cache.folder() / manifest.name, manifest, source, sources)
+    except DataError:
+        dataset = _open(cache.fill(paths, manifest), manifest, source, sources)
+    cache.verify_sources(paths, manifest)
+    return dataset
 
 
 def _locate(folder: Path, manifest: Manifest) -> list[Path]:
@@ -253,16 +279,15 @@ def _locate(folder: Path, manifest: Manifest) -> list[Path]:
 
 
 def _open(root: Path, manifest: Manifest, source: str, sources: Sources) -> Dataset:
-    """Map the four files below root. Raises DataError unless they are what the manifest says."""
+    """Read the four files below root. Raises DataError unless they are what the manifest says."""
     paths = [root / LAYOUT / file.name for file in manifest.files]
-    seals = cache.Seals()
-    for path, file in zip(paths, manifest.files, strict=True):
-        seals.check(path, file, manifest)
-    train_images, train_labels, val_images, val_labels = map(open_idx, paths)
+    train_images, train_labels, val_images, val_labels = (
+        pinned.read(path, file, manifest) for path, file in zip(paths, manifest.files, strict=True)
+    )
     check_labels(train_labels, where=paths[1])
     check_labels(val_labels, where=paths[3])
     train, val = Split(train_images, train_labels), Split(val_images, val_labels)
-    return Dataset(train, val, root, source, is_sample=manifest == sources.sample)
+    return Dataset(train, val, root, source, manifest == sources.sample, manifest)
 
 
 def _announce_sample(missed: list[str], sources: Sources) -> None:

@@ -10,10 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mlp_core.arithmetic import in_force
-from mlp_core.files import write_atomically
+from mlp_core.files import drawn, plain, write_atomically, write_json
 
 
 @dataclass
@@ -73,10 +71,11 @@ class History:
     def save(self, path: str | os.PathLike) -> Path:
         """Write `.json` (everything, read back by `load`) or `.csv` (one row a step)."""
         path = Path(path)
-        writers = {".json": self._json, ".csv": self._csv}
-        if path.suffix not in writers:
-            raise ValueError(f"{path}: expected a name that ends in .json or .csv")
-        return write_atomically(path, writers[path.suffix]().encode())
+        if path.suffix == ".json":
+            return write_json(path, asdict(self))
+        if path.suffix == ".csv":
+            return write_atomically(path, self._csv().encode())
+        raise ValueError(f"{path}: expected a name that ends in .json or .csv")
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "History":
@@ -84,10 +83,10 @@ class History:
         try:
             raw = json.loads(Path(path).read_text())
             epochs = [
-                Epoch(**(e | {"val": {key: _number(v) for key, v in e["val"].items()}}))
+                Epoch(**(e | {"val": {key: float(v) for key, v in e["val"].items()}}))
                 for e in raw.pop("epochs")
             ]
-            losses = [_number(v) for v in raw.pop("train_loss")]
+            losses = [float(v) for v in raw.pop("train_loss")]
             return cls(train_loss=losses, epochs=epochs, **raw)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(
@@ -108,20 +107,12 @@ class History:
             axes.legend()
         axes.grid(alpha=0.3)
         if path is not None:
-            image = io.BytesIO()
-            figure.savefig(image, format=Path(path).suffix.lstrip(".") or "png", dpi=150)
-            write_atomically(Path(path), image.getvalue())
+            path = Path(path)
+            write_atomically(path, drawn(figure, path.suffix.lstrip(".") or "png"))
         return figure
 
     def _epoch_of_steps(self) -> list[float]:
         return [i + (s + 1) / e.steps for i, e in enumerate(self.epochs) for s in range(e.steps)]
-
-    def _json(self) -> str:
-        plain = asdict(self)
-        plain["train_loss"] = [_plain(v) for v in self.train_loss]
-        for e in plain["epochs"]:
-            e["val"] = {key: _plain(v) for key, v in e["val"].items()}
-        return json.dumps(plain, indent=1, allow_nan=False) + "\n"
 
     def _csv(self) -> str:
         keys = list(dict.fromkeys(key for e in self.epochs for key in e.val))
@@ -139,28 +130,6 @@ class History:
         return table.getvalue()
 
 
-# JSON has no NaN and no infinity; a run that diverged must still be saved, and strictly.
-def _plain(value: float) -> float | str:
-    return value if math.isfinite(value) else str(value)
-
-
-def _number(value: float | str) -> float:
-    return float(value)
-
-
-def _as_json(value: Any) -> Any:
-    """A hyperparameter in JSON's types; of any other object the name of its class."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, (list, tuple)):
-        return [_as_json(v) for v in value]
-    if isinstance(value, float):
-        return _plain(value)
-    if isinstance(value, os.PathLike):
-        return str(value)
-    return value if isinstance(value, (int, str, type(None))) else type(value).__name__
-
-
 def about(
     side: str, model: Any, data: Any, trainer: Any, device: str, packages: list[str]
 ) -> dict[str, Any]:
@@ -170,7 +139,7 @@ def about(
         "side": side,
         "model": type(model).__name__,
         "hyperparameters": {
-            key: _as_json(value)
+            key: plain(value, other=lambda value: type(value).__name__)
             for part in (*(getattr(p, "hparams", {}) for p in (trainer, data, model)), chosen)
             for key, value in part.items()
         },

@@ -3,15 +3,12 @@
     0  0  <type>  <dims>   dims big-endian uint32 sizes   values
 
 Only unsigned bytes (type 0x08) occur in this family, so the values need no byte order and a file
-maps into memory as it lies on disk. Source: LeCun, Cortes, Burges, *The MNIST database*.
+is the array as it lies on disk. Source: LeCun, Cortes, Burges, *The MNIST database*.
 """
 
 from __future__ import annotations
 
-import math
-import os
 import struct
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
@@ -52,28 +49,5 @@ def parse_header(head: bytes, where: object = "IDX header") -> tuple[int, ...]:
 
 
 def encode(array: UInt8[np.ndarray, "..."]) -> bytes:
-    """The IDX file of an array, which `open_idx` gives back."""
+    """The IDX file of an array."""
     return header(array.shape) + array.tobytes()
-
-
-def open_idx(path: str | os.PathLike[str]) -> UInt8[np.ndarray, "..."]:
-    """The array in an IDX file: read-only, memory-mapped; nothing is read or allocated.
-
-    Raises DataError for a wrong magic number, and for a file whose size isn't what its header
-    announces (truncated, or with bytes after the end).
-    """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            shape = parse_header(file.read(4 + 4 * 255), path)
-            offset, got = len(header(shape)), os.fstat(file.fileno()).st_size
-            if got != offset + math.prod(shape):
-                expected = f"{offset + math.prod(shape):,} bytes for uint8 {shape}"
-                raise DataError(path, expected, f"{got:,} bytes")
-            if 0 in shape:  # mmap refuses an empty range
-                return np.frombuffer(b"", np.uint8).reshape(shape)
-            mapped = np.memmap(file, np.uint8, mode="r", offset=offset, shape=shape)
-    except OSError as error:
-        raise DataError(path, "a readable file", error.strerror or str(error)) from error
-    # A plain view: np.memmap's own slicing costs Python time at each batch.
-    return mapped.view(np.ndarray)

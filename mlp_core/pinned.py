@@ -9,12 +9,18 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import io
 import math
 import os
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+from jaxtyping import UInt8
 
 from mlp_core import idx
 from mlp_core.idx import DataError
@@ -88,16 +94,35 @@ SAMPLE = Manifest.of(
 )
 
 
+_held: WeakValueDictionary[str, np.ndarray] = WeakValueDictionary()  # SHA-256 -> array in use
+
+
+def read(path: Path, file: File, manifest: Manifest) -> UInt8[np.ndarray, "..."]:
+    """The array in a file: the very bytes that were verified, whatever becomes of the file later.
+
+    Read-only; while one is in use, other calls give the same. Raises DataError as `verify` does.
+    """
+    if (held := _held.get(file.sha256)) is not None:
+        verify(path, file, manifest)
+        return held
+    content = io.BytesIO()
+    verify(path, file, manifest, content.write)
+    values = np.frombuffer(content.getvalue(), np.uint8, offset=len(idx.header(file.shape)))
+    _held[file.sha256] = array = values.reshape(file.shape)
+    return array
+
+
 def verify(
     path: Path, file: File, manifest: Manifest, sink: Callable[[bytes], object] = len
-) -> None:
+) -> str:
     """Read `path` (gzipped if it is named so) and hand its bytes to `sink`, piece by piece.
 
+    Returns the SHA-256 of `path` as it lies, which is the content's only if it isn't gzipped.
     Raises DataError unless the whole is `file`, at the first piece where that shows; a piece
     handed over before then proves nothing. Inflates at most one byte more than `file.size`.
     """
-    digest, size = hashlib.sha256(), 0
-    for chunk in _read(path, file.size + 1):
+    digest, size, lying = hashlib.sha256(), 0, hashlib.sha256()
+    for chunk in _read(path, file.size + 1, lying):
         if size == 0:
             _check_header(chunk, path, file, manifest)
         digest.update(chunk)
@@ -112,12 +137,36 @@ def verify(
         twin = next((f.name for f in manifest.files if f.sha256 == digest.hexdigest()), None)
         remedy = f"this is {twin} under another name" if twin else "corrupt; fetch it again"
         raise DataError(path, f"SHA-256 {file.sha256}", digest.hexdigest(), remedy)
+    return lying.hexdigest() if path.suffix == ".gz" else digest.hexdigest()
 
 
-def _read(path: Path, limit: int) -> Iterator[bytes]:
-    opened = gzip.open if path.suffix == ".gz" else open
+def digest(path: Path) -> str:
+    """SHA-256 of a file as it lies. Raises DataError if it can't be read."""
     try:
-        with opened(path, "rb") as stream:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(path, "a readable file", error.strerror or str(error)) from error
+
+
+class _Hashed(io.RawIOBase):
+    """A file that is hashed as it is read."""
+
+    def __init__(self, stream: Any, hashed: Any) -> None:
+        self.stream, self.hashed = stream, hashed
+
+    def read(self, size: int = -1) -> bytes:
+        chunk = self.stream.read(size)
+        self.hashed.update(chunk)
+        return chunk
+
+
+def _read(path: Path, limit: int, lying: Any) -> Iterator[bytes]:
+    try:
+        with contextlib.ExitStack() as stack:
+            stream: Any = stack.enter_context(path.open("rb"))
+            if path.suffix == ".gz":
+                stream = stack.enter_context(gzip.GzipFile(fileobj=_Hashed(stream, lying)))
             while limit and (chunk := stream.read(min(CHUNK, limit))):
                 limit -= len(chunk)
                 yield chunk
@@ -136,21 +185,21 @@ def _check_header(head: bytes, path: Path, file: File, manifest: Manifest) -> No
     raise DataError(path, f"uint8 {file.shape}", f"uint8 {shape}", remedy)
 
 
-def install(source: Path, target: Path, file: File, manifest: Manifest) -> None:
+def install(source: Path, target: Path, file: File, manifest: Manifest) -> str:
     """Put `source`, decompressed and verified, at `target`: whole, or not at all.
 
-    Raises DataError if it isn't `file`, or `target` can't be written.
+    Returns the SHA-256 of `source` as it lies. Raises DataError if it isn't `file`, or `target`
+    can't be written.
     """
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as out:
-            verify(source, file, manifest, out.write)
+            lying = verify(source, file, manifest, out.write)
             out.flush()
             os.fsync(out.fileno())
-        # An old date, so that any later write changes it, however coarse the clock: cache.Seals.
-        os.utime(temporary, (0, 0))
         os.replace(temporary, target)
+        return lying
     except OSError as error:
         expected, got = f"room to write {file.size:,} bytes", error.strerror or str(error)
         remedy = "name another folder in $MLP_PARITY_CACHE"

@@ -36,12 +36,12 @@ class Layout:
 
 
 LAYOUTS = {
-    "scratch": Layout(r"(W|b)(\d+)", "W{i}", "b{i}", transposed=False),
+    "scratch": Layout(r"(W|b)(\d{1,9})", "W{i}", "b{i}", transposed=False),
     "torch": Layout(
-        r"(?:.*\.)?(\d+)\.(weight|bias)", "net.{k}.weight", "net.{k}.bias", transposed=True
+        r"(?:.*\.)?(\d{1,9})\.(weight|bias)", "net.{k}.weight", "net.{k}.bias", transposed=True
     ),
     "flax": Layout(
-        r"(?:.*\.)?(\d+)\.(kernel|bias)",
+        r"(?:.*\.)?(\d{1,9})\.(kernel|bias)",
         "net.layers.{k}.kernel",
         "net.layers.{k}.bias",
         transposed=False,
@@ -89,7 +89,8 @@ class WeightsError(ValueError):
 
     def __init__(self, where: str, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
-        super().__init__("\n  ".join([f"{where}: not usable as the weights of an MLP:", *problems]))
+        shown = (p if len(p) < 300 else f"{p[:200]} ... {p[-60:]}" for p in problems)
+        super().__init__("\n  ".join([f"{where}: not usable as the weights of an MLP:", *shown]))
 
 
 class Weights(Mapping[str, Float[np.ndarray, "..."]]):
@@ -249,8 +250,9 @@ def canonical_names(
 
 
 def _numbers(name: str) -> list[tuple[int, str]]:
-    """Sort key: net.10 after net.9."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in name.split(".")]
+    """Sort key: net.10 after net.9. A part of many digits, which no layer has, is a word."""
+    parts = name.split(".")
+    return [(int(p), "") if p.isdecimal() and len(p) < 10 else (-1, p) for p in parts]
 
 
 def _problems_of(name: str, array: np.ndarray, ndim: int) -> Iterator[str]:

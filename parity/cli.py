@@ -1,6 +1,6 @@
 """The commands. Frameworks are imported by the command that needs them, so that --help is quick.
 
-Exit codes: 0 agree, or done; 1 differ; 2 usage, missing or bad data; 130 interrupted.
+Exit codes: see parity.exits.
 """
 
 import inspect
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from parity import exits
 from parity.config import (
     BenchConfig,
     BitsConfig,
@@ -27,7 +28,7 @@ from parity.config import (
 def run_check(config: CheckConfig) -> int:
     from rich.console import Console
 
-    config.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    exits.folder(config.out)
     log = Console(stderr=True)
     if log.is_terminal:
         log.print("Loading JAX and Torch ...", end="\r")
@@ -43,9 +44,11 @@ def run_check(config: CheckConfig) -> int:
 def run_train(config: TrainConfig) -> int:
     import importlib
 
+    from mlp_core.weights import WeightsError
+
     side = importlib.import_module(f"{config.side}_mlp")
     checkpoint = importlib.import_module(f"{config.side}_mlp.checkpoint")
-    config.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    exits.folder(config.out)
     side.manual_seed(config.seed)
     data = side.FashionMNIST(config.batch_size, data=config.data, seed=config.seed)
     print(f"Data: {data.dataset.source}")
@@ -63,25 +66,27 @@ def run_train(config: TrainConfig) -> int:
     except KeyboardInterrupt:
         code = 130
     history = trainer.history
-    checkpoint.save(model, config.out / "weights.safetensors")
     history.save(config.out / "history.json")
     history.save(config.out / "history.csv")
     history.plot(config.out / "curve.png")
     print(f"{config.side} {config.model}: {history}")
+    try:
+        checkpoint.save(model, config.out / "weights.safetensors")
+    except WeightsError:
+        raise exits.Refused(
+            "the training has diverged: its weights are not finite, and are not written; history "
+            f"and curve: {config.out}"
+        ) from None
     print(f"Weights, history and curve: {config.out}")
     return code
 
 
 def run_bits(config: BitsConfig) -> int:
-    from parity.studies.bits import Refused, run
+    from parity.studies.bits import run
 
     if config.out is not None:
-        config.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
-    try:
-        outcome = run(config)
-    except Refused as error:
-        print(f"mlp-parity bits: {error}", file=sys.stderr)
-        return 2
+        exits.folder(config.out)
+    outcome = run(config)
     print(outcome)
     if config.out is not None:
         outcome.write(config.out)
@@ -91,7 +96,7 @@ def run_bits(config: BitsConfig) -> int:
 def run_trajectory(config: TrajectoryConfig) -> int:
     from dataclasses import asdict
 
-    config.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    exits.folder(config.out)
     from parity.studies.trajectory.run import travel
 
     options = asdict(config)
@@ -113,18 +118,16 @@ def run_sweep(config: SweepConfig) -> int:
     from rich.console import Console
 
     from jax_mlp.sharding import DevicesError
-    from parity.studies.sweep.exercises import ValueMissed
     from parity.studies.sweep.run import run
 
-    config.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    exits.folder(config.out)
     console, code = Console(), 0
     try:
         for outcome in run(config):
             outcome.print(console)
             code = 130 if outcome.interrupted else 0
-    except (ValueMissed, DevicesError) as error:
-        print(f"mlp-parity sweep: {error}", file=sys.stderr)
-        return 2
+    except DevicesError as error:
+        raise exits.Refused(str(error)) from None
     print(f"Report: {config.out}")
     return code
 
@@ -137,11 +140,8 @@ def run_faults(config: FaultsConfig) -> int:
     chosen = [f for f in CATALOGUE if config.only in ("", f.kind, f.level, f.name)]
     if not chosen:
         kinds = ", ".join(dict.fromkeys(f.kind for f in CATALOGUE))
-        print(
-            f"mlp-parity: no fault, kind or level '{config.only}'; kinds: {kinds}", file=sys.stderr
-        )
-        return 2
-    config.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+        raise exits.Refused(f"no fault, kind or level '{config.only}'; kinds: {kinds}")
+    exits.folder(config.out)
     log = Console(stderr=True)
     done: list[Outcome] = []
 
@@ -175,9 +175,10 @@ def run_bench(config: BenchConfig) -> int:
 
     if unknown := [name for name in config.rows if name not in bench.ROWS]:
         known = ", ".join(f"'{name}'" for name in bench.ROWS)
-        print(f"mlp-parity bench: no row {unknown}; rows: {known}", file=sys.stderr)
-        return 2
-    config.out.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+        raise exits.Refused(f"no row {unknown}; rows: {known}")
+    if config.json is not None:
+        exits.folder(config.json.absolute().parent, "--json")
+    exits.folder(config.out)
     log = Console(stderr=True)
 
     def tell(text: str) -> None:
@@ -187,10 +188,7 @@ def run_bench(config: BenchConfig) -> int:
     try:
         found = bench.run(config, tell)
     except bench.Missing as reason:
-        print(
-            f"mlp-parity bench: no product on --device {config.device}: {reason}", file=sys.stderr
-        )
-        return 2
+        raise exits.Refused(f"no product on --device {config.device}: {reason}") from None
     found.print(Console())
     found.write(config.out, config.json)
     print(f"Report: {config.json or config.out / 'bench.json'}")
@@ -251,10 +249,15 @@ def parse(arguments: Sequence[str] | None = None) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; every error that a user can cause is one message and exit code 2."""
+    return exits.guarded(lambda: _run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     config = parse(arguments)
     from mlp_core import cache
-    from mlp_core.idx import DataError
-    from mlp_core.weights import WeightsError
+    from parity.config import memory
+
+    memory.check(config)
 
     # Compiled programs are kept, by this process and its children: read when JAX is imported.
     if folder := cache.programs():
@@ -264,14 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # took 61 ms where 8 are enough; not at all ("passive") makes Torch alone twice as slow. This
     # bridges the gaps between Torch's own operations, some 100 us, and no more.
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
-    try:
-        return COMMANDS[type(config)](config)
-    except (DataError, WeightsError, OSError) as error:
-        print(f"mlp-parity: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("mlp-parity: interrupted", file=sys.stderr)
-        return 130
+    return COMMANDS[type(config)](config)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Sampler, TensorDataset
 from torchvision import transforms
 
 from mlp_core import fashion_mnist
+from mlp_core.idx import DataError
 from mlp_core.schedule import Schedule
 from mlp_core.shell import HyperParameters, show_images
 
@@ -46,13 +47,23 @@ class Images(torchvision.datasets.FashionMNIST):
     The batch has the bits that ToTensor gives each image: uint8 to float32, divided by 255.
     """
 
-    def __init__(self, root: str | os.PathLike, train: bool, resize: tuple[int, int]) -> None:
+    def __init__(
+        self, dataset: fashion_mnist.Dataset, train: bool, resize: tuple[int, int]
+    ) -> None:
+        """Raises DataError if torchvision finds something else than what was verified."""
         resized = resize != (28, 28)
         steps = [transforms.Resize(resize)] if resized else []
         super().__init__(
-            root, train=train, transform=transforms.Compose([*steps, transforms.ToTensor()])
+            dataset.root, train=train, transform=transforms.Compose([*steps, transforms.ToTensor()])
         )
-        fashion_mnist.check_labels(self.targets.numpy(), where=self.raw_folder)
+        split = dataset.train if train else dataset.val
+        for what, found, verified in (
+            ("images", self.data, split.images),
+            ("labels", self.targets, split.labels),
+        ):
+            if not np.array_equal(found.numpy(), verified):
+                expected, got = f"the {what} that were verified", "others, read by torchvision"
+                raise DataError(self.raw_folder, expected, got, "do the files change?")
         self._whole_batches = not resized
 
     @property
@@ -122,8 +133,8 @@ class FashionMNIST(DataModule):
         self.dataset = fashion_mnist.load(data)
         self.root = self.dataset.root
         size = (resize[0], resize[1])
-        self.train = Images(self.root, train=True, resize=size)
-        self.val = Images(self.root, train=False, resize=size)
+        self.train = Images(self.dataset, train=True, resize=size)
+        self.val = Images(self.dataset, train=False, resize=size)
 
     def text_labels(self, indices: Any) -> list[str]:
         """Names of label numbers."""

@@ -2,25 +2,40 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.parameter import is_lazy
 
 from mlp_core.arithmetic import NotReproducible, checked, in_force
+from mlp_core.attributes import Counter, Noted, Untraceable, check_unchanged, noted
 from mlp_core.history import Epoch, History, about
 from mlp_core.shell import HyperParameters, progress_bar
 from torch_mlp.reproducible import Arithmetic
 
 Tape = dict[tuple[str, bool], torch.Tensor]  # (key, train) -> what was plotted
+OF_EVERY_MODULE = {*vars(torch.nn.Module())} - {"training"}
+
+
+class Graph(NamedTuple):
+    """A step compiled: (*parameters, *batch) -> (loss, *what is plotted by keys, *gradients).
+
+    trained: the parameters that the gradients are of. used: which of them the loss depends on.
+    """
+
+    call: Callable[..., Any]
+    keys: list[tuple[str, bool]]
+    trained: list[str]
+    used: list[bool]
 
 
 class Trainer(HyperParameters):
     """Fits a Module to a DataModule."""
 
     tape: Tape | None = None  # what a step plots, while it is traced
+    epoch, train_batch_idx, val_batch_idx = Counter(), Counter(), Counter()
 
     def __init__(
         self,
@@ -65,14 +80,14 @@ class Trainer(HyperParameters):
         Ctrl-C stops between two steps; then `trainer.history` holds what was measured until
         then, and the model the weights of its last step.
         Raises NotReproducible for a model that computes by other means than the arithmetic asked
-        for.
+        for; with compile, Untraceable for a step that changes attributes of the model.
         """
         self.prepare_data(data)
         self.prepare_model(model)
         self.optim = model.configure_optimizers()
         if in_force(model, self) != "native" and (why := model.not_reproducible(self.optim)):
             raise NotReproducible(model, why)
-        self._graphs: dict[Any, tuple[Any, list]] = {}  # compiled, by the kind of batch
+        self._graphs: dict[Any, Graph] = {}  # by the kind of batch, and what trains
         self.epoch = self.train_batch_idx = self.val_batch_idx = 0
         device = torch.cuda.get_device_name(self.gpus[0]) if self.gpus else "cpu"
         self.history = History(about=about("torch", model, data, self, device, ["torch"]))
@@ -139,42 +154,55 @@ class Trainer(HyperParameters):
                 self.model(*batch[:-1])  # lazy layers take their shapes and draw their weights
         params = dict(self.model.named_parameters())
         flat = [*(p.detach() for p in params.values()), *batch]
-        kind = tuple((part.shape, part.stride(), part.dtype) for part in batch)
+        frozen = tuple(name for name, p in params.items() if not p.requires_grad)
+        kind = frozen, *((part.shape, part.stride(), part.dtype) for part in batch)
         if kind not in self._graphs:
             start = time.perf_counter()
-            self._graphs[kind] = self._compile([*params], flat)
+            self._graphs[kind] = self._compile(params, batch)
             self.history.compile_seconds += time.perf_counter() - start
-        graph, keys = self._graphs[kind]
+        graph, keys, trained, used = self._graphs[kind]
         with torch.no_grad():  # the gradient is part of the graph
             loss, *values = graph(*flat)
         for (key, train), value in zip(keys, values, strict=False):
             self.model.plot(key, value, train)
-        for p, gradient in zip(params.values(), values[len(keys) :], strict=True):
-            p.grad = gradient
+        self.optim.zero_grad()
+        with torch.no_grad():
+            for name, gradient, is_used in zip(trained, values[len(keys) :], used, strict=True):
+                if is_used:
+                    _accumulate(params[name], gradient)
         return loss
 
-    def _compile(self, names: list[str], flat: list[Any]) -> tuple[Any, list]:
-        """(graph, keys): (*parameters, *batch) -> (loss, *what is plotted by keys, *gradients).
-
-        training_step and its gradient, traced once as jax.jit would, compiled and warmed up.
-        """
+    def _compile(self, params: dict[str, torch.Tensor], batch: Any) -> "Graph":
+        """training_step and its gradient, traced once as jax.jit would, compiled and warmed up."""
         import torch._inductor  # half a second, and needed only here
 
         step = _Step(self.model)
+        names, flat = [*params], [*(p.detach() for p in params.values()), *batch]
         keys: list[tuple[str, bool]] = []
+        trained = [name for name, p in params.items() if p.requires_grad]
+        before = _not_kept(self.model)
 
-        def loss_of(params: dict[str, torch.Tensor], batch: Any) -> Any:
+        def loss_of(
+            trained: dict[str, torch.Tensor], rest: dict[str, torch.Tensor], batch: Any
+        ) -> Any:
             with self._recording() as tape:
-                named = {f"model.{name}": p for name, p in params.items()}
+                named = {f"model.{name}": p for name, p in (trained | rest).items()}
                 loss = torch.func.functional_call(step, named, (batch,))
             keys[:] = tape
             return loss, [*tape.values()]
 
         def gradient(*flat: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            params, batch = dict(zip(names, flat, strict=False)), flat[len(names) :]
-            grads, (loss, plotted) = torch.func.grad_and_value(loss_of, has_aux=True)(params, batch)
+            rest, batch = dict(zip(names, flat, strict=False)), flat[len(names) :]
+            own = {name: rest.pop(name) for name in trained}
+            of = torch.func.grad_and_value(loss_of, has_aux=True)
+            grads, (loss, plotted) = of(own, rest, batch)
             return loss, *plotted, *grads.values()
 
+        if hooked := [n or "the model" for n, m in self.model.named_modules() if _is_hooked(m)]:
+            raise Untraceable(
+                f"Trainer: backward hooks of modules ({', '.join(hooked)}) are not run in a "
+                "compiled step; put hooks on parameters, or leave compile=False"
+            )
         try:
             traced = make_fx(gradient)(*flat)
         except RuntimeError as error:
@@ -183,6 +211,16 @@ class Trainer(HyperParameters):
                 "function of parameters and batch; if it changes other tensors, as batch "
                 f"normalisation does, leave compile=False: {error}"
             ) from error
+        remedy = "leave compile=False"
+        what = f"{type(self.model).__name__}.training_step"
+        check_unchanged(what, before, _not_kept(self.model), remedy)
+        own = {name: p.detach().requires_grad_(name in trained) for name, p in params.items()}
+        with torch.random.fork_rng([gpu.index for gpu in self.gpus]):
+            loss, _ = loss_of(own, {}, batch)
+            grads = torch.autograd.grad(loss, [own[name] for name in trained], allow_unused=True)
+        # A gradient of zeros isn't the same as none: with none an optimiser leaves a parameter
+        # alone, without decay or momentum.
+        used = [g is not None for g in grads]
         try:
             # Without Dynamo, whose look for changes costs a twentieth of a step.
             with torch.no_grad():
@@ -193,7 +231,7 @@ class Trainer(HyperParameters):
                 "Trainer: torch.compile failed, which needs a C++ compiler (g++) on the CPU; "
                 f"install one or leave compile=False: {error}"
             ) from error
-        return graph, keys
+        return Graph(graph, keys, trained, used)
 
     @contextlib.contextmanager
     def _recording(self) -> Iterator[Tape]:
@@ -219,6 +257,31 @@ class Trainer(HyperParameters):
         grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         for name, g in model.ops.clipped(grads, grad_clip_val).items():
             grads[name].copy_(g)
+
+
+def _accumulate(p: torch.Tensor, gradient: torch.Tensor) -> None:
+    """What `backward` does with the gradient of a parameter: hooks, `grad`, hooks after that."""
+    for hook in (p._backward_hooks or {}).values():
+        changed = hook(gradient)
+        gradient = gradient if changed is None else changed
+    p.grad = gradient if p.grad is None else p.grad + gradient
+    for hook in (p._post_accumulate_grad_hooks or {}).values():
+        hook(p)
+
+
+def _is_hooked(module: torch.nn.Module) -> bool:
+    return bool(module._backward_hooks or module._backward_pre_hooks)
+
+
+def _not_kept(model: torch.nn.Module) -> Noted:
+    """{"net.0.k": value}: what a traced step may not change. Of a tensor, its version too."""
+    found = []
+    for path, module in model.named_modules():
+        own = {name: v for name, v in vars(module).items() if name not in OF_EVERY_MODULE}
+        for name, value in (own | module._parameters | module._buffers).items():
+            version = value._version if isinstance(value, torch.Tensor) else 0
+            found.append((f"{path}.{name}".lstrip("."), (value, version)))
+    return noted(found)
 
 
 class _Step(torch.nn.Module):

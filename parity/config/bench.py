@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from parity.config.numbers import at_least
+from parity.config import numbers
 
 
 @dataclass(frozen=True)
@@ -51,4 +51,4 @@ class BenchConfig:
     """Folder for bench.json and the pictures."""
 
     def __post_init__(self) -> None:
-        at_least(self, width=1, depth=1, batch=1, rounds=1)
+        numbers.check(self)

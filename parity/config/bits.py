@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from parity.config.numbers import at_least
+from parity.config import numbers
 
 
 @dataclass(frozen=True)
@@ -48,4 +48,4 @@ class BitsConfig:
     """Folder for bits.json and the weights; by default nothing is written."""
 
     def __post_init__(self) -> None:
-        at_least(self, epochs=1, devices=1, hiddens=1, lr=0, batch_size=1, seed=0)
+        numbers.check(self)

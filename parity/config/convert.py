@@ -6,6 +6,8 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from parity.config import numbers
+
 
 @dataclass(frozen=True)
 class ConvertConfig:
@@ -24,3 +26,6 @@ class ConvertConfig:
     """File to write."""
     to: Literal["scratch", "torch", "flax"] = "scratch"
     """Layout to write: W [in, out]; Torch's weight [out, in]; Flax's kernel [in, out]."""
+
+    def __post_init__(self) -> None:
+        numbers.check(self)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from parity.config import numbers
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -16,3 +18,6 @@ class DataConfig:
 
     data: str | None = None
     """A folder of Fashion-MNIST, or "sample"; by default every known place is tried in turn."""
+
+    def __post_init__(self) -> None:
+        numbers.check(self)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from parity.config.numbers import at_least
+from parity.config import numbers
 
 
 @dataclass(frozen=True)
@@ -28,4 +28,4 @@ class FaultsConfig:
     """Folder for faults.json and faults.png."""
 
     def __post_init__(self) -> None:
-        at_least(self, clean=0)
+        numbers.check(self, clean=0)

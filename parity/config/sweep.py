@@ -6,7 +6,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from parity.config.numbers import at_least
+from parity.config import numbers
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class SweepConfig:
     """Folder for sweep.json, sweep.csv and a picture an exercise."""
 
     def __post_init__(self) -> None:
-        at_least(self, seeds=1, epochs=1, hiddens=1, lr=0, batch_size=1, seed=0, devices=1)
+        numbers.check(self, seeds=1)
+        numbers.check_last_seed(self, self.seed + self.seeds - 1)
         if self.values and self.exercise == "all":
             raise ValueError("--values belong to one exercise: name it")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from mlp_core.activations import Activation
-from parity.config.numbers import at_least
+from parity.config import numbers
 
 
 @dataclass(frozen=True)
@@ -47,4 +47,4 @@ class TrainConfig:
     """Folder for weights.safetensors, history.json, history.csv, curve.png."""
 
     def __post_init__(self) -> None:
-        at_least(self, epochs=1, hiddens=1, lr=0, batch_size=1, seed=0, sigma=0, clip=0)
+        numbers.check(self)

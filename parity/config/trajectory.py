@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from mlp_core.activations import Activation
-from parity.config.numbers import at_least
+from parity.config import numbers
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,10 @@ class TrajectoryConfig:
     """Folder of the report."""
 
     def __post_init__(self) -> None:
-        least = {"epochs": 1, "copy_epochs": 1, "seed_epochs": 1, "hiddens": 1, "batch_size": 1}
-        at_least(self, **least, lr=0, seed=0, sigma=0)
+        numbers.check(self)
+        numbers.check_last_seed(
+            self, self.seed + 1000 * bool(self.seeds) + self.seeds
+        )  # Torch's shuffles
         for name in ("copies", "seeds"):
             if (count := getattr(self, name)) != 0 and count < 3:
                 raise ValueError(f"{name} = {count}, expected 0 or at least 3")

@@ -1,12 +1,12 @@
 """PNGs of a check: curves and their difference, margins of the ladder."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from mlp_core.files import drawn
 from parity.checking import Verdict
 from parity.levels.curve import YARDSTICK
 
@@ -60,7 +60,7 @@ def curves(verdict: Verdict) -> bytes:
     if apart.lines:
         apart.set_ylim(1e-17, 1e3 * apart.get_ylim()[1])
         apart.legend(fontsize="small", loc="upper center", ncols=2)
-    return _png(figure)
+    return drawn(figure)
 
 
 def ladder(verdicts: Sequence[Verdict]) -> bytes:
@@ -99,10 +99,4 @@ def ladder(verdicts: Sequence[Verdict]) -> bytes:
     axes.invert_yaxis()
     axes.set_xlim(least, 30)
     axes.legend(fontsize="small", loc="upper right")
-    return _png(figure)
-
-
-def _png(figure: Figure) -> bytes:
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=120)
-    return image.getvalue()
+    return drawn(figure)

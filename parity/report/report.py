@@ -1,7 +1,6 @@
 """What a check found: terminal table, JSON, a page that holds everything, PNGs."""
 
 import base64
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mlp_core.files import write_atomically
+from mlp_core.files import write_atomically, write_json
 from parity.report import pictures, trajectory_pictures
 from parity.checking import Verdict
 from parity.levels.level import Result
@@ -95,8 +94,7 @@ class Report:
 
     def write(self, folder: Path) -> None:
         """report.json, the pictures, and index.html with all of it inside."""
-        text = json.dumps(self.to_json(), indent=1, allow_nan=False)
-        write_atomically(folder / "report.json", text.encode())
+        write_json(folder / "report.json", self.to_json())
         drawn = dict(self.pictures())
         for name, png in drawn.items():
             write_atomically(folder / name, png)

@@ -3,8 +3,8 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from mlp_core.files import drawn
 from parity.studies.trajectory.envelope import Envelope
-from parity.report.pictures import _png
 from parity.studies.trajectory.seeds import Seeds
 from parity.levels.every_step import Trajectory
 
@@ -37,7 +37,7 @@ def margins(t: Trajectory, title: str = "") -> bytes:
     for axes in (share, visible):
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small", loc="lower right")
-    return _png(figure)
+    return drawn(figure)
 
 
 def envelope(e: Envelope, title: str = "") -> bytes:
@@ -55,7 +55,7 @@ def envelope(e: Envelope, title: str = "") -> bytes:
     axes.set(title=f"{title}: float32 runs on their own")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    return _png(figure)
+    return drawn(figure)
 
 
 def seeds(s: Seeds, title: str = "") -> bytes:
@@ -73,4 +73,4 @@ def seeds(s: Seeds, title: str = "") -> bytes:
         axes.set_xticks([0, 1], [f"jax ({len(f.jax)})", f"torch ({len(f.torch)})"])
         axes.set(title=f"{title} {f.name}: {f.verdict} (grey: margin)", xlim=(-0.6, 1.6))
         axes.grid(alpha=0.3)
-    return _png(figure)
+    return drawn(figure)

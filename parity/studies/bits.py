@@ -5,7 +5,6 @@ Each side runs where the other's framework is missing: it is imported by name, w
 
 import hashlib
 import importlib
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,11 +16,13 @@ from typing import Any
 import numpy as np
 
 from mlp_core import fashion_mnist
-from mlp_core.files import write_atomically
+from mlp_core.files import write_json
 from mlp_core.history import History
+from mlp_core.idx import DataError
 from mlp_core.shell import progress_bar
-from mlp_core.weights import Weights, initial, layer_sizes
+from mlp_core.weights import Weights, WeightsError, initial, layer_sizes
 from parity.config import BitsConfig
+from parity.exits import Refused
 
 SIDES = ("jax", "torch")
 # (SHA-256 of the final weights, of the losses) of the default run, by what it is trained on. Both
@@ -37,10 +38,6 @@ PUBLISHED = {
         "4f7e295505165e96f9c2bd863aaf1ad38ced850aa3cb56e7bc1989baf7e0c3d3",
     ),
 }
-
-
-class Refused(Exception):
-    """A run that can't be made here, or not so; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +123,9 @@ class Outcome:
         if self.published and not self.ok:
             weights, losses = self.published
             return (
-                f"DIFFERENT from what is published: weights {weights}, losses {losses}; "
-                "please report it, with the hardware and the versions."
+                f"DIFFERENT from what is published: weights {weights}, losses {losses}; the data "
+                "are right, as SHA-256 of every byte shows once more: please report it, with the "
+                "hardware and the versions."
             )
         known = "the published bits" if self.published else "the same bits" if self.runs[1:] else ""
         if not known:
@@ -149,9 +147,7 @@ class Outcome:
                 for run in self.runs
             },
         }
-        write_atomically(
-            folder / "bits.json", (json.dumps(record, indent=1, default=str) + "\n").encode()
-        )
+        write_json(folder / "bits.json", record)
         for run in self.runs:
             run.weights.save(folder / f"weights-{run.side}.safetensors")
 
@@ -169,7 +165,16 @@ def run(config: BitsConfig) -> Outcome:
     dataset = fashion_mnist.load(config.data)
     runs = tuple(train(side, config) for side in sides)
     difference = locate(config) if config.locate else None
-    return Outcome(config, dataset.source, runs, published(config, dataset.is_sample), difference)
+    known = published(config, dataset.is_sample)
+    outcome = Outcome(config, dataset.source, runs, known, difference)
+    if not outcome.ok:  # before the hardware, suspect the data
+        try:
+            fashion_mnist.check_in_memory(dataset)
+            fashion_mnist.load(config.data)
+        except DataError as error:
+            why = "other bits, but the data are to blame, not the hardware"
+            raise Refused(f"{why}: {error}") from None
+    return outcome
 
 
 def published(config: BitsConfig, is_sample: bool) -> tuple[str, str] | None:
@@ -195,7 +200,10 @@ def train(side: str, config: BitsConfig) -> Trained:
         history = trainer.fit(model, data)
     except refusals as error:
         raise Refused(f"{side}: {error}") from None
-    weights = importlib.import_module(f"{side}_mlp.checkpoint").get_weights(model)
+    try:
+        weights = importlib.import_module(f"{side}_mlp.checkpoint").get_weights(model)
+    except WeightsError:
+        raise Refused(f"{side}: the training has diverged: its weights are not finite") from None
     return Trained(side, weights, np.array(history.train_loss, np.float32), history)
 
 

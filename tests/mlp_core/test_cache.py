@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import tempfile
@@ -7,17 +8,15 @@ import pytest
 
 from mlp_core import cache, pinned
 from mlp_core.fashion_mnist import load, search
+from mlp_core.idx import DataError
 from mlp_core.pinned import LAYOUT, NAMES
 
 pytestmark = pytest.mark.usefixtures("alone")
 
 
-def test_a_second_start_needs_no_source_and_does_not_read_the_images(
-    tmp_path, sources, monkeypatch, tiny
-):
+def test_a_second_start_needs_no_source(tmp_path, sources, tiny):
     load(tiny.write(tmp_path / "mine"), sources=sources)
     shutil.rmtree(tmp_path / "mine")
-    monkeypatch.setattr(pinned, "verify", None)
     dataset = load(sources=sources)
     tiny.check(dataset)
     assert dataset.source == f"cache {tmp_path / 'cache' / 'tiny'}"
@@ -45,22 +44,83 @@ def test_a_damaged_cache_is_rebuilt_from_the_next_source(tmp_path, sources, name
         assert path.read_bytes() == content
 
 
-def test_a_byte_changed_in_place_is_noticed(tmp_path, sources, tiny):
-    tiny.write(tmp_path / "system")
-    path = load(sources=sources).root / LAYOUT / NAMES[0]
+def quietly_changed(path, how):
+    """Other bytes in the same file: same size, inode and times."""
+    status, content = path.stat(), bytearray(path.read_bytes())
+    if how == "one bit":
+        content[-1] ^= 1
+    elif how == "two bytes that changed places":
+        content[-9:] = reversed(content[-9:])
+    else:
+        content = bytes(len(content))
     with path.open("r+b") as file:
-        file.seek(500)
-        byte = file.read(1)
-        file.seek(500)
-        file.write(bytes([byte[0] ^ 128]))
-    tiny.check(load(sources=sources))
+        file.write(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_ino, after.st_size) == (status.st_ino, status.st_size)
+    assert after.st_mtime_ns == status.st_mtime_ns
 
 
-@pytest.mark.parametrize("seals", [b"", b"[]", b"{", b"\xff", b'{"a": 1}'])
-def test_damaged_seals_cost_a_check_and_nothing_else(tmp_path, sources, seals, tiny):
-    load(tiny.write(tmp_path / "mine"), sources=sources)
-    (tmp_path / "cache" / "verified.json").write_bytes(seals)
-    tiny.check(load(sources=sources))
+CHANGES = ["one bit", "two bytes that changed places", "all zero"]
+
+
+@pytest.mark.parametrize("how", CHANGES)
+@pytest.mark.parametrize("name", NAMES[::2])
+def test_a_cached_file_that_changed_unseen_is_made_anew_and_this_is_told(
+    tmp_path, sources, capsys, tiny, name, how
+):
+    folder = tiny.write(tmp_path / "mine")
+    tiny.write(tmp_path / "system")
+    for data in (folder, None):  # from the folder that was named, or that of the system
+        path = load(data, sources=sources).root / LAYOUT / name
+        quietly_changed(path, how)
+        tiny.check(load(data, sources=sources))
+        assert f"damaged, to be replaced: {path}" in capsys.readouterr().err
+        assert path.read_bytes() == tiny.files[name]
+
+
+@pytest.mark.parametrize("how", CHANGES)
+def test_a_damaged_copy_of_the_sample_is_made_anew(capsys, how):
+    path = load("sample").root / LAYOUT / NAMES[1]
+    before = path.read_bytes()
+    quietly_changed(path, how)
+    load("sample")
+    assert path.read_bytes() == before and str(path) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["gz", "flat", "layout"])
+@pytest.mark.parametrize("how", CHANGES)
+def test_a_folder_that_was_named_and_changed_unseen_is_refused(tmp_path, sources, tiny, form, how):
+    folder = tiny.write(tmp_path / "mine", form)
+    load(folder, sources=sources)
+    (path,) = folder.rglob(f"{NAMES[0]}*")
+    quietly_changed(path, how)
+    with pytest.raises(DataError, match=str(path)):
+        load(folder, sources=sources)
+
+
+def test_a_damaged_cache_that_no_source_can_mend_is_passed_over(tmp_path, sources, capsys, tiny):
+    folder = tiny.write(tmp_path / "mine")
+    path = load(folder, sources=sources).root / LAYOUT / NAMES[0]
+    shutil.rmtree(folder)
+    quietly_changed(path, "one bit")
+    assert load(sources=sources).is_sample
+    said = capsys.readouterr().err
+    assert "NOT ALL OF FASHION-MNIST" in said and str(path) in said
+
+
+@pytest.mark.parametrize("known", [b"", b"[]", b"{", b"\xff", b'{"a": [1]}', None])
+def test_what_is_known_of_gzipped_files_saves_time_and_decides_nothing(
+    tmp_path, sources, monkeypatch, tiny, known
+):
+    folder, memory = tiny.write(tmp_path / "mine"), tmp_path / "cache" / "inflated.json"
+    load(folder, sources=sources)
+    if known is not None:
+        memory.write_bytes(known)
+        load(folder, sources=sources)
+    assert len(json.loads(memory.read_bytes())) >= 4
+    monkeypatch.setattr(pinned.gzip, "GzipFile", None)  # nothing is inflated once more
+    tiny.check(load(folder, sources=sources))
 
 
 def test_what_a_killed_process_left_behind_is_cleared(tmp_path, sources, tiny, cached):

@@ -9,7 +9,8 @@ from torch.utils.data import BatchSampler, RandomSampler
 from torchvision import transforms
 
 import torch_mlp as d2l
-from mlp_core.fashion_mnist import CLASSES, LabelError
+from mlp_core.fashion_mnist import CLASSES
+from mlp_core.idx import DataError
 from mlp_core.schedule import Schedule
 from torch_mlp.data import Shuffled
 
@@ -110,12 +111,17 @@ def test_tensorloader_takes_rows_and_shuffles_only_for_training(blobs):
     assert torch.equal(shuffled.sort()[0], blobs.y.sort()[0])
 
 
-def test_a_file_with_a_label_out_of_range_is_refused(sample, monkeypatch):
+@pytest.mark.parametrize("part", ["data", "targets"])
+def test_what_torchvision_reads_must_be_what_was_verified(sample, monkeypatch, part):
+    honest = type(sample.train)._load_data
+
     def load(self):
-        return torch.zeros(3, 28, 28, dtype=torch.uint8), torch.tensor([1, 10, 2])
+        found = dict(zip(("data", "targets"), honest(self), strict=True))
+        found[part][7] += 1  # the file has changed since
+        return found["data"], found["targets"]
 
     monkeypatch.setattr(type(sample.train), "_load_data", load)
-    with pytest.raises(LabelError, match="10 at index 1"):
+    with pytest.raises(DataError, match="that were verified, got others"):
         d2l.FashionMNIST(data="sample")
 
 

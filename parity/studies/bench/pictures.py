@@ -1,11 +1,12 @@
 """Pictures of the benchmark: rows side by side, scaling, widths around powers of two, roofline."""
 
-import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from mlp_core.files import drawn
 
 if TYPE_CHECKING:
     from parity.studies.bench.run import Bench
@@ -15,12 +16,12 @@ def draw(bench: "Bench") -> Iterator[tuple[str, bytes]]:
     """(file name, PNG) of each picture that the measured rows allow."""
     sizes = bench.sizes
     if len(sizes) == 1:
-        yield "rows.png", _png(_rows(bench))
+        yield "rows.png", drawn(_rows(bench))
     for axis in ("width", "depth", "batch"):
         if len({getattr(size, axis) for size in sizes}) > 1:
-            yield f"{axis}.png", _png(_scaling(bench, axis))
+            yield f"{axis}.png", drawn(_scaling(bench, axis))
     if sizes:
-        yield "roofline.png", _png(_roofline(bench))
+        yield "roofline.png", drawn(_roofline(bench))
 
 
 def _rows(bench: "Bench") -> Figure:
@@ -104,9 +105,3 @@ def _axes(title: str, height: float = 3.8) -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     axes.set_title(title, fontsize=10)
     return figure, axes
-
-
-def _png(figure: Figure) -> bytes:
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=130)
-    return image.getvalue()

@@ -15,7 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mlp_core.files import write_atomically
+from mlp_core.files import write_atomically, write_json
 from mlp_core.shell import progress_bar
 from parity.config import BenchConfig
 from parity.report.environment import command, environment
@@ -137,8 +137,7 @@ class Bench:
         """bench.json (or json_path) and the pictures."""
         from parity.studies.bench import pictures
 
-        text = json.dumps(self.to_json(), indent=1, allow_nan=False)
-        write_atomically(json_path or folder / "bench.json", text.encode())
+        write_json(json_path or folder / "bench.json", self.to_json())
         for name, png in pictures.draw(self):
             write_atomically(folder / name, png)
 

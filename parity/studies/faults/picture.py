@@ -1,6 +1,5 @@
 """The catalogue as a picture: faults by levels, the colour the margin."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +7,8 @@ import numpy as np
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+
+from mlp_core.files import drawn
 
 LEAST, MOST = -3.0, 15.0  # decades of the margin that the colours tell apart
 
@@ -41,6 +42,4 @@ def matrix(outcomes: Sequence[Any], levels: Sequence[str]) -> bytes:
     bar = figure.colorbar(image, location="bottom", aspect=60, pad=0.01)
     bar.set_ticks([-3, -2, -1, 0, 3, 6, 9, 12, 15])
     bar.set_label("decades of the effect over the bound (15: or other bits, or not finite)")
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=110)
-    return png.getvalue()
+    return drawn(figure)

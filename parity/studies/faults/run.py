@@ -5,7 +5,6 @@ shared. Every fault must be caught, first at the level where it can show: else t
 sharp. Honest networks must raise no alarm: else it isn't sound.
 """
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mlp_core.files import write_atomically
+from mlp_core.files import write_atomically, write_json
 from parity.interrupted import Interrupted
 from parity.studies.faults.catalogue import CATALOGUE, Fault
 from parity.studies.faults.bench import Bench
@@ -86,7 +85,7 @@ class Outcome:
             "first": self.first,
             "ok": self.ok,
             "levels": {
-                s.level: {"caught": s.caught, "margin": _plain(s.margin), "what": s.what}
+                s.level: {"caught": s.caught, "margin": s.margin, "what": s.what}
                 for s in self.sights
             },
         }
@@ -201,8 +200,7 @@ class FaultReport:
 
     def write(self, folder: Path) -> None:
         """faults.json and faults.png."""
-        text = json.dumps(self.to_json(), indent=1, allow_nan=False)
-        write_atomically(folder / "faults.json", text.encode())
+        write_json(folder / "faults.json", self.to_json())
         if self.outcomes:
             write_atomically(folder / "faults.png", matrix(self.outcomes, self.levels))
 
@@ -280,7 +278,3 @@ def _cell(sight: Sight | None, outcome: Outcome, clean: set[Sight]) -> str:
     if sight.level == outcome.first:
         return f"[bold {'green' if outcome.ok else 'red'}]{sight}[/]"
     return str(sight)
-
-
-def _plain(x: float) -> float | str:
-    return x if np.isfinite(x) else str(x)

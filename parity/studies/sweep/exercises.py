@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from mlp_core import activations
+from parity.config.numbers import FLOAT32
+from parity.exits import Refused
 
 
-class ValueMissed(ValueError):
+class ValueMissed(Refused, ValueError):
     """A value that an exercise can't take."""
 
 
@@ -59,7 +61,7 @@ def widths(value: str) -> tuple[int, ...]:
 
 def number(value: str) -> float:
     found = float(value)
-    if not 0 <= found < float("inf"):
+    if not 0 <= found <= FLOAT32:
         raise ValueError(value)
     return found
 
@@ -127,7 +129,7 @@ EXERCISES = {
             "Which learning rate gives the best result?",
             "learning rate",
             ("0.003", "0.01", "0.03", "0.1", "0.3", "1", "3"),
-            "a number, at least 0",
+            "a number from 0 to 3.4e38",
             _rate,
             ordered=True,
         ),
@@ -152,7 +154,7 @@ EXERCISES = {
             "How do differently spread initial weights change the result?",
             "spread",
             ("0", "0.0001", "0.001", "0.01", "0.1", "1"),
-            "a number, at least 0",
+            "a number from 0 to 3.4e38",
             _spread,
             ordered=True,
         ),

@@ -1,6 +1,5 @@
 """PNG of an exercise: curves of each value with bands over seeds, and where they end."""
 
-import io
 from typing import Any
 
 import matplotlib as mpl
@@ -10,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
+from mlp_core.files import drawn
 from parity.studies.sweep.run import Outcome, Row
 
 COLORED = 10  # as many curves as tab10 tells apart; of more, the best five
@@ -63,9 +63,7 @@ def picture(outcome: Outcome) -> bytes:
     ]
     figure.legend(handles=lines, title=outcome.exercise.noun, loc="outside right upper")
     figure.suptitle(outcome.exercise.question)
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=120)
-    return png.getvalue()
+    return drawn(figure)
 
 
 def _colors(outcome: Outcome) -> dict[str, Any]:

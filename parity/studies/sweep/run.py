@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import io
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mlp_core.files import write_atomically
+from mlp_core.files import write_atomically, write_json
 from mlp_core.history import History
 from parity.config import SweepConfig
 from parity.studies.sweep.exercises import EXERCISES, Exercise, Setting
@@ -97,7 +96,7 @@ class Row:
             "diverged": self.diverged,
             "at_chance": self.at_chance,
             "seeds": [run.about["hyperparameters"]["seed"] for run in self.runs],
-        } | {name: _plain(self.curves(key)) for name, key in figures.items()}
+        } | {name: self.curves(key) for name, key in figures.items()}
 
 
 def spread(values: np.ndarray) -> float:
@@ -284,8 +283,7 @@ def write(folder: Path, outcomes: Sequence[Outcome]) -> None:
     from parity.studies.sweep.pictures import picture
 
     found = {outcome.exercise.name: outcome.to_json() for outcome in outcomes}
-    text = json.dumps(found, indent=1, allow_nan=False) + "\n"
-    write_atomically(folder / "sweep.json", text.encode())
+    write_json(folder / "sweep.json", found)
     write_atomically(folder / "sweep.csv", _csv(outcomes).encode())
     last = outcomes[-1]
     write_atomically(folder / f"sweep-{last.exercise.name}.png", picture(last))
@@ -316,8 +314,3 @@ def _mean(values: np.ndarray) -> str:
 
 def _difference(by: float, error: float) -> str:
     return f"{by:.4f}" + (f" +- {error:.4f}" if math.isfinite(error) else "")
-
-
-def _plain(values: np.ndarray) -> list[list[float | None]]:
-    """Lists for JSON, which has no NaN: None where a run had diverged."""
-    return [[v if math.isfinite(v) else None for v in run] for run in values.tolist()]

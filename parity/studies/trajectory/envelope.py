@@ -31,7 +31,7 @@ from parity.interrupted import Interrupted
 from parity.sides.pairs import JaxSide, TorchSide
 from parity.sides.reference import Reference
 from parity.trees import Leaves
-from parity.levels.every_step import plain
+from mlp_core.files import plain
 
 FALSE_ALARM = 1e-4
 

@@ -1,13 +1,12 @@
 """A whole training of one pair, judged: every step certified, the free run, the seeds; a report."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mlp_core import fashion_mnist
-from mlp_core.files import write_atomically
+from mlp_core.files import write_atomically, write_json
 from parity.report import trajectory_pictures
 from parity.studies.trajectory.envelope import Envelope, free_run
 from parity.interrupted import Interrupted
@@ -91,8 +90,7 @@ class Journey:
 
     def write(self, folder: Path) -> None:
         """trajectory-PAIR.json and the pictures."""
-        text = json.dumps(self.to_json(), indent=1, allow_nan=False)
-        write_atomically(folder / f"trajectory-{self.pair}.json", text.encode())
+        write_json(folder / f"trajectory-{self.pair}.json", self.to_json())
         for name, png in self.pictures().items():
             write_atomically(folder / name, png)
 
@@ -135,8 +133,12 @@ def travel(
             on_start(f"{kind}: every step of {epochs} epochs, {dtype}")
             certified.append(certify(*sides(dtype), epochs))
         if copies:
-            on_start(f"{kind}: {copies} copies, {copy_epochs} epochs")
-            envelope = free_run(*sides("float32"), copy_epochs, copies=copies, seed=seed)
+            pair = sides("float32")
+            if any(weights.any() for weights in pair[0].params().values()):
+                on_start(f"{kind}: {copies} copies, {copy_epochs} epochs")
+                envelope = free_run(*pair, copy_epochs, copies=copies, seed=seed)
+            else:
+                on_start(f"{kind}: no envelope: all weights start at 0, which no ulp moves")
         if seeds:
             on_start(f"{kind}: {seeds} seeds a side, {seed_epochs} epochs")
             models = book_models(kind, hiddens, lr, **options)

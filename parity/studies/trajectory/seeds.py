@@ -25,7 +25,7 @@ from parity.sides.pairs import Examples, JaxSide, TorchSide, book_pair
 from parity.problem import Training
 from parity.sides.reference import Reference
 from parity.trees import Leaves
-from parity.levels.every_step import plain
+from mlp_core.files import plain
 
 LEVEL, POWER = 0.05, 0.9
 ALARM = 1e-3  # how often a faithful port may be called different

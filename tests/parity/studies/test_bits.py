@@ -1,5 +1,6 @@
 """mlp-parity bits: the published hashes, any number of devices, one framework alone, --locate."""
 
+import dataclasses
 import json
 import os
 import socket
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 import torch_mlp.reproducible
+from mlp_core import fashion_mnist
 from mlp_core.weights import Weights
 from parity.cli import main
 from parity.studies import bits
@@ -231,7 +233,25 @@ def test_where_the_bits_are_the_same_locate_finds_nothing(tmp_path, capsys):
 def test_a_run_that_misses_the_published_hash_exits_with_1(monkeypatch, capsys):
     monkeypatch.setattr(bits, "published", lambda *_: ("0" * 64, "0" * 64))
     assert main(["bits", *SMALL, "--side", "torch"]) == 1
-    assert "DIFFERENT from what is published" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "DIFFERENT from what is published" in out and "the data are right" in out
+
+
+def test_data_are_suspected_before_the_hardware(monkeypatch, capsys):
+    honest = fashion_mnist.load
+
+    def faulty_memory(data):
+        dataset = honest(data)
+        labels = dataset.train.labels.copy()
+        labels[7] ^= 1
+        train = dataclasses.replace(dataset.train, labels=labels)
+        return dataclasses.replace(dataset, train=train)
+
+    monkeypatch.setattr(fashion_mnist, "load", faulty_memory)
+    monkeypatch.setattr(bits, "published", lambda *_: ("0" * 64, "0" * 64))
+    assert main(["bits", *SMALL, "--side", "jax"]) == 2
+    err = capsys.readouterr().err
+    assert "the data are to blame" in err and "train-labels-idx1-ubyte in memory" in err
 
 
 @pytest.mark.parametrize(
