@@ -5,7 +5,7 @@
 Names don't matter, only what is multiplied by what, in which order.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -16,8 +16,9 @@ from jax.extend import core
 from mlp_core.weights import WeightsError, canonical_names
 from parity.levels.level import Skipped
 from parity.levels.pair import Pair
+from parity.rounding.jaxpr import Interpreter, primitives_of
 from parity.sides.pairs import JaxSide
-from parity.trees import Arrays
+from parity.trees import Leaves
 
 # What a ReLU perceptron is made of. Others may be right, but aren't what integer probes compute.
 _PRIMITIVES = {"dot_general", "add", "max", "reshape", "broadcast_in_dim", "transpose", "squeeze",
@@ -96,24 +97,17 @@ def _checked(own: dict[str, str], params: Mapping[str, np.ndarray], width: int) 
 
 def of_relu(side: JaxSide, X: np.ndarray) -> None:
     """Raises NoProbe for a model that computes with more than products, sums and ReLUs."""
-    jaxpr = _traced(side, X.shape)
-    if strange := sorted(set(_primitives(jaxpr)) - _PRIMITIVES):
+    jaxpr = _traced(side, X.shape).jaxpr
+    if strange := sorted(primitives_of(jaxpr) - _PRIMITIVES):
         raise NoProbe(f"this level is for ReLU perceptrons; the model uses {strange}")
 
 
-def _primitives(jaxpr: Any) -> Iterator[str]:
-    for eqn in jaxpr.eqns:
-        yield eqn.primitive.name
-        for inner in core.jaxprs_in_params(eqn.params):
-            yield from _primitives(inner)
-
-
 @lru_cache(maxsize=16)
-def _traced(side: JaxSide, shape: tuple[int, ...]) -> core.Jaxpr:
+def _traced(side: JaxSide, shape: tuple[int, ...]) -> core.ClosedJaxpr:
     """The model's output, of its parameters and inputs of this shape."""
     state = side.state()
 
-    def output(params: Arrays, X: Any) -> Any:
+    def output(params: Leaves, X: Any) -> Any:
         outputs = side.outputs(params, state, X)
         if len(outputs) != 1:
             raise NoProbe(f"this level is for perceptrons; the model has outputs {[*outputs]}")
@@ -121,34 +115,25 @@ def _traced(side: JaxSide, shape: tuple[int, ...]) -> core.Jaxpr:
 
     with side._settings():
         X = jax.ShapeDtypeStruct(shape, side.dtype)
-        return jax.make_jaxpr(output)(side.params(), X).jaxpr
+        return jax.make_jaxpr(output)(side.params(), X)
 
 
 def _layers(side: JaxSide, shape: tuple[int, ...]) -> Layers:
     reader = _Reader()
     given = [*map(Parameter, sorted(side.params())), After(0)]  # a dict's leaves are sorted
-    if reader.read(_traced(side, shape), given) != [After(len(reader.layers))]:
+    if reader.closed(_traced(side, shape), given) != [After(len(reader.layers))]:
         raise NoProbe("this level is for perceptrons; the last product isn't the output's")
     return reader.layers
 
 
-class _Reader:
+class _Reader(Interpreter[Any]):
     """Follows parameters and inputs through a jaxpr. layers: [matrix, bias] of each product."""
 
     def __init__(self) -> None:
         self.layers: Layers = []
 
-    def read(self, jaxpr: Any, given: list[Any]) -> list[Any]:
-        known = dict(zip(jaxpr.invars, given, strict=True))
-        for eqn in jaxpr.eqns:
-            operands = [None if isinstance(v, core.Literal) else known.get(v) for v in eqn.invars]
-            inner = next((p for p in eqn.params.values() if isinstance(p, core.ClosedJaxpr)), None)
-            if inner is not None:
-                results = self.read(inner.jaxpr, operands)
-            else:
-                results = self.equation(eqn, operands)
-            known.update(zip(eqn.outvars, results, strict=True))
-        return [None if isinstance(v, core.Literal) else known.get(v) for v in jaxpr.outvars]
+    def constant(self, x: Any, variable: Any) -> None:
+        return None
 
     def equation(self, eqn: Any, operands: list[Any]) -> list[Any]:
         """What its results are: a Parameter, After some layers, or None for a constant."""

@@ -15,7 +15,7 @@ from jax.extend import core
 import jax_mlp
 from jax_mlp.step import Carry, pure_step, split, update
 from parity.problem import PLAIN, Examples, Training
-from parity.rounding.walk import source
+from parity.rounding.jaxpr import frames_to_user
 from parity.sides.jax_data import JaxData
 from parity.sides.jax_models import as_module, turned_weights
 from parity.sides.jax_port import JaxPort
@@ -410,7 +410,7 @@ def _results(jaxpr: Any) -> Iterator[tuple[str, str]]:
         for v in eqn.outvars:
             kind = getattr(v.aval, "dtype", None)
             if kind is not None and jnp.issubdtype(kind, jnp.floating):
-                yield kind.name, source(eqn, "")
+                yield kind.name, frames_to_user((eqn,))[1] or ""
 
 
 def _word(key: Any) -> str:
