@@ -14,7 +14,7 @@ from optimisers import KERNEL, trained, wrongly
 from port import Port, Wrong
 from torch import nn
 
-NORM, FAR, RATE, MOMENTUM = 0.25, 1e3, 0.1, 0.9
+NORM, FAR, RATE, MOMENTUM = 0.1, 1e3, 0.1, 0.9
 INPUTS, WIDTH, LR, DECAY = 5, 4, 1e-2, 1e-1
 
 

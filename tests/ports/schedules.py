@@ -15,7 +15,14 @@ STEPS = 4  # an epoch
 
 Schedule = Callable[[Any], Any]
 
-warm_cosine = optax.warmup_cosine_decay_schedule(LR / 4, LR, WARM, TOTAL)
+
+def exactly(rate: Schedule) -> Schedule:
+    """optax divides an int32 by an int, which is float32 also where everything is float64."""
+    return lambda count: rate(jnp.asarray(count, jnp.result_type(float)))
+
+
+own = optax.warmup_cosine_decay_schedule(LR / 4, LR, WARM, TOTAL)
+warm_cosine = exactly(own)
 stairs = optax.piecewise_constant_schedule(LR, {BOUNDARY: 0.1})
 
 
@@ -108,28 +115,28 @@ FAMILIES: tuple[Port, ...] = (
                 "step",
                 "the cosine starts at once",
                 KERNEL,
-                adam(optax.cosine_decay_schedule(LR, TOTAL)),
+                adam(exactly(optax.cosine_decay_schedule(LR, TOTAL))),
             ),
             not_cosine(
                 "warm-up from 0",
                 "step",
                 "the first step doesn't move",
                 KERNEL,
-                adam(optax.warmup_cosine_decay_schedule(0.0, LR, WARM, TOTAL)),
+                adam(exactly(optax.warmup_cosine_decay_schedule(0.0, LR, WARM, TOTAL))),
             ),
             not_cosine(
                 "warm-up added to the length",
                 "every step",
                 "decay_steps counts the warm-up in optax, and is taken not to",
                 KERNEL,
-                adam(optax.warmup_cosine_decay_schedule(LR / 4, LR, WARM, WARM + TOTAL)),
+                adam(exactly(optax.warmup_cosine_decay_schedule(LR / 4, LR, WARM, WARM + TOTAL))),
             ),
             not_cosine(
                 "cosine over one step less",
                 "every step",
                 "the last step, not the one after it, has the rate 0",
                 KERNEL,
-                adam(optax.warmup_cosine_decay_schedule(LR / 4, LR, WARM, TOTAL - 1)),
+                adam(exactly(optax.warmup_cosine_decay_schedule(LR / 4, LR, WARM, TOTAL - 1))),
             ),
         ),
         epochs=3,
