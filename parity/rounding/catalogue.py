@@ -1,6 +1,6 @@
 """The list of all primitives that have a rounding rule, as docs/primitives.md.
 
-    python -m parity.rounding.catalogue > docs/primitives.md
+python -m parity.rounding.catalogue > docs/primitives.md
 """
 
 from __future__ import annotations
