@@ -22,6 +22,7 @@ from parity.compare import Comparison, compare
 from parity.levels.perceptrons import of_relu, perceptron
 from parity.levels.rungs import ROUNDOFF, Rungs, Skipped
 from parity.rounding.bound import bound
+from parity.rounding.jaxpr import Interpreter
 from parity.sides.pairs import JaxSide
 from parity.sides.side import SIDES
 from parity.sides.stages import Stages, stages_of
@@ -134,40 +135,36 @@ def _reader(stages: Stages) -> Any:
 
     def hidden(params: Any, X: Any) -> list[tuple[Any, Any]]:
         closed = jax.make_jaxpr(stages.logits)(params, X)
-        products: list[list[Any]] = []
-        _run(closed.jaxpr, closed.consts, jax.tree.leaves((params, X)), products)
-        return [(Z, H) for (_, Z), (H, _) in itertools.pairwise(products)]
+        walk = _Products()
+        walk.closed(closed, jax.tree.leaves((params, X)))
+        return [(Z, H) for (_, Z), (H, _) in itertools.pairwise(walk.products)]
 
     return stages.compiled(hidden)
 
 
-def _run(jaxpr: core.Jaxpr, consts: Any, given: Any, products: list[list[Any]]) -> list[Any]:
-    """Evaluate a jaxpr, forward only. Each product adds [inputs, result with its bias].
+class _Products(Interpreter[Any]):
+    """Evaluates a jaxpr, forward only. products: [inputs, result with its bias] of each.
 
     A narrow layer's product is W^T X^T behind a barrier, see jax_mlp.layers: turned back, it's the
     same.
     """
-    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *given], strict=True))
 
-    def read(v: Any) -> Any:
-        return v.val if isinstance(v, core.Literal) else known[v]
+    def __init__(self) -> None:
+        self.products: list[list[Any]] = []
 
-    for eqn in jaxpr.eqns:
-        operands = [*map(read, eqn.invars)]
-        inner = next((p for p in eqn.params.values() if isinstance(p, core.ClosedJaxpr)), None)
-        if inner is not None:
-            results = _run(inner.jaxpr, inner.consts, operands, products)
-        else:
-            out = eqn.primitive.bind(*operands, **eqn.params)
-            results = out if eqn.primitive.multiple_results else [out]
-            if eqn.primitive.name == "dot_general":
-                turned = eqn.params["dimension_numbers"][0] == ((1,), (1,))
-                products.append([operands[turned], out])
-            elif eqn.primitive.name in _FOLLOWED and products:
-                if any(x is products[-1][1] for x in operands):
-                    products[-1][1] = results[0]
-        known.update(zip(eqn.outvars, results, strict=True))
-    return [*map(read, jaxpr.outvars)]
+    def constant(self, x: Any, variable: Any) -> Any:
+        return x
+
+    def equation(self, eqn: core.JaxprEqn, operands: list[Any]) -> list[Any]:
+        out: Any = eqn.primitive.bind(*operands, **eqn.params)
+        results = out if eqn.primitive.multiple_results else [out]
+        if eqn.primitive.name == "dot_general":
+            turned = eqn.params["dimension_numbers"][0] == ((1,), (1,))
+            self.products.append([operands[turned], out])
+        elif eqn.primitive.name in _FOLLOWED and self.products:
+            if any(x is self.products[-1][1] for x in operands):
+                self.products[-1][1] = results[0]
+        return results
 
 
 def _named(layer: Layer, side: str, judged: Comparison) -> Comparison:

@@ -5,7 +5,7 @@
 Names don't matter, only what is multiplied by what, in which order.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from jax.extend import core
 
 from mlp_core.weights import WeightsError, canonical_names
 from parity.levels.rungs import Rungs, Skipped
+from parity.rounding.jaxpr import Interpreter, primitives_of
 from parity.sides.pairs import JaxSide
 from parity.sides.stages import Stages, stages_of
 
@@ -95,52 +96,36 @@ def _checked(own: dict[str, str], params: Mapping[str, np.ndarray], width: int) 
 
 def of_relu(side: JaxSide, X: np.ndarray) -> None:
     """Raises NoProbe for a model that computes with more than products, sums and ReLUs."""
-    jaxpr = _traced(stages_of(side), X.shape)
-    if strange := sorted(set(_primitives(jaxpr)) - _PRIMITIVES):
+    jaxpr = _traced(stages_of(side), X.shape).jaxpr
+    if strange := sorted(primitives_of(jaxpr) - _PRIMITIVES):
         raise NoProbe(f"this level is for ReLU perceptrons; the model uses {strange}")
 
 
-def _primitives(jaxpr: Any) -> Iterator[str]:
-    for eqn in jaxpr.eqns:
-        yield eqn.primitive.name
-        for inner in core.jaxprs_in_params(eqn.params):
-            yield from _primitives(inner)
-
-
 @lru_cache(maxsize=16)
-def _traced(stages: Stages, shape: tuple[int, ...]) -> core.Jaxpr:
+def _traced(stages: Stages, shape: tuple[int, ...]) -> core.ClosedJaxpr:
     """The model's outputs, of its parameters and inputs of this shape."""
     side = stages.side
     with side._settings():
         X = jax.ShapeDtypeStruct(shape, side.dtype)
-        return jax.make_jaxpr(stages.logits)(side.params(), X).jaxpr
+        return jax.make_jaxpr(stages.logits)(side.params(), X)
 
 
 def _layers(stages: Stages, shape: tuple[int, ...]) -> Layers:
     reader = _Reader()
     given = [*map(Parameter, sorted(stages.side.params())), After(0)]  # a dict's leaves are sorted
-    if reader.read(_traced(stages, shape), given) != [After(len(reader.layers))]:
+    if reader.closed(_traced(stages, shape), given) != [After(len(reader.layers))]:
         raise NoProbe("this level is for perceptrons; the last product isn't the output's")
     return reader.layers
 
 
-class _Reader:
+class _Reader(Interpreter[Any]):
     """Follows parameters and inputs through a jaxpr. layers: [matrix, bias] of each product."""
 
     def __init__(self) -> None:
         self.layers: Layers = []
 
-    def read(self, jaxpr: Any, given: list[Any]) -> list[Any]:
-        known = dict(zip(jaxpr.invars, given, strict=True))
-        for eqn in jaxpr.eqns:
-            operands = [None if isinstance(v, core.Literal) else known.get(v) for v in eqn.invars]
-            inner = next((p for p in eqn.params.values() if isinstance(p, core.ClosedJaxpr)), None)
-            if inner is not None:
-                results = self.read(inner.jaxpr, operands)
-            else:
-                results = self.equation(eqn, operands)
-            known.update(zip(eqn.outvars, results, strict=True))
-        return [None if isinstance(v, core.Literal) else known.get(v) for v in jaxpr.outvars]
+    def constant(self, x: Any, variable: Any) -> None:
+        return None
 
     def equation(self, eqn: Any, operands: list[Any]) -> list[Any]:
         """What its results are: a Parameter, After some layers, or None for a constant."""

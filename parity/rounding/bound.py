@@ -23,9 +23,10 @@ from jaxtyping import PyTree
 
 from .arithmetic import EXACT, Approx, Arithmetic, Array, Delta, dense
 from .backend import jnp
+from .coverage import Unexercised
 from .walk import Kink, UnsupportedPrimitive, Walk, constant, dtype, real, unit
 
-__all__ = ["Bounds", "Kink", "UnsupportedPrimitive", "bound", "bounded"]
+__all__ = ["Bounds", "Kink", "Unexercised", "UnsupportedPrimitive", "bound", "bounded"]
 
 FLOAT32, TF32, BFLOAT16, FLOAT64 = 2.0**-24, 2.0**-11, 2.0**-8, 2.0**-53
 
@@ -33,16 +34,20 @@ FLOAT32, TF32, BFLOAT16, FLOAT64 = 2.0**-24, 2.0**-11, 2.0**-8, 2.0**-53
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["value", "bound", "likely", "kinks"],
-    meta_fields=[],
+    meta_fields=["unexercised"],
 )
 @dataclass(frozen=True)
 class Bounds:
-    """What `bound` returns: pytrees shaped like the function's output, leaves in float64."""
+    """What `bound` returns: pytrees shaped like the function's output, leaves in float64.
+
+    kinks: decisions that rounding could turn. unexercised: those that these data never turn.
+    """
 
     value: PyTree
     bound: PyTree
     likely: PyTree
     kinks: tuple[Kink, ...]
+    unexercised: tuple[Unexercised, ...] = ()
 
 
 def bound(
@@ -77,9 +82,12 @@ def bound(
     with jax.enable_x64(True), np.errstate(all="ignore"):
         closed, shapes = trace(fn, structure, tuple(map(_type, given)))
         errors = None if input_bounds is None else _errors(args, input_bounds)
-        found = _walked(closed, given, errors, _arithmetic(roundoff, operand_roundoff), eager=True)
-    kinks = tuple(replace(k, count=int(k.count)) for k in found[-1] if k.count)
-    return Bounds(*map(shapes.unflatten, found[:-1]), kinks)
+        *parts, walk = _walked(
+            closed, given, errors, _arithmetic(roundoff, operand_roundoff), eager=True
+        )
+    kinks = tuple(replace(k, count=int(k.count)) for k in walk.kinks if k.count)
+    value, worst, likely = map(shapes.unflatten, parts)
+    return Bounds(value, worst, likely, kinks, walk.coverage.unexercised())
 
 
 def bounded(
@@ -104,9 +112,10 @@ def bounded(
         given, structure = jax.tree.flatten(args)
         closed, shapes = _traced.__wrapped__(fn, structure, tuple(map(_type, given)))
         errors = None if input_bounds is None else _errors(args, input_bounds)
-        *parts, kinks = _walked(closed, given, errors, worst, eager=False)
-        kinks = tuple(k if masks else replace(k, mask=None) for k in kinks)
-        return Bounds(*map(shapes.unflatten, parts), kinks)
+        *parts, walk = _walked(closed, given, errors, worst, eager=False)
+        value, bound, likely = map(shapes.unflatten, parts)
+        kinks = tuple(k if masks else replace(k, mask=None) for k in walk.kinks)
+        return Bounds(value, bound, likely, kinks)
 
     return run
 
@@ -121,8 +130,8 @@ def _walked(
     errors: list[Delta] | None,
     worst: Arithmetic,
     eager: bool,
-) -> tuple[list[Array], list[Array], list[Array], list[Kink]]:
-    """Values, bounds and likely ones of a jaxpr's outputs; decisions on the way."""
+) -> tuple[list[Array], list[Array], list[Array], Walk]:
+    """Values, bounds and likely ones of a jaxpr's outputs; the walk with its decisions."""
     variables = closed.jaxpr.invars
     inputs = [
         _input(x, d, dtype(v), eager)
@@ -133,7 +142,7 @@ def _walked(
     walk = Walk(worst, chance, min(units, default=FLOAT32), eager)
     outputs = [_output(worst, x) for x in walk.closed(closed, inputs)]
     values, bounds, likely = ([x[i] for x in outputs] for i in range(3))
-    return values, bounds, likely, walk.kinks
+    return values, bounds, likely, walk
 
 
 def _arithmetic(roundoff: float, operand_roundoff: float) -> Arithmetic:

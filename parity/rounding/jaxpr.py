@@ -66,10 +66,7 @@ class Interpreter(Generic[Value]):
         JAX keeps the innermost frames only, and caches what its own functions trace: where an
         equation has none of the user's, it's the call around it.
         """
-        for eqn in reversed(self.around):
-            if line := user_line(eqn.source_info.traceback):
-                return line
-        return "an unknown line"
+        return frames_to_user(self.around)[1] or "an unknown line"
 
 
 def called(eqn: core.JaxprEqn) -> Any:
@@ -79,14 +76,30 @@ def called(eqn: core.JaxprEqn) -> Any:
     return next(eqn.params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in eqn.params)
 
 
-def user_line(traceback: Any) -> str | None:
-    """The innermost frame that's neither a library's nor, from `bound` on, our own."""
-    for frame in traceback.frames if traceback else ():
-        if frame.file_name == _OWN:
-            return None
-        if _of_user(frame.file_name):
-            return f"{frame.file_name}:{frame.line_num} ({frame.function_name.split('.')[-1]})"
-    return None
+def primitives_of(jaxpr: core.Jaxpr) -> set[str]:
+    """The names of all primitives in a jaxpr, calls among them."""
+    inner = (primitives_of(j) for eqn in jaxpr.eqns for j in core.jaxprs_in_params(eqn.params))
+    return {eqn.primitive.name for eqn in jaxpr.eqns}.union(*inner)
+
+
+def frames_to_user(
+    around: tuple[core.JaxprEqn, ...],
+) -> tuple[list[tuple[str, str]], str | None]:
+    """(file, function) of a library's frames around an equation, then the user's line if any.
+
+    From `bound` on, frames are our own.
+    """
+    between: list[tuple[str, str]] = []
+    for eqn in reversed(around):
+        traceback: Any = eqn.source_info.traceback
+        for frame in traceback.frames if traceback else ():
+            if frame.file_name == _OWN:
+                break
+            if _of_user(frame.file_name):
+                function = frame.function_name.split(".")[-1]
+                return between, f"{frame.file_name}:{frame.line_num} ({function})"
+            between.append((frame.file_name, frame.function_name))
+    return between, None
 
 
 _OWN = str(Path(__file__).with_name("bound.py"))

@@ -11,7 +11,7 @@ from typing import Any
 
 from .arithmetic import DIVISION, EXACT, Approx, Arithmetic, Array
 from .backend import jnp
-from .rules import Op
+from .operation import Op
 
 Least = Any  # an array or a float; None: nothing is known
 

@@ -31,20 +31,18 @@ def _plain(f: Callable[..., Any]) -> Evaluation:
     return lambda _, *operands: f(*operands)
 
 
-NUMPY |= {
-    name: _plain(f)
-    for name, f in {
-        "add": np.add, "add_any": np.add, "sub": np.subtract, "mul": np.multiply,
-        "max": np.maximum, "min": np.minimum, "neg": np.negative, "abs": np.abs, "sign": np.sign,
-        "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
-        "ge": np.greater_equal, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
-        "not": np.invert, "is_finite": np.isfinite, "square": np.square, "floor": np.floor,
-        "ceil": np.ceil, "copy": lambda x: x, "copy_p": lambda x: x, "stop_gradient": lambda x: x,
-        "clamp": lambda low, x, high: np.minimum(np.maximum(x, low), high),
-        "optimization_barrier": lambda *xs: [*xs], "rem": np.fmod,
-        "nextafter": np.nextafter,
-    }.items()
+_ELEMENTWISE: dict[str, Callable[..., Any]] = {
+    "add": np.add, "add_any": np.add, "sub": np.subtract, "mul": np.multiply,
+    "max": np.maximum, "min": np.minimum, "neg": np.negative, "abs": np.abs, "sign": np.sign,
+    "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
+    "ge": np.greater_equal, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
+    "not": np.invert, "is_finite": np.isfinite, "square": np.square, "floor": np.floor,
+    "ceil": np.ceil, "copy": lambda x: x, "copy_p": lambda x: x, "stop_gradient": lambda x: x,
+    "clamp": lambda low, x, high: np.minimum(np.maximum(x, low), high),
+    "optimization_barrier": lambda *xs: [*xs], "rem": np.fmod,
+    "nextafter": np.nextafter,
 }  # fmt: skip
+NUMPY |= {name: _plain(f) for name, f in _ELEMENTWISE.items()}
 
 
 def integer_pow(x: Any, n: int) -> Any:

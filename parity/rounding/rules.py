@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from . import shared
 from .arithmetic import (
     DIVISION,
     EXACT,
     FUNCTIONS,
     ONE_PLUS_ERF,
     POWER,
-    Approx,
     Arithmetic,
     Array,
     Delta,
@@ -30,24 +29,7 @@ from .arithmetic import (
     log_drift,
 )
 from .backend import jnp, lax
-
-
-@dataclass(frozen=True)
-class Op:
-    """One equation of the jaxpr, as far as a rule needs it."""
-
-    name: str
-    params: dict[str, Any]
-    operands: tuple[Approx, ...]
-    bind: Callable[..., Any]  # the primitive itself, with its parameters
-    shape: tuple[int, ...]
-    dtype: Any
-    narrows: bool = False  # the result's type is narrower than the program's
-
-    def tagged(self, kind: str) -> tuple[Any, ...] | None:
-        """What the first operand tagged with `kind` carries."""
-        return next((x.tag.of for x in self.operands if x.tag and x.tag.kind == kind), None)
-
+from .operation import Op
 
 Spread = Callable[..., Delta]
 Rule = Callable[..., tuple[Any, ...]]  # -> value, spread[, tag]
@@ -97,8 +79,7 @@ def _add(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
 
     if log and op.name != "sub":
         return v, spread, Tag("logsum", log)
-    multiple = op.tagged("multiple")
-    return v, spread, Tag("multiple", multiple) if multiple else None
+    return v, spread, shared.added(op, 2.0**-126)
 
 
 def in_range(r: Arithmetic, v: Array, drift: Delta, *terms: tuple[Array, Delta]) -> Delta:
@@ -119,17 +100,14 @@ def in_range(r: Arithmetic, v: Array, drift: Delta, *terms: tuple[Array, Delta])
 def _mul(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
     def spread(r: Arithmetic, dx: Delta, dy: Delta) -> Delta:
         a, b = jnp.abs(x), jnp.abs(y)
-        return a * dy + dx * (b + dy) + r.product(a + dx, b + dy)
+        drift = a * dy + dx * (b + dy)
+        largest = shared.product(op, r.tiny)
+        if largest is not None and drift is not EXACT:
+            drift = jnp.fmin(drift, jnp.abs(x * y) + largest)
+        return drift + r.product(a + dx, b + dy)
 
-    return x * y, spread, _multiple(op)
-
-
-def _multiple(op: Op) -> Tag | None:
-    """Of c x or c (... + c' x), c a scalar: that it holds a multiple of x."""
-    for c, x in (op.operands, op.operands[::-1]):
-        if c.value.ndim == 0 and x.value.ndim:
-            return x.tag if x.tag and x.tag.kind == "multiple" else Tag("multiple", (x,))
-    return None
+    same = op.operands[0] is op.operands[1]
+    return x * y, spread, shared.squared(op.operands[0]) if same else shared.scaled(op)
 
 
 @rule("div")
@@ -148,10 +126,19 @@ def _div(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
         # x'/y' - x/y = (x' - x)/y' + x/y (y - y')/y', for the least |y'| and for the largest
         near = dx + jnp.abs(v) * jnp.maximum(size - low, 0.0) + jnp.zeros(op.shape)
         far = dx * (1 / size) + jnp.abs(v) * (off / (size + off))
-        drift = jnp.where(low > 0, jnp.maximum(near / low, dense(far, v)), jnp.inf)
-        return drift + r.product(jnp.abs(x) + dx, 1 / low, DIVISION)
+        drift = jnp.maximum(near / low, dense(far, v))
+        largest = shared.quotient(op, low, r.tiny)
+        if largest is not None:
+            drift = jnp.fmin(drift, jnp.abs(v) + largest)
+        drift = jnp.where(low > 0, drift, jnp.inf)
+        lost = r.tiny * (1 + jnp.abs(x) + dx + 1 / low)
+        return (
+            drift
+            + DIVISION * r.u * (jnp.abs(v) + drift)
+            + jnp.where(jnp.abs(x) + dx > 0, lost, 0.0)
+        )
 
-    return v, spread
+    return v, spread, shared.divided(op)
 
 
 @rule("square", "integer_pow")
@@ -173,7 +160,7 @@ def _integer_pow(op: Op, x: Array) -> tuple[Any, ...]:
             drift = jnp.where(size * r.tiny < 0.5, drift, jnp.inf)
         return drift + r.round(size, abs(n) + (n < 0))
 
-    return v, spread
+    return v, spread, shared.squared(op.operands[0]) if n == 2 else None
 
 
 @rule("pow")
@@ -213,7 +200,7 @@ def _elementary(function: Function) -> Rule:
             return drift + error + jnp.where(certain, 0.0, r.tiny)
 
         tags = {"exp": Tag("exp"), "erf": Tag("erf"), "log": Tag("log", (v,))}
-        return v, spread, tags.get(op.name)
+        return v, spread, tags.get(op.name, shared.rooted(op))
 
     return apply
 

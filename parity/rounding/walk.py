@@ -14,6 +14,7 @@ from jax.extend import core
 from . import choices, indexing, order, sequences, special, windows  # noqa: F401 (their rules)
 from .arithmetic import EXACT, Approx, Arithmetic, Array, Delta, dense
 from .backend import evaluate, jnp, lax, settled
+from .coverage import Coverage
 from .jaxpr import Interpreter
 from .least import limit
 from .rules import RULES, Op
@@ -110,6 +111,7 @@ class Walk(Interpreter[Approx]):
     base: float  # unit roundoff of the program's own type
     eager: bool = False  # evaluate in NumPy rather than trace
     kinks: list[Kink] = field(default_factory=list)
+    coverage: Coverage = field(default_factory=Coverage)
     around: tuple[core.JaxprEqn, ...] = ()
 
     def within(self) -> Walk:
@@ -120,8 +122,12 @@ class Walk(Interpreter[Approx]):
 
     def equation(self, eqn: core.JaxprEqn, operands: list[Approx]) -> list[Approx]:
         name = eqn.primitive.name
+        if self.eager:
+            self.coverage.note(self.around, operands)
         if name in CONTROL:
             return getattr(self, CONTROL[name])(eqn, operands)
+        if name == "integer_pow" and eqn.params["y"] == 1:
+            return operands
         kinds = [dtype(v) for v in (*eqn.invars, *eqn.outvars)]
         if any(jnp.issubdtype(kind, jnp.complexfloating) for kind in kinds):
             raise self.unsupported(f"{name}' of complex numbers")

@@ -100,6 +100,22 @@ def test_a_weight_that_never_had_a_gradient_stays_as_it_is_to_the_bit():
     assert (found.bound[0][clear] < 1e-3 * 1e-3 + 2.0**-23 * np.abs(args[0][clear])).all()
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop"])
+def test_an_uncertain_gradient_moves_a_weight_by_a_few_learning_rates_only(name):
+    solver, rate = TWINS[name][0], 1e-3 if name == "adam" else 1e-2
+    rng = np.random.default_rng(8)
+    params, state, g = walked(solver, 3, 8)
+    near = (1e-6 * rng.normal(size=g.shape)).astype(np.float32)
+    errors = jax.tree.map(np.zeros_like, (params, state)) + (np.full(g.shape, 1e-5),)
+    fn = partial(moved, solver)
+    zero = jax.tree.map(lambda s: s if s.shape == () else 0 * s, state)
+    found = bound(lambda g: fn(params, zero, g), near, input_bounds=errors[2:])
+    for _ in range(20):
+        g = (near + rng.uniform(-1e-5, 1e-5, g.shape)).astype(np.float32)
+        assert excess(compute(fn, params, zero, g), found) <= 1
+    assert found.bound[0].max() < 20 * rate
+
+
 SCHEDULES = {
     "cosine": optax.warmup_cosine_decay_schedule(0.0, 1e-2, 3, 20),
     "piecewise": optax.piecewise_constant_schedule(1e-2, {2: 0.1, 9: 0.5}),
