@@ -1,15 +1,16 @@
-"""Reading and writing at indices: gather, and the scatters that multiply or take an extremum.
+"""Reading and writing at indices: gather, slices, scatters that multiply or take an extremum.
 
 An index that rounding may turn, one of a sort say, reads any entry.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from .arithmetic import EXACT, Arithmetic, Array, Delta, dense
+from .arithmetic import EXACT, Arithmetic, Array, Delta, Tag, dense
 from .backend import evaluate, jnp, lax
-from .rules import Op, rule, unless
+from .rules import Op, products, rule, unless
 from .sequences import product_spread
 
 
@@ -102,3 +103,20 @@ def _unknown(*ds: Delta) -> Delta:
     """Integers: exact, or if anything isn't unknown."""
     inexact = [jnp.any(d > 0) for d in ds if d is not EXACT]
     return jnp.where(sum(inexact) > 0, jnp.inf, 0.0) if inexact else EXACT
+
+
+@rule("ragged_dot_general")
+def _ragged_dot(op: Op, A: Array, B: Array, sizes: Array) -> tuple[Any, ...]:
+    """Rows by the matrix of their group, as in a mixture of experts."""
+    numbers = op.params["ragged_dot_dimension_numbers"]
+    (contract, _), _ = numbers.dot_dimension_numbers
+    n = math.prod(A.shape[axis] for axis in contract)
+
+    def dot(a: Array, b: Array, precision: Any = None) -> Array:
+        return lax.ragged_dot_general(a, b, sizes, numbers, precision=precision)
+
+    def reach(a: Array, b: Array) -> Array:
+        return (dot((a > 0).astype(float), (b > 0).astype(float)) > 0).astype(float)
+
+    spread = products(dot, n, A, B, reach)
+    return dot(A, B), lambda r, dA, dB, di: unless(di, spread(r, dA, dB)), Tag("dot", (n,))
