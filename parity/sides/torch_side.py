@@ -99,9 +99,9 @@ class TorchSide:
 
     def narrowest(self, inputs: Tree) -> tuple[str, str]:
         """(type, operation) of the narrowest float that the forward pass computes."""
+        args, named = arguments(self._typed(inputs))
         with self.borrowed(), torch.no_grad(), _Types() as seen:
             self.model.train()
-            args, named = arguments(self._typed(inputs))
             self.model(*args, **named)
         return min(seen.found, key=lambda r: torch.finfo(getattr(torch, r[0])).bits)
 
