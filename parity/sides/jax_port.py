@@ -1,10 +1,11 @@
 """A JAX model that doesn't know its loss or its optimiser, as a Module that the Trainer fits."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.nnx as nnx
 import jax
+import numpy as np
 import optax
 
 import jax_mlp
@@ -108,6 +109,11 @@ class _Chosen:
         self.training, self.modes = training, modes
 
 
+def _wide(leaf: Any) -> Any:
+    """Counts as int64 in float64: divided by a number, an int32 becomes a float32 even there."""
+    return leaf.astype(int) if leaf.dtype == np.int32 and jax.config.jax_enable_x64 else leaf
+
+
 def _modes(net: nnx.Module) -> list[tuple[tuple, str, bool]]:
     """(path, attribute, value) of all that NNX's train() and eval() turn."""
     return [
@@ -160,5 +166,7 @@ def _seeing(optimizer: Any, net: nnx.Module) -> optax.GradientTransformation:
         updates, memory = optimizer.update(own(grads), memory, seen)
         return back(updates, grads), memory
 
-    init: Callable[[Any], Any] = lambda params: optimizer.init(own(params))  # noqa: E731
+    def init(params: Any) -> Any:
+        return jax.tree.map(_wide, optimizer.init(own(params)))
+
     return optax.GradientTransformation(init, update)

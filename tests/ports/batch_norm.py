@@ -196,6 +196,7 @@ FAMILIES = (
             "state": STATE,
             "known": (
                 ("state", "norm.var", "Torch divides the running variance by n - 1, Flax by n"),
+                ("every step", "norm.var", "Torch divides the running variance by n - 1"),
             ),
         }
         | BATCH,
@@ -264,7 +265,7 @@ FAMILIES = (
                 "logits",
                 "mean and variance stay at 0 and 1",
                 "logits",
-                {"options": {"state": None}},
+                {"options": {"state": {}}},
             ),
         ),
     ),
