@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from parity.checking import Verdict, assert_parity, check
     from parity.compare import Comparison, compare
     from parity.levels.ladder import LEVELS
-    from parity.levels.rungs import Level
+    from parity.levels.level import Level
     from parity.rounding.bound import bound
 
 __all__ = [

@@ -13,6 +13,7 @@ class Comparison:
 
     margin: largest |left - right| / bound; at most 1 if the arrays agree, 0 for equal arrays, inf
     for a NaN, an infinity, a shape that differs, or any difference where the bound is 0.
+    unjudged: elements whose bound is infinite, which proves nothing either way.
     The element named by index, left, right, bound is the one with the largest margin.
     relative: largest |left - right| over the largest |right|; compares magnitudes, decides nothing.
     """
@@ -29,6 +30,7 @@ class Comparison:
     elements: int
     sides: tuple[str, str] = ("left", "right")
     problem: str = ""
+    unjudged: int = 0
 
     def __str__(self) -> str:
         if self.problem:
@@ -38,22 +40,23 @@ class Comparison:
         return (
             f"{place}: {self.sides[0]} {self.left!r}, {self.sides[1]} {self.right!r}, "
             f"difference {self.error:.3g} {relation} bound {self.bound:.3g} "
-            f"(margin {self.margin:.3g}, {self.elements:,} elements)"
+            f"(margin {self.margin:.3g}, {self.elements:,} elements"
+            + (f", {self.unjudged:,} of them not judged)" if self.unjudged else ")")
         )
 
 
 def compare(
     left: Any,
     right: Any,
-    bound: Any = 0.0,
+    bound: Any = None,
     *,
     name: str = "",
     sides: tuple[str, str] = ("left", "right"),
 ) -> Comparison:
     """|left - right| <= bound, elementwise. A NaN or an infinity on either side, or both, fails.
 
-    left, right: arrays of one shape. bound: broadcast to it; 0 (the default) asks for the same
-    bits, so that -0.0 differs from 0.0 and float32 from float64.
+    left, right: arrays of one shape. bound: broadcast to it; None asks for the same bits, so that
+    -0.0 differs from 0.0 and float32 from float64. Where it is infinite, nothing is judged.
     """
     left, right = np.asarray(left), np.asarray(right)
     if left.shape != right.shape:
@@ -61,18 +64,19 @@ def compare(
         return _failed(name, sides, problem)
     if not np.size(left):
         return _failed(name, sides, "nothing to compare: empty arrays")
-    exact = not np.any(bound)
+    exact = bound is None
     if exact and left.dtype != right.dtype:
         problem = f"types differ: {sides[0]} {left.dtype}, {sides[1]} {right.dtype}"
         return _failed(name, sides, problem)
     a, b = (np.atleast_1d(x).astype(np.float64) for x in (left, right))
-    limit = np.broadcast_to(np.asarray(bound, np.float64), np.shape(left)).reshape(a.shape)
+    limit = np.asarray(0.0 if bound is None else bound, np.float64)
+    limit = np.broadcast_to(limit, np.shape(left)).reshape(a.shape)
     with np.errstate(all="ignore"):
         error = np.abs(a - b)
-        margin = np.where(error == 0, 0.0, error / limit)  # x / 0 is inf
+        margin = np.where(error == 0, 0.0, error / limit)  # x / 0 is inf, x / inf 0
     if exact:
         margin = np.where(_bits(left) == _bits(right), 0.0, np.inf).reshape(a.shape)
-    finite = np.isfinite(a) & np.isfinite(b) & np.isfinite(limit) & ~np.isnan(margin)
+    finite = np.isfinite(a) & np.isfinite(b) & ~np.isnan(limit) & ~np.isnan(margin)
     margin = np.where(finite, margin, np.inf)
     worst = np.unravel_index(np.argmax(margin), margin.shape)
     ok = bool((margin <= 1).all())
@@ -96,13 +100,14 @@ def compare(
         elements=int(np.size(left)),
         sides=sides,
         problem=problem,
+        unjudged=int(np.isposinf(limit).sum()),
     )
 
 
 def compare_trees(
     left: Mapping[str, Any],
     right: Mapping[str, Any],
-    bounds: Mapping[str, Any] | float = 0.0,
+    bounds: Mapping[str, Any] | float | None = None,
     *,
     name: str = "",
     sides: tuple[str, str] = ("left", "right"),

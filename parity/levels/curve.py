@@ -25,8 +25,11 @@ import numpy as np
 
 from parity.compare import Comparison, compare
 from parity.levels.effective_bits import RATIO, distance, float64_room, same_bits
-from parity.levels.rungs import ROUNDOFF, Rungs
+from parity.levels.level import Level, Skipped
+from parity.levels.pair import Pair
+from parity.levels.same_bits import diverged
 from parity.sides.pairs import Run
+from parity.sides.reference import ROUNDOFF
 from parity.sides.side import SIDES
 
 YARDSTICK = 1e-9
@@ -42,17 +45,23 @@ def curves(run: Run) -> Curves:
     return {"train_loss": np.array(run.history.train_loss), **val}
 
 
-def judge_curve(rungs: Rungs, precision: str) -> list[Comparison]:
+def judge_curve(pair: Pair, precision: str) -> list[Comparison]:
     """Losses of every step, validation figures of every epoch, final weights, of whole runs."""
+    if pair.infer:
+        raise Skipped("there are no targets: nothing is trained")
     judge = _in_float64 if precision == "float64" else _in_float32
-    found = judge(rungs, [])
-    if all(c.ok for c in found) or not _comparable(rungs, precision):
+    found = judge(pair, [])
+    if all(c.ok for c in found) or not _comparable(pair, precision):
         return found
-    return judge(rungs, rungs.twins(precision, TWINS, RATIO * ROUNDOFF[precision]))
+    if why := pair.narrow:
+        raise Skipped(f"no float64 curve to hold it against: {why}")
+    return judge(pair, pair.twins(precision, TWINS, RATIO * ROUNDOFF[precision]))
 
 
-def note_curve(rungs: Rungs, precision: str) -> str:
-    if not rungs.has_twins(precision):
+def note_curve(pair: Pair, precision: str) -> str:
+    if end := _diverged(pair, precision):
+        return f"both runs diverge at step {end:,}, and were compared until there"
+    if not pair.has_twins(precision):
         return ""
     return (
         "further off than rounding alone brings, but a ReLU's sign may have turned: judged by "
@@ -60,42 +69,68 @@ def note_curve(rungs: Rungs, precision: str) -> str:
     )
 
 
-def _in_float64(rungs: Rungs, twins: list[Run]) -> list[Comparison]:
-    ours, theirs = (rungs.run(s, "float64") for s in SIDES)
-    off = curves(rungs.run("jax", "float64", 1 + YARDSTICK))
-    floor = _rounding_of_loss(rungs)
+def _in_float64(pair: Pair, twins: list[Run]) -> list[Comparison]:
+    ours, theirs = (pair.run(s, "float64") for s in SIDES)
+    off = curves(pair.run("jax", "float64", 1 + YARDSTICK))
+    if end := _diverged(pair, "float64"):  # one story, told until there
+        curve, other = (curves(run)["train_loss"][:end] for run in (ours, theirs))
+        wrong = off["train_loss"][:end]
+        with np.errstate(invalid="ignore"):
+            away = np.nan_to_num(_furthest(wrong - curve[: len(wrong)]), nan=np.inf)
+        room = 2 * loss_floor(pair) + _lengthened(away, end)
+        return [compare(curve, other, room, name="train_loss", sides=SIDES)]
+    floor = loss_floor(pair)
     found = []
     for name, curve in curves(ours).items():
         # An accuracy is a count over n, rounded in float32: half an example is none.
-        least = 0.5 / rungs.val_examples if name == "val_acc" else 2 * floor
+        least = 0.5 / pair.val_examples if name == "val_acc" else 2 * floor
         # How far it has come by then: it may cross the curve again and again.
         away = [FURTHER * _furthest(curves(run)[name] - curve) for run in twins]
         away += [_furthest(off[name] - curve[: len(off[name])])]
         room = least + np.max([_lengthened(a, len(curve)) for a in away], axis=0)
         found.append(compare(curve, curves(theirs)[name], room, name=name, sides=SIDES))
     for name, array in ours.params.items():
-        room = YARDSTICK * np.abs(array - rungs.params[name]).max()
+        room = YARDSTICK * np.abs(array - pair.params[name]).max()
         strayed = [np.abs(twin.params[name] - array).max() for twin in twins]
         room = max([room, *(FURTHER * far for far in strayed)])
         found.append(compare(array, theirs.params[name], room, name=f"final {name}", sides=SIDES))
     return found
 
 
-def _in_float32(rungs: Rungs, twins: list[Run]) -> list[Comparison]:
+def _in_float32(pair: Pair, twins: list[Run]) -> list[Comparison]:
     found = []
-    for name, exact in curves(rungs.run("jax", "float64")).items():
-        own = {s: curves(rungs.run(s, "float32"))[name] for s in SIDES}
+    if _diverged(pair, "float32"):
+        runs = [pair.run(s, p) for s, p in (("jax", "float64"), *((s, "float32") for s in SIDES))]
+        end = _finite(*runs)
+        exact, *both = (curves(run)["train_loss"][:end] for run in runs)
+        label = "train_loss: distance from the float64 curve"
+        return same_bits(exact, dict(zip(SIDES, both, strict=True)), label)
+    for name, exact in curves(pair.run("jax", "float64")).items():
+        own = {s: curves(pair.run(s, "float32"))[name] for s in SIDES}
         # A prediction is a decision too: rounding may turn one, hardly two.
-        least = [1.5 / rungs.val_examples] if name == "val_acc" else []
+        least = [1.5 / pair.val_examples] if name == "val_acc" else []
         strayed = [FURTHER * distance(curves(twin)[name], exact) for twin in twins]
         label = f"{name}: distance from the float64 curve"
         found += same_bits(exact, own, label, max([0.0, *least, *strayed]))
     return found
 
 
-def _comparable(rungs: Rungs, precision: str) -> bool:
+def _diverged(pair: Pair, precision: str) -> int:
+    """The step at which the losses of both sides cease to be finite, if it is the same; else 0."""
+    return diverged(*(np.array(pair.run(s, precision).history.train_loss) for s in SIDES))
+
+
+def _finite(*runs: Run) -> int | None:
+    """How many losses of all runs are finite before the first that isn't; None if all are."""
+    losses = [np.array(run.history.train_loss) for run in runs]
+    if len({len(x) for x in losses}) > 1 or all(np.isfinite(x).all() for x in losses):
+        return None
+    return int(np.flatnonzero(~np.isfinite(losses).all(axis=0))[0])
+
+
+def _comparable(pair: Pair, precision: str) -> bool:
     """Whether twins can help: not where a run isn't finite, or of another length."""
-    runs = [rungs.run(s, p) for s, p in (("jax", "float64"), *((s, precision) for s in SIDES))]
+    runs = [pair.run(s, p) for s, p in (("jax", "float64"), *((s, precision) for s in SIDES))]
     shapes = [{name: curve.shape for name, curve in curves(run).items()} for run in runs]
     finite = (np.isfinite(curve).all() for run in runs for curve in curves(run).values())
     return all(shape == shapes[0] for shape in shapes) and all(finite)
@@ -109,12 +144,22 @@ def _lengthened(curve: np.ndarray, length: int) -> np.ndarray:
     return np.pad(curve, (0, length - len(curve)), mode="edge")
 
 
-def _rounding_of_loss(rungs: Rungs) -> float:
+def loss_floor(pair: Pair) -> float:
     """How far rounding may move the first loss in float64."""
-    batch = next(iter(rungs.batches))
-    if not rungs.unbounded("float64"):
-        return float(rungs.reference("float64", batch).bound.loss)
+    batch = next(iter(pair.batches))
+    if not pair.unbounded("float64"):
+        return float(pair.expected("float64", batch).bound.loss)
     exact, own = (
-        {s: rungs.evaluate(s, p, batch).loss for s in SIDES} for p in ("float64", "float32")
+        {s: pair.evaluate(s, p, batch).loss for s in SIDES} for p in ("float64", "float32")
     )
     return float64_room(exact, own)
+
+
+LEVEL = Level(
+    "curve",
+    "Same losses, step by step, and same weights at the end?",
+    "closer than updates off by 1e-9 would bring; in float32, same effective bits; or no "
+    "further than weights off by 6.5 bits of their precision at the start bring a run",
+    judge_curve,
+    note=note_curve,
+)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from parity.compare import Comparison, compare
-from parity.levels.rungs import ROUNDOFF
+from parity.sides.reference import ROUNDOFF
 from parity.sides.side import SIDES
 
 RATIO = 2.0 ** ((24 - 11) / 2)

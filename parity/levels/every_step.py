@@ -10,10 +10,9 @@ that its own pipeline makes. Nothing but one step's arrays is kept in memory.
 import itertools
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -21,13 +20,15 @@ import numpy as np
 from mlp_core.shell import progress_bar
 from parity.compare import Comparison, compare
 from parity.interrupted import Interrupted
-from parity.levels.rungs import Rungs, Skipped
+from parity.levels.level import Level, Skipped
+from parity.levels.pair import Pair
 from parity.levels.step_judge import Judged, StepJudge
-from parity.locate.divergence import Batch, Divergence, locate
+from parity.locate.divergence import Divergence, locate
 from parity.rounding.bound import UnsupportedPrimitive
 from parity.sides.pairs import JaxSide, TorchSide, torch_threads
-from parity.sides.side import SIDES
-from parity.sides.stages import Stages, Tree, stages_of
+from parity.sides.reference import Reference, flat
+from parity.sides.side import SIDES, Batch
+from parity.trees import Leaves
 
 T = TypeVar("T")
 LAG = 4  # steps under way at a time: what waits for a result leaves the processor idle
@@ -54,6 +55,7 @@ class Trajectory:
     seconds: float
     divergence: Divergence | None = None
     about: dict[str, Any] = field(default_factory=dict)
+    unjudged: int = 0  # elements, of all steps, that no bound could be found for
 
     @property
     def steps(self) -> int:
@@ -120,100 +122,113 @@ class Trajectory:
 def certify(
     jax_side: JaxSide,
     torch_side: TorchSide,
-    names: Mapping[str, tuple[str, str]],
     epochs: int,
     *,
+    reference: Reference | None = None,
     stop: bool = False,
 ) -> Trajectory:
     """Take every step of `epochs` epochs on both sides from JAX's weights, and judge each.
 
-    The sides, of one precision, start from JAX's loaded parameters; what they hold stays.
-    names: {reported name: (name in JAX, name in Torch)}. stop: end at the first step that fails.
-    An optimiser starts each step without memory. Shows a progress bar. Ctrl-C raises Interrupted
-    with the Trajectory of the steps until then.
+    The sides, of one precision, start from JAX's loaded parameters; what they hold stays. Weights,
+    statistics and the optimiser's state are shared before each step and compared after it. stop:
+    end at the first step that fails. Shows a progress bar. Ctrl-C raises Interrupted with the
+    Trajectory of the steps until then.
     """
     start = time.perf_counter()
-    take, judge = _programs(stages_of(jax_side))
+    reference = reference or Reference(jax_side)
+    count = jax_side.accumulated
+    total = epochs * len(jax_side.loader()) // count
+    take, judge = jax_side.compiled(reference.step), StepJudge(reference, total)
     found: list[tuple[float, Judged]] = []
     divergence = None
     interrupted = False
-    total = epochs * len(jax_side.loader())
-    steps = _behind(_taken(take, judge, jax_side, torch_side, names, epochs), LAG)
+    steps = _behind(_taken(take, judge, jax_side, torch_side, epochs, count), LAG)
     try:
-        label = f"certify {jax_side.dtype}"
-        bar = progress_bar(total, "step", label)
-        with torch_side.restored(), torch_threads(), bar:
-            for step, (params, batches, loss, judged) in enumerate(steps):
-                if judged is not None:
-                    found.append(jax.device_get((loss, judged)))
+        bar = progress_bar(total, "step", f"certify {jax_side.dtype}")
+        with torch_side.training(), torch_threads(), bar:
+            for step, at in enumerate(steps):
+                if at.judged is not None:
+                    found.append(jax.device_get((at.loss, at.judged)))
                     bar.update()
-                if divergence is None and (judged is None or not found[-1][1].inside):
-                    divergence = _located(jax_side, torch_side, names, params, batches, step)
+                if divergence is None and (at.judged is None or not found[-1][1].inside):
+                    start_from = (at.params, at.state, at.memory)
+                    divergence = locate(
+                        reference, torch_side, *start_from, at.batches, step, at.given
+                    )
                     if stop:
                         break
     except KeyboardInterrupt:
         interrupted = True
     losses = np.array([loss for loss, _ in found])
-    reported = {own: name for name, (own, _) in names.items()} | {"loss": "loss"}
-    leaves = judge.leaves or tuple(reported)
+    leaves = judge.leaves or ("loss", *jax_side.params())
     margins = np.array([judged.margins for _, judged in found])
     margins = margins.reshape(len(found), len(SIDES), len(leaves))
     apart = np.array([judged.apart for _, judged in found]).reshape(len(found), len(leaves))
     kinks: dict[str, np.ndarray] = {}
     for i, label in enumerate(judge.decisions):
-        kinks[label] = kinks.get(label, 0) + np.array([judged.kinks[i] for _, judged in found])
+        counts = [judged.kinks[i] if i < len(judged.kinks) else 0 for _, judged in found]
+        kinks[label] = kinks.get(label, 0) + np.array(counts)
     result = Trajectory(
         jax_side.dtype,
-        {
-            s: {reported[leaf]: margins[:, k, i] for i, leaf in enumerate(leaves)}
-            for k, s in enumerate(SIDES)
-        },
+        {s: {leaf: margins[:, k, i] for i, leaf in enumerate(leaves)} for k, s in enumerate(SIDES)},
         np.array([judged.visible for _, judged in found]),
-        {reported[leaf]: apart[:, i] for i, leaf in enumerate(leaves)},
+        {leaf: apart[:, i] for i, leaf in enumerate(leaves)},
         kinks,
         losses,
         time.perf_counter() - start,
         divergence,
         {"epochs": epochs},
+        int(sum(judged.unjudged for _, judged in found)),
     )
     if interrupted:
         raise Interrupted(result)
     return result
 
 
-def judge_every_step(rungs: Rungs, precision: str) -> list[Comparison]:
+def judge_every_step(pair: Pair, precision: str) -> list[Comparison]:
     """Every step of all epochs, from shared weights: each side's new weights and loss within the
     rounding bound of that very step."""
-    if not rungs.certify:
+    if pair.infer:
+        raise Skipped("there are no targets: nothing is trained")
+    if not pair.certify:
         raise Skipped("left out, as certify=False or --no-certify asks")
-    rungs.on_start(f"certifying every step of {rungs.epochs} epochs")
+    pair.on_start(f"certifying every step of {pair.epochs} epochs")
+    reference = pair.reference(precision)
     try:
-        t = certify(rungs.jax[precision], rungs.torch[precision], rungs.names, rungs.epochs)
+        t = certify(pair.jax[precision], pair.torch[precision], pair.epochs, reference=reference)
     except UnsupportedPrimitive as error:
         raise Skipped(f"no rounding bound: {error}") from None
-    rungs.certified = t
+    pair.certified = t
     found = []
     if t.divergence and t.divergence.problem:  # no step, but what prevented one
-        failed = compare(0.0, np.inf, name="every step", sides=SIDES)
+        failed = compare(0.0, np.inf, 0.0, name="every step", sides=SIDES)
         found.append(replace(failed, problem=str(t.divergence)))
-    sizes = {name: array.size for name, array in rungs.params.items()} | {"loss": 1}
+    sizes = {name: array.size for name, array in pair.params.items()}
     for s, leaves in t.margins.items() if t.steps else ():
         for leaf, margin in leaves.items():
             worst = int(np.argmax(margin))
             name = f"{leaf} at step {worst:,} of {t.steps:,}, share of its bound"
             judged = compare(margin[worst], 0.0, 1.0, name=name, sides=(s, "expected"))
-            apart, elements = float(t.apart[leaf].max()), t.steps * sizes[leaf]
+            size = sizes.get(leaf.rpartition("optimizer.")[2].partition(".")[2] or leaf, 1)
+            apart, elements = float(t.apart[leaf].max()), t.steps * sizes.get(leaf, size)
             found.append(replace(judged, relative=apart, elements=elements))
     return found
 
 
-def note_every_step(rungs: Rungs, precision: str) -> str:
-    return str(rungs.certified)
+def note_every_step(pair: Pair, precision: str) -> str:
+    return str(pair.certified)
 
 
-@lru_cache(maxsize=8)
-def _programs(stages: Stages) -> tuple[Any, StepJudge]:
-    return stages.compiled(stages.step), StepJudge(stages)
+class At(NamedTuple):
+    """A step under way: what it starts from, the batches of both sides, what came of it."""
+
+    params: Any
+    state: Any
+    memory: Any
+    batches: tuple[Batch | None, Batch | None]
+    loss: Any = None
+    judged: Judged | None = None
+    given: dict[str, Leaves] | None = None  # {side: {leaf: after the step}}
 
 
 def _taken(
@@ -221,30 +236,38 @@ def _taken(
     judge: StepJudge,
     jax_side: JaxSide,
     torch_side: TorchSide,
-    names: Mapping[str, tuple[str, str]],
     epochs: int,
-) -> Iterator[tuple[Tree, tuple[Batch | None, Batch | None], Any, Judged | None]]:
-    """Each step when it's under way: (weights, batches, loss, judged); at last one with judged None
-    if one side's data end before the other's. JAX computes while Torch does."""
-    params: Tree = jax_side.params()
-    streams = itertools.zip_longest(jax_side.stream(epochs), torch_side.stream(epochs))
-    batches = next(streams, None)
-    while batches is not None:
-        mine, theirs = batches
-        if mine is None or theirs is None:
-            yield params, batches, None, None
+    count: int,
+) -> Iterator[At]:
+    """Each step when it's under way; at last one that wasn't judged if one side's data end before
+    the other's. JAX computes while Torch does."""
+    params, state, memory = jax_side.params(), jax_side.state(), jax_side.memory()
+    pairs = itertools.zip_longest(jax_side.stream(epochs), torch_side.stream(epochs))
+    groups = iter(lambda: tuple(itertools.islice(pairs, count)), ())
+    group = next(groups, None)
+    first = True
+    while group is not None:
+        if ended := next((both for both in group if None in both), None):
+            yield At(params, state, memory, ended)
             return
-        X, y = mine[0].astype(jax_side.dtype), mine[1]
-        loss, new = take(params, X, y)
-        torch_side.load({other: np.asarray(params[own]) for own, other in names.values()})
-        other_loss, stepped = torch_side.step(*theirs)
-        other_new = {own: stepped[other] for own, other in names.values()}
-        losses, both = {"jax": loss, "torch": other_loss}, {"jax": new, "torch": other_new}
+        if len(group) < count:  # no whole step is left
+            return
+        mine = tuple((jax_side.typed(x), jax_side.typed(y)) for (x, y), _ in group)
+        loss, parts = take(params, state, memory, mine)
+        held: Any = [
+            {n: np.asarray(a) for n, a in tree.items()} for tree in (params, state, memory)
+        ]
+        torch_side.restart(held[0], held[1], held[2], first)
+        taken = torch_side.step(*(theirs for _, theirs in group))
+        other = {"step": taken.params, "state": taken.state, "memory": taken.memory}
+        both = {"jax": flat(loss, parts), "torch": flat(taken.loss, other)}
         # JAX computes in the order of calls: drawn after the judge's, its next batch would have to
         # wait for the judge, and Torch for the batch.
-        following = next(streams, None)
-        yield params, batches, loss, judge(params, X, y, losses, both)
-        params, batches = new, following
+        following = next(groups, None)
+        judged = judge(params, state, memory, mine, both)
+        yield At(params, state, memory, group[0], loss, judged, both)
+        params, state, memory = parts["step"], parts["state"], parts["memory"]
+        group, first = following, False
 
 
 def _behind(items: Iterable[T], count: int) -> Iterator[T]:
@@ -257,21 +280,19 @@ def _behind(items: Iterable[T], count: int) -> Iterator[T]:
     yield from waiting
 
 
-def _located(
-    jax_side: JaxSide,
-    torch_side: TorchSide,
-    names: Mapping[str, tuple[str, str]],
-    params: Tree,
-    batches: tuple[Batch | None, Batch | None],
-    step: int,
-) -> Divergence | None:
-    shared = {name: np.asarray(params[own]) for name, (own, _) in names.items()}
-    return locate(jax_side, torch_side, names, shared, batches, step)
-
-
 def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: plain(v) for key, v in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
         return [plain(v) for v in (value.tolist() if isinstance(value, np.ndarray) else value)]
     return str(value) if isinstance(value, float) and not np.isfinite(value) else value
+
+
+LEVEL = Level(
+    "every step",
+    "Does every step of all epochs, from shared weights, stay within its own bound?",
+    "rounding bound of each step",
+    judge_every_step,
+    ("float32",),
+    note_every_step,
+)

@@ -19,12 +19,14 @@ from jax.extend import core
 from jaxtyping import Bool, Float
 
 from parity.compare import Comparison, compare
+from parity.levels.level import Level, Skipped
+from parity.levels.pair import Pair
 from parity.levels.perceptrons import of_relu, perceptron
-from parity.levels.rungs import ROUNDOFF, Rungs, Skipped
 from parity.rounding.bound import bound
+from parity.rounding.jaxpr import Interpreter
 from parity.sides.pairs import JaxSide
+from parity.sides.reference import ROUNDOFF
 from parity.sides.side import SIDES
-from parity.sides.stages import Stages, stages_of
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,14 @@ class Layer:
         return f"{self.name} example {example} unit {unit}: {shown}, bound {self.bound[place]:.3g}"
 
 
-def judge_masks(rungs: Rungs, precision: str) -> list[Comparison]:
+def judge_masks(pair: Pair, precision: str) -> list[Comparison]:
     """Every hidden unit of every example is active on both sides or on neither, or uncertain.
 
     Raises NoProbe for a model that isn't a ReLU perceptron, Skipped for one whose products can't be
     read off.
     """
     found = []
-    for layer in layers_of(rungs, precision):
+    for layer in layers_of(pair, precision):
         expected = (layer.Z > 0).astype(np.float64)
         room = layer.uncertain.astype(np.float64)
         for s in SIDES:
@@ -68,30 +70,30 @@ def judge_masks(rungs: Rungs, precision: str) -> list[Comparison]:
     return found
 
 
-def note_masks(rungs: Rungs, precision: str) -> str:
+def note_masks(pair: Pair, precision: str) -> str:
     """How many signs are uncertain, and the first few of them."""
-    layers = layers_of(rungs, precision)
+    layers = layers_of(pair, precision)
     places = [(one, int(e), int(u)) for one in layers for e, u in np.argwhere(one.uncertain)]
     total = sum(one.uncertain.size for one in layers)
     listed = "".join(f"; {one.at(e, u)}" for one, e, u in places[:4])
     return f"{len(places)} of {total:,} signs of pre-activations uncertain{listed}"
 
 
-def layers_of(rungs: Rungs, precision: str) -> list[Layer]:
+def layers_of(pair: Pair, precision: str) -> list[Layer]:
     """All hidden layers, with what both sides computed; kept for the next caller."""
-    kept, key = rungs._evaluations, ("masks", "torch", precision)
+    kept, key = pair.kept, ("masks", "torch", precision)
     if key in kept:
         return kept[key]
-    X = np.concatenate([X for X, _ in rungs.batches.values()])
+    own = perceptron(pair)
+    X = np.concatenate([X for X, _ in pair.batches.values()])
     if (shared := ("masks", precision)) not in kept:  # whatever Torch does
-        own = perceptron(rungs)
-        of_relu(rungs.jax[precision], X)
-        params = {letter: rungs.params[name].astype(precision) for letter, name in own.items()}
+        of_relu(pair.jax[precision], X)
+        params = {letter: pair.params[name].astype(precision) for letter, name in own.items()}
         with jax.enable_x64(precision == "float64"):
             b = bound(signs, params, X.astype(precision), roundoff=ROUNDOFF[precision])
-        kept[shared] = b, jax_hidden(rungs.jax[precision], X)
+        kept[shared] = b, jax_hidden(pair.jax[precision], X)
     b, ours = kept[shared]
-    read = {"jax": ours, "torch": rungs.torch[precision].hidden(X)}
+    read = {"jax": ours, "torch": pair.torch[precision].hidden(X)}
     shapes = [np.shape(Z) for Z, _ in b.value]
     for s, hidden in read.items():
         if (own_shapes := [H.shape for _, H in hidden]) != shapes:
@@ -122,52 +124,48 @@ def signs(params: Any, X: Any) -> list[tuple[Any, Any]]:
 
 def jax_hidden(side: JaxSide, X: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """(Z, H) of each hidden layer of the JAX model at its loaded weights; see TorchSide.hidden."""
-    return jax.device_get(_reader(stages_of(side))(side.params(), X.astype(side.dtype)))
+    return jax.device_get(_reader(side)(side.params(), X.astype(side.dtype)))
 
 
 _FOLLOWED = ("add", "optimization_barrier", "transpose")  # from a product to its layer's result
 
 
 @lru_cache(maxsize=8)
-def _reader(stages: Stages) -> Any:
+def _reader(side: JaxSide) -> Any:
     """Compiled: (params, X) -> [(Z, H)]."""
 
     def hidden(params: Any, X: Any) -> list[tuple[Any, Any]]:
-        closed = jax.make_jaxpr(stages.logits)(params, X)
-        products: list[list[Any]] = []
-        _run(closed.jaxpr, closed.consts, jax.tree.leaves((params, X)), products)
-        return [(Z, H) for (_, Z), (H, _) in itertools.pairwise(products)]
+        closed = jax.make_jaxpr(lambda params, X: side.outputs(params, side.state(), X))(params, X)
+        walk = _Products()
+        walk.closed(closed, jax.tree.leaves((params, X)))
+        return [(Z, H) for (_, Z), (H, _) in itertools.pairwise(walk.products)]
 
-    return stages.compiled(hidden)
+    return side.compiled(hidden)
 
 
-def _run(jaxpr: core.Jaxpr, consts: Any, given: Any, products: list[list[Any]]) -> list[Any]:
-    """Evaluate a jaxpr, forward only. Each product adds [inputs, result with its bias].
+class _Products(Interpreter[Any]):
+    """Evaluates a jaxpr, forward only. products: [inputs, result with its bias] of each.
 
     A narrow layer's product is W^T X^T behind a barrier, see jax_mlp.layers: turned back, it's the
     same.
     """
-    known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *given], strict=True))
 
-    def read(v: Any) -> Any:
-        return v.val if isinstance(v, core.Literal) else known[v]
+    def __init__(self) -> None:
+        self.products: list[list[Any]] = []
 
-    for eqn in jaxpr.eqns:
-        operands = [*map(read, eqn.invars)]
-        inner = next((p for p in eqn.params.values() if isinstance(p, core.ClosedJaxpr)), None)
-        if inner is not None:
-            results = _run(inner.jaxpr, inner.consts, operands, products)
-        else:
-            out = eqn.primitive.bind(*operands, **eqn.params)
-            results = out if eqn.primitive.multiple_results else [out]
-            if eqn.primitive.name == "dot_general":
-                turned = eqn.params["dimension_numbers"][0] == ((1,), (1,))
-                products.append([operands[turned], out])
-            elif eqn.primitive.name in _FOLLOWED and products:
-                if any(x is products[-1][1] for x in operands):
-                    products[-1][1] = results[0]
-        known.update(zip(eqn.outvars, results, strict=True))
-    return [*map(read, jaxpr.outvars)]
+    def constant(self, x: Any, variable: Any) -> Any:
+        return x
+
+    def equation(self, eqn: core.JaxprEqn, operands: list[Any]) -> list[Any]:
+        out: Any = eqn.primitive.bind(*operands, **eqn.params)
+        results = out if eqn.primitive.multiple_results else [out]
+        if eqn.primitive.name == "dot_general":
+            turned = eqn.params["dimension_numbers"][0] == ((1,), (1,))
+            self.products.append([operands[turned], out])
+        elif eqn.primitive.name in _FOLLOWED and self.products:
+            if any(x is self.products[-1][1] for x in operands):
+                self.products[-1][1] = results[0]
+        return results
 
 
 def _named(layer: Layer, side: str, judged: Comparison) -> Comparison:
@@ -178,3 +176,12 @@ def _named(layer: Layer, side: str, judged: Comparison) -> Comparison:
     wrongly = "active" if layer.read[side][1][judged.index] > 0 else "not active"
     problem = f"{flips:,} flipped outside the uncertain set; {layer.at(*judged.index)}: {wrongly}"
     return replace(judged, problem=problem)
+
+
+LEVEL = Level(
+    "masks",
+    "Same hidden units active for each example?",
+    "equal, but where rounding may turn the sign",
+    judge_masks,
+    note=note_masks,
+)

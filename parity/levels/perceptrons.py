@@ -5,7 +5,7 @@
 Names don't matter, only what is multiplied by what, in which order.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -14,9 +14,11 @@ import numpy as np
 from jax.extend import core
 
 from mlp_core.weights import WeightsError, canonical_names
-from parity.levels.rungs import Rungs, Skipped
+from parity.levels.level import Skipped
+from parity.levels.pair import Pair
+from parity.rounding.jaxpr import Interpreter, primitives_of
 from parity.sides.pairs import JaxSide
-from parity.sides.stages import Stages, stages_of
+from parity.trees import Leaves
 
 # What a ReLU perceptron is made of. Others may be right, but aren't what integer probes compute.
 _PRIMITIVES = {"dot_general", "add", "max", "reshape", "broadcast_in_dim", "transpose", "squeeze",
@@ -44,27 +46,27 @@ class After(NamedTuple):
     layers: int
 
 
-def perceptron(rungs: Rungs) -> dict[str, str]:
+def perceptron(pair: Pair) -> dict[str, str]:
     """{W1: its name on the ladder, b1: ...} of a perceptron's parameters, from the inputs on.
 
     Raises NoProbe for a model that is none.
     """
-    X, _ = next(iter(rungs.batches.values()))
-    stages = stages_of(rungs.jax["float32"])
-    layers, width = _layers(stages, X.shape), int(np.prod(X.shape[1:]))
+    (X, _), side = next(iter(pair.batches.values())), pair.jax["float32"]
+    if not isinstance(X, np.ndarray) or not np.issubdtype(X.dtype, np.floating):
+        raise NoProbe("this level is for perceptrons; the inputs aren't one array of floats")
+    layers, width = _layers(side, X.shape), int(np.prod(X.shape[1:]))
+    params = side.params()
     try:
-        own = _checked(_lettered(layers), stages.side.params(), width)
+        return _checked(_lettered(layers), params, width)
     except NoProbe:
         # A port that forgets a bias, say, is one all the same if its names say so: let it be asked.
         try:
-            named = canonical_names(stages.side.params())[1]
+            named = canonical_names(params)[1]
         except WeightsError:
             named = {}
         if not named:
             raise
-        own = _checked(named, stages.side.params(), width)
-    ladder = {ours: name for name, (ours, _) in rungs.names.items()}
-    return {letter: ladder[name] for letter, name in own.items()}
+        return _checked(named, params, width)
 
 
 def _lettered(layers: Layers) -> dict[str, str]:
@@ -95,52 +97,43 @@ def _checked(own: dict[str, str], params: Mapping[str, np.ndarray], width: int) 
 
 def of_relu(side: JaxSide, X: np.ndarray) -> None:
     """Raises NoProbe for a model that computes with more than products, sums and ReLUs."""
-    jaxpr = _traced(stages_of(side), X.shape)
-    if strange := sorted(set(_primitives(jaxpr)) - _PRIMITIVES):
+    jaxpr = _traced(side, X.shape).jaxpr
+    if strange := sorted(primitives_of(jaxpr) - _PRIMITIVES):
         raise NoProbe(f"this level is for ReLU perceptrons; the model uses {strange}")
 
 
-def _primitives(jaxpr: Any) -> Iterator[str]:
-    for eqn in jaxpr.eqns:
-        yield eqn.primitive.name
-        for inner in core.jaxprs_in_params(eqn.params):
-            yield from _primitives(inner)
-
-
 @lru_cache(maxsize=16)
-def _traced(stages: Stages, shape: tuple[int, ...]) -> core.Jaxpr:
-    """The model's outputs, of its parameters and inputs of this shape."""
-    side = stages.side
+def _traced(side: JaxSide, shape: tuple[int, ...]) -> core.ClosedJaxpr:
+    """The model's output, of its parameters and inputs of this shape."""
+    state = side.state()
+
+    def output(params: Leaves, X: Any) -> Any:
+        outputs = side.outputs(params, state, X)
+        if len(outputs) != 1:
+            raise NoProbe(f"this level is for perceptrons; the model has outputs {[*outputs]}")
+        return next(iter(outputs.values()))
+
     with side._settings():
         X = jax.ShapeDtypeStruct(shape, side.dtype)
-        return jax.make_jaxpr(stages.logits)(side.params(), X).jaxpr
+        return jax.make_jaxpr(output)(side.params(), X)
 
 
-def _layers(stages: Stages, shape: tuple[int, ...]) -> Layers:
+def _layers(side: JaxSide, shape: tuple[int, ...]) -> Layers:
     reader = _Reader()
-    given = [*map(Parameter, sorted(stages.side.params())), After(0)]  # a dict's leaves are sorted
-    if reader.read(_traced(stages, shape), given) != [After(len(reader.layers))]:
+    given = [*map(Parameter, sorted(side.params())), After(0)]  # a dict's leaves are sorted
+    if reader.closed(_traced(side, shape), given) != [After(len(reader.layers))]:
         raise NoProbe("this level is for perceptrons; the last product isn't the output's")
     return reader.layers
 
 
-class _Reader:
+class _Reader(Interpreter[Any]):
     """Follows parameters and inputs through a jaxpr. layers: [matrix, bias] of each product."""
 
     def __init__(self) -> None:
         self.layers: Layers = []
 
-    def read(self, jaxpr: Any, given: list[Any]) -> list[Any]:
-        known = dict(zip(jaxpr.invars, given, strict=True))
-        for eqn in jaxpr.eqns:
-            operands = [None if isinstance(v, core.Literal) else known.get(v) for v in eqn.invars]
-            inner = next((p for p in eqn.params.values() if isinstance(p, core.ClosedJaxpr)), None)
-            if inner is not None:
-                results = self.read(inner.jaxpr, operands)
-            else:
-                results = self.equation(eqn, operands)
-            known.update(zip(eqn.outvars, results, strict=True))
-        return [None if isinstance(v, core.Literal) else known.get(v) for v in jaxpr.outvars]
+    def constant(self, x: Any, variable: Any) -> None:
+        return None
 
     def equation(self, eqn: Any, operands: list[Any]) -> list[Any]:
         """What its results are: a Parameter, After some layers, or None for a constant."""

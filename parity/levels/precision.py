@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from parity.compare import Comparison, compare
+from parity.levels.level import Level
+from parity.levels.pair import Pair
 from parity.levels.perceptrons import NoProbe, perceptron
-from parity.levels.rungs import Rungs
 from parity.sides.pairs import Arrays, Pullback, Side
-from parity.sides.side import SIDES
 
 # Sizes of numbers to try: for ReLU; for GELU, whose erf is 1 there; for tanh, where 1 + x is 1.
 UNITS = (1.0, 2.0**7, 2.0**-30)
@@ -127,21 +127,19 @@ def _through(
     return side.pullback(params, X, cotangent)
 
 
-def judge_precision(rungs: Rungs, precision: str) -> list[Comparison]:
+def judge_precision(pair: Pair, precision: str) -> list[Comparison]:
     """Every product of both sides keeps all 24 bits of float32, or is named.
 
     Raises NoProbe for a model that isn't a perceptron, or whose activations let nothing pass.
     """
-    own = perceptron(rungs)
-    shape = next(iter(rungs.batches.values()))[0].shape[1:]
-    ours = {letter: rungs.names[name][0] for letter, name in own.items()}
-    unit = passing(rungs.jax[precision], ours, shape)
-    found = []
-    for place, s in enumerate(SIDES):
-        names = {letter: rungs.names[name][place] for letter, name in own.items()}
-        for product in measure(getattr(rungs, s)[precision], names, shape, unit):
-            found.append(_judged(s, product))
-    return found
+    own = perceptron(pair)
+    shape = next(iter(pair.batches.values()))[0].shape[1:]
+    unit = passing(pair.jax[precision], own, shape)
+    return [
+        _judged(s, product)
+        for s, side in pair.sides(precision).items()
+        for product in measure(side, own, shape, unit)
+    ]
 
 
 def _judged(side: str, product: Product) -> Comparison:
@@ -169,3 +167,12 @@ def _sizes(side: Side, names: dict[str, str]) -> list[int]:
 def _random(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """float32 numbers in [1, 2) with all 24 bits in use."""
     return (1 + rng.integers(1, 2**23, shape) * 2.0**-23).astype(np.float32)
+
+
+LEVEL = Level(
+    "precision",
+    "Does every matrix product use all 24 bits of its float32 operands?",
+    "half an ulp of float32",
+    judge_precision,
+    ("float32",),
+)

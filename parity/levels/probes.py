@@ -22,10 +22,11 @@ import numpy as np
 from jaxtyping import Int
 
 from parity.compare import Comparison, compare, compare_trees
+from parity.levels.level import Level
+from parity.levels.pair import Pair
 from parity.levels.perceptrons import NoProbe, of_relu, perceptron
-from parity.levels.rungs import Rungs
-from parity.sides.pairs import Pullback, Side
-from parity.sides.side import SIDES, Arrays
+from parity.sides.pairs import Pullback
+from parity.sides.side import Arrays
 
 OPERAND_BITS, SUM_BITS = 8, 24
 TIES = (Fraction(1, 2), Fraction(0))  # what honest ReLUs have for a gradient at 0
@@ -115,29 +116,25 @@ def exact(probe: Probe, tie: Fraction = TIES[0]) -> Pullback:
     return Pullback(Z[-1], gradients, D)
 
 
-def judge_probes(rungs: Rungs, precision: str) -> list[Comparison]:
+def judge_probes(pair: Pair, precision: str) -> list[Comparison]:
     """Both sides against the integers, on a full and a partial batch: the same bits or a fault.
 
     Which gradient a tie has, 0 or 1/2, is read off the JAX side; Torch must have the same.
     Raises NoProbe for a model that isn't a ReLU perceptron.
     """
-    own = perceptron(rungs)
-    of_relu(rungs.jax[precision], next(iter(rungs.batches.values()))[0])
-    sizes = [rungs.params[own[f"W{i}"]].shape[0] for i in range(1, len(own) // 2 + 1)]
-    sizes.append(rungs.params[own[f"b{len(own) // 2}"]].size)
-    batches = list(rungs.batches.values())
+    own = perceptron(pair)
+    of_relu(pair.jax[precision], next(iter(pair.batches.values()))[0])
+    sizes = [pair.params[own[f"W{i}"]].shape[0] for i in range(1, len(own) // 2 + 1)]
+    sizes.append(pair.params[own[f"b{len(own) // 2}"]].size)
+    batches = list(pair.batches.values())
     probe = build(sizes, max(len(y) for _, y in batches))
     found: list[Comparison] = []
     for X, y in batches:
         part = probe.first(len(y))
         results = {}
-        both: tuple[Side, ...] = (rungs.jax[precision], rungs.torch[precision])
-        for place, (s, side) in enumerate(zip(SIDES, both, strict=True)):
-            names = {letter: rungs.names[name][place] for letter, name in own.items()}
-            params = {names[letter]: array for letter, array in part.params.items()}
-            result = side.pullback(params, part.X.reshape(X.shape), part.cotangent)
-            gradients = {own[letter]: result.gradients[name] for letter, name in names.items()}
-            results[s] = replace(result, gradients=gradients)
+        params = {own[letter]: array for letter, array in part.params.items()}
+        for s, side in pair.sides(precision).items():
+            results[s] = side.pullback(params, part.X.reshape(X.shape), part.cotangent)
         found += against(results, part, own, f"integers, batch of {len(y)}", precision)
     return found
 
@@ -270,3 +267,12 @@ def _typed(one: Pullback, own: Mapping[str, str], dtype: str) -> Pullback:
 
 def _plus(x: np.ndarray) -> np.ndarray:
     return x + np.zeros((), x.dtype)  # -0 + 0 is 0
+
+
+LEVEL = Level(
+    "probes",
+    "Small integers through the model and back: the same bits, whatever the arithmetic?",
+    "same bits",
+    judge_probes,
+    ("float32",),
+)

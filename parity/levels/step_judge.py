@@ -1,4 +1,8 @@
-"""The judge of one training step: both sides' new weights against its rounding bound, compiled."""
+"""The judge of one training step: both sides' new weights against its rounding bound.
+
+For thousands of steps the bound is compiled; for a few it is computed as it comes, which takes some
+milliseconds a step where compiling takes seconds.
+"""
 
 from typing import Any, NamedTuple
 
@@ -6,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from parity.levels.rungs import ROUNDOFF
-from parity.locate.divergence import ROOM
-from parity.rounding.bound import Bounds, bounded
-from parity.sides.side import SIDES
-from parity.sides.stages import Stages, Tree
+from parity.rounding.bound import Bounds, bound, bounded
+from parity.sides.reference import Reference, flat, room
+from parity.sides.side import SIDES, Batch
+from parity.trees import Leaves
+
+FEW = 200  # steps for which compiling isn't worth it
 
 
 class Judged(NamedTuple):
@@ -19,13 +24,15 @@ class Judged(NamedTuple):
     margins: [sides, leaves], the largest error over its bound; at most 1 inside, inf where
     something isn't finite or is missing. visible: the smallest relative error of the update that
     would certainly have been seen. apart: [leaves], largest difference of the sides over the
-    largest value. kinks: [decisions], how many rounding could have turned.
+    largest value. kinks: [decisions], how many rounding could have turned. unjudged: elements whose
+    bound is infinite.
     """
 
     margins: Any
     visible: Any
     apart: Any
     kinks: Any
+    unjudged: Any
 
     @property
     def inside(self) -> bool:
@@ -33,59 +40,91 @@ class Judged(NamedTuple):
 
 
 class StepJudge:
-    """(params, X, y, {side: loss}, {side: new params}) -> Judged, without waiting for it.
+    """(params, state, memory, batches, {side: {leaf: after the step}}) -> Judged.
 
-    leaves: what the margins are of. decisions: what the kinks are of, "max mlp.py:30"; both known
-    after the first call.
+    A compiled one doesn't wait for it. leaves: what the margins are of. decisions: what the kinks
+    are of, "max mlp.py:30"; both known after the first call.
     """
 
-    def __init__(self, stages: Stages) -> None:
-        roundoff = ROUNDOFF[stages.side.dtype]
-        self._certain = bounded(stages.step, roundoff=roundoff, masks=False)
+    def __init__(self, reference: Reference, steps: int) -> None:
+        self.reference, self.compiled = reference, steps > FEW
+        self._certain = bounded(reference.step, roundoff=reference.roundoff, masks=False)
         # Two programs: in one, XLA computes the bounds again for each use of them.
         self._bounds, self._judge = jax.jit(self._bounded), jax.jit(_judged)
         self.leaves: tuple[str, ...] = ()
         self.decisions: tuple[str, ...] = ()
 
-    def __call__(self, params: Tree, X: Any, y: Any, loss: Tree, new: Tree) -> Judged:
-        given = {s: {"loss": loss[s], **new[s]} for s in SIDES}
+    def __call__(
+        self,
+        params: Leaves,
+        state: Leaves,
+        memory: Leaves,
+        batches: tuple[Batch, ...],
+        given: dict[str, Leaves],
+    ) -> Judged:
+        shared = set.intersection(*(set(after) for after in given.values()))
         with jax.enable_x64(True):
-            value, bound, kinks = self._bounds(params, X, y)
-            self.leaves = tuple(value)  # in the order that jit gives, as in `_judged`
-            return self._judge(params, value, bound, given)._replace(kinks=kinks)
+            if self.compiled:
+                value, bounds, kinks = self._bounds(params, state, memory, batches)
+            else:
+                args = (params, state, memory, batches)
+                value, bounds, kinks = self._taken(
+                    bound(self.reference.step, *args, roundoff=self.reference.roundoff)
+                )
+            value, bounds = ({n: t[n] for n in sorted(shared & set(t))} for t in (value, bounds))
+            self.leaves = tuple(value)
+            given = {s: {name: given[s][name] for name in value} for s in SIDES}
+            if self.compiled:
+                return self._judge(params, value, bounds, given)._replace(kinks=kinks)
+            return _judged(params, value, bounds, given, np)._replace(kinks=kinks)
 
-    def _bounded(self, params: Tree, X: Any, y: Any) -> tuple[Tree, Tree, Any]:
-        """(loss and new weights, their bounds, kinks)."""
-        b: Bounds = self._certain(params, X, y)
-        value, bound = ({"loss": loss, **tree} for loss, tree in (b.value, b.bound))
-        self.decisions = tuple(f"{k.primitive} {k.source.rsplit('/', 1)[-1]}" for k in b.kinks)
-        return value, bound, jnp.array([k.count for k in b.kinks], int)
+    def _bounded(self, params: Any, state: Any, memory: Any, batches: Any) -> tuple[Any, Any, Any]:
+        """(leaves after the step, their bounds, kinks)."""
+        return self._taken(self._certain(params, state, memory, batches))
+
+    def _taken(self, b: Bounds) -> tuple[Leaves, Leaves, Any]:
+        value, bounds = (flat(loss, parts) for loss, parts in (b.value, b.bound))
+        names = tuple(f"{k.primitive} {k.source.rsplit('/', 1)[-1]}" for k in b.kinks)
+        if self.compiled:
+            self.decisions = names
+            return value, bounds, jnp.array([k.count for k in b.kinks], int)
+        # Only decisions that something reached are listed: they differ from step to step.
+        counts = dict.fromkeys(self.decisions, 0)
+        for name, kink in zip(names, b.kinks, strict=True):
+            counts[name] = counts.get(name, 0) + kink.count
+        self.decisions = tuple(counts)
+        return value, bounds, np.array([*counts.values()], int)
 
 
-def _judged(params: Tree, value: Tree, bound: Tree, given: Tree) -> Judged:
+def _judged(params: Leaves, value: Leaves, bounds: Leaves, given: Any, xp: Any = jnp) -> Judged:
     margins = [
-        [_margin(given[s][leaf], value[leaf], ROOM * bound[leaf]) for leaf in value] for s in SIDES
+        [_margin(xp, given[s][leaf], value[leaf], room(bounds[leaf])) for leaf in value]
+        for s in SIDES
     ]
     seen = [
-        jnp.min(jnp.where(moved > 0, bound[leaf] / moved, jnp.inf))
+        xp.min(xp.where(moved > 0, bounds[leaf] / xp.where(moved > 0, moved, 1.0), xp.inf))
         for leaf, w in params.items()
-        for moved in [jnp.abs(value[leaf] - w)]
+        if leaf in value
+        for moved in [xp.abs(value[leaf] - w)]
     ]
-    apart = [_apart(given["jax"][x], given["torch"][x], value[x]) for x in value]
-    visible = 2 * jnp.min(jnp.array(seen))
-    return Judged(jnp.array(margins), visible, jnp.array(apart), None)
+    apart = [_apart(xp, given["jax"][x], given["torch"][x], value[x]) for x in value]
+    visible = 2 * xp.min(xp.array(seen))
+    unjudged = sum(xp.sum(xp.isposinf(leaf)) for leaf in bounds.values())
+    return Judged(xp.array(margins), visible, xp.array(apart), None, unjudged)
 
 
-def _apart(x: Any, y: Any, value: Any) -> Any:
-    if jnp.shape(x) != jnp.shape(y):
-        return jnp.inf
-    return jnp.max(jnp.abs(x - y)).astype(jnp.float64) / jnp.max(jnp.abs(value))
+def _apart(xp: Any, x: Any, y: Any, value: Any) -> Any:
+    if xp.shape(x) != xp.shape(y):
+        return xp.inf
+    largest = xp.max(xp.abs(value))
+    return xp.max(xp.abs(x - y)).astype(xp.float64) / xp.where(largest > 0, largest, 1.0)
 
 
-def _margin(x: Any, value: Any, room: Any) -> Any:
-    """Largest |x - value| / room; inf for anything not finite, or any difference without room."""
-    if jnp.shape(x) != jnp.shape(value):
-        return jnp.inf
-    error = jnp.abs(jnp.asarray(x).astype(jnp.float64) - value)
-    margin = jnp.where(error == 0, 0.0, error / room)
-    return jnp.max(jnp.where(jnp.isfinite(error) & jnp.isfinite(room), margin, jnp.inf))
+def _margin(xp: Any, x: Any, value: Any, limit: Any) -> Any:
+    """Largest |x - value| / limit; inf for anything not finite, or any difference without room."""
+    if xp.shape(x) != xp.shape(value):
+        return xp.inf
+    error = xp.abs(xp.asarray(x).astype(xp.float64) - value)
+    safe = xp.where(limit > 0, limit, 1.0)
+    margin = xp.where(limit > 0, error / safe, xp.where(error == 0, 0.0, xp.inf))
+    return xp.max(xp.where(xp.isfinite(error) & ~xp.isnan(limit), margin, xp.inf))

@@ -1,23 +1,20 @@
 """First divergence: one step taken apart, from its inputs to its new weights."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from parity.compare import Comparison, compare, compare_trees
-from parity.levels.rungs import ROUNDOFF
-from parity.rounding.bound import bound
-from parity.sides.pairs import Evaluation, JaxSide, Side, TorchSide
-from parity.sides.side import SIDES
-from parity.sides.stages import stages_of
+from parity.rounding.bound import Bounds
+from parity.sides.memory import is_paired
+from parity.sides.pairs import TorchSide
+from parity.sides.reference import Reference, room
+from parity.sides.side import SIDES, Batch, Evaluation
+from parity.trees import Arrays, Leaves, leaves
 
-Batch = tuple[np.ndarray, np.ndarray]
-Trees = dict[str, np.ndarray]
-
-# The reference is itself rounded in float64, by 2^-29 of a float32 bound and less.
-ROOM = 1 + 2.0**-28
+PARTS = ("logits", "loss", "gradients", "step")
 
 
 @dataclass(frozen=True)
@@ -68,27 +65,30 @@ class Divergence:
 
 
 def locate(
-    jax: JaxSide,
+    reference: Reference,
     torch: TorchSide,
-    names: Mapping[str, tuple[str, str]],
-    params: Trees,
+    params: Mapping[str, Any],
+    state: Mapping[str, Any],
+    memory: Mapping[str, Any],
     batches: tuple[Batch | None, Batch | None],
     step: int,
+    given: Mapping[str, Leaves] | None = None,
 ) -> Divergence | None:
     """The first level of one step that leaves its bound, and where; None if all stay inside.
 
-    names: {reported name: (name in JAX, name in Torch)}. params: the weights that both sides start
-    from, by reported name. batches: what JAX's and Torch's pipelines give for this step, None where
-    one has ended. Both sides' loaded parameters stay.
+    params, state, memory: what both sides start from. batches: what JAX's and Torch's pipelines
+    give for this step, None where one has ended. given: {side: {leaf: after the step}} of a
+    training; None: a first step is taken. What both sides hold stays.
     """
+    jax = reference.side
     precision = jax.dtype
 
     def found(
         level: str, c: Comparison, margins: dict[str, float], values: Any = None, **origins: str
     ) -> Divergence:
         side = c.sides[0] if values else "torch"
-        a, b, reference = values or (c.left, c.right, float("nan"))
-        return Divergence(step, precision, level, side, c.name, c.index, a, b, reference, c.bound,
+        a, b, expected = values or (c.left, c.right, float("nan"))
+        return Divergence(step, precision, level, side, c.name, c.index, a, b, expected, c.bound,
                           margins, origins, c.problem)  # fmt: skip
 
     mine, theirs = batches
@@ -96,103 +96,116 @@ def locate(
         lacking = SIDES[mine is not None]
         problem = f"{lacking}'s data has ended, the other's hasn't"
         nothing = compare(np.zeros(0), np.zeros(0), sides=SIDES)
-        return found("inputs", _with(nothing, problem), {"inputs": np.inf})
-    given = [
-        compare(a, b, name=name, sides=SIDES)
-        for a, b, name in zip(mine, theirs, ("images", "labels"), strict=True)
-    ]
-    margins = {"inputs": max(c.margin for c in given)}
-    if wrong := [c for c in given if not c.ok]:
+        return found("inputs", replace(nothing, problem=problem), {"inputs": np.inf})
+    same = compare_trees(_named(mine), _named(theirs), sides=SIDES)
+    margins = {"inputs": max(c.margin for c in same)}
+    if wrong := [c for c in same if not c.ok]:
         return found("inputs", wrong[0], margins)
 
-    both: tuple[Side, ...] = (jax, torch)
-    kept = [side.params() for side in both]
+    sides: dict[str, Any] = {"jax": jax, "torch": torch}
+    kept = [(side.params(), side.state()) for side in sides.values()]
+    params, state, memory = (
+        {n: np.asarray(a) for n, a in tree.items()} for tree in (params, state, memory)
+    )
     try:
-        held, values = {}, {}
-        for place, (s, side) in enumerate(zip(SIDES, both, strict=True)):
-            side.load({own[place]: params[name] for name, own in names.items()})
-            held[s] = {name: side.params()[own[place]] for name, own in names.items()}
-            one = side.evaluate(*mine)
-            trees = [{n: t[o[place]] for n, o in names.items()} for t in (one.gradients, one.step)]
-            values[s] = Evaluation(one.logits, one.loss, *trees)
-        weights = compare_trees(held["jax"], held["torch"], sides=SIDES)
-        margins["weights"] = max(c.margin for c in weights)
-        if wrong := [c for c in weights if not c.ok]:
+        values = {}
+        for s, side in sides.items():
+            known = {name: leaf for name, leaf in state.items() if name in side.state()}
+            side.load(params, known)
+            values[s] = side.evaluate(*mine)
+        held = compare_trees(jax.params(), torch.params(), sides=SIDES)
+        margins["weights"] = max(c.margin for c in held)
+        if wrong := [c for c in held if not c.ok]:
             return found("weights", wrong[0], margins)
-        expected = jax.bounds(*mine, ROUNDOFF[precision])
-        reference, bounds = (
-            Evaluation(one.logits, one.loss, *({n: t[o[0]] for n, o in names.items()}
-                       for t in (one.gradients, one.step)))
-            for one in (expected.value, expected.bound)
-        )  # fmt: skip
+        expected = reference.evaluate(*mine)
+        right = {part: _parts(expected.value, part, torch) for part in PARTS}
+        bounds = {part: _parts(expected.bound, part, torch) for part in PARTS}
+        own = {s: {part: _parts(v, part, torch) for part in PARTS} for s, v in values.items()}
+        if given is not None:
+            b = reference.after(params, state, memory, ((mine),) * jax.accumulated)
+            shared = [n for n in b.value if all(n in after for after in given.values())]
+            right["step"], bounds["step"] = ({n: t[n] for n in shared} for t in (b.value, b.bound))
+            for s, after in given.items():
+                own[s]["step"] = {n: np.asarray(after[n]) for n in shared}
         worst: dict[str, Comparison] = {}
-        for level in ("logits", "loss", "gradients", "step"):
-            right, room = reference.part(level), bounds.part(level)
-            room = {name: ROOM * leaf for name, leaf in room.items()}
+        for part in PARTS:
+            within = {name: room(leaf) for name, leaf in bounds[part].items()}
             compared = [
                 c
                 for s in SIDES
-                for c in compare_trees(values[s].part(level), right, room, sides=(s, "float64"))
+                for c in compare_trees(own[s][part], right[part], within, sides=(s, "float64"))
             ]
-            margins[level] = max(c.margin for c in compared)
+            margins[part] = max((c.margin for c in compared), default=0.0)
             if not all(c.ok for c in compared):
-                worst[level] = max(compared, key=lambda c: (not c.ok, c.margin))
+                worst[part] = max(compared, key=lambda c: (not c.ok, c.margin))
         if not worst:
             return None
+        start = params, state, memory, mine
         origins = {
-            level: _origin(jax, names, level, values[c.sides[0]], reference, params, mine)
-            for level, c in worst.items()
+            part: _origin(reference, part, values[c.sides[0]], expected.value, start)
+            for part, c in worst.items()
         }
         level, c = next(iter(worst.items()))
-        trio = (values["jax"].part(level), values["torch"].part(level), reference.part(level))
-        numbers = [float(np.asarray(tree[c.name])[c.index]) for tree in trio]
+        trio = (own["jax"][level], own["torch"][level], right[level])
+        numbers = [_at(tree, c) for tree in trio]
         return found(level, c, margins, numbers, **origins)
     finally:
-        for side, before in zip(both, kept, strict=True):
-            side.load(before)
+        for side, (held_params, held_state) in zip(sides.values(), kept, strict=True):
+            side.load(held_params, held_state)
 
 
 def _origin(
-    jax: JaxSide,
-    names: Mapping[str, tuple[str, str]],
-    level: str,
-    own: Evaluation,
-    reference: Evaluation,
-    params: Trees,
-    batch: Batch,
+    reference: Reference, part: str, own: Evaluation, expected: Evaluation, start: Any
 ) -> str:
-    """Is the level right for what its own side gave it? Asked of the reference too, to be sure."""
-    if level == "logits":  # its inputs, the weights and the images, are the same bits on both sides
+    """Is the part right for what its own side gave it? Asked of the reference too, to be sure."""
+    if part == "logits":  # its inputs, the weights and the images, are the same bits on both sides
         return "made there"
-    stages, (X, y) = stages_of(jax), batch
-    dtype = np.dtype(jax.dtype)
-    weights = {own_names[0]: params[name].astype(dtype) for name, own_names in names.items()}
-    X = X.astype(dtype)
+    params, state, memory, (inputs, targets) = start
+    side = reference.side
 
     def inside(one: Evaluation) -> bool:
-        logits = one.logits.astype(dtype)
-        gradients = {own_names[0]: one.gradients[n].astype(dtype) for n, own_names in names.items()}
-        functions: dict[str, tuple[Callable, tuple]] = {
-            "loss": (stages.loss, (logits, y)),
-            "gradients": (stages.gradients, (weights, X, y, logits)),
-            "step": (stages.update, (weights, gradients)),
+        outputs, gradients = side.typed(one.outputs), side.typed(one.gradients)
+        functions: dict[str, Callable[[], Bounds]] = {
+            "loss": lambda: reference.loss(outputs, targets),
+            "gradients": lambda: reference.gradients(params, state, inputs, targets, outputs),
+            "step": lambda: reference.update(params, gradients, memory),
         }
-        function, args = functions[level]
-        with jax._settings():
-            b = bound(function, *args, roundoff=ROUNDOFF[jax.dtype])
-        value, room = (
-            {n: tree[o[0]] for n, o in names.items()} if isinstance(tree, dict) else {level: tree}
-            for tree in (b.value, b.bound)
-        )
-        room = {name: ROOM * leaf for name, leaf in room.items()}
-        return all(c.ok for c in compare_trees(one.part(level), value, room))
+        b = functions[part]()
+        value, bound = b.value, b.bound
+        if part == "step":
+            value, bound = value[0], bound[0]
+        elif part == "loss":
+            value, bound = {"loss": value}, {"loss": bound}
+        mine = one.step if part == "step" else one.part(part)
+        within = {name: room(leaf) for name, leaf in bound.items()}
+        return all(c.ok for c in compare_trees(mine, value, within))
 
     # The reference, rounded to the side's type on its way in, stays within the same bounds if the
-    # composition of the levels is the step.
-    if not inside(reference):
+    # composition of the parts is the step.
+    try:
+        if not inside(expected):
+            return "unknown"
+        return "inherited" if inside(own) else "made there"
+    except (TypeError, ValueError, KeyError):  # a loss that isn't a function of the outputs alone
         return "unknown"
-    return "inherited" if inside(own) else "made there"
 
 
-def _with(c: Comparison, problem: str) -> Comparison:
-    return Comparison(**(asdict(c) | {"problem": problem}))
+def _parts(one: Evaluation, part: str, torch: TorchSide) -> Arrays:
+    """The leaves of a part that both sides have."""
+    found = one.part(part)
+    if part == "gradients":
+        return {name: leaf for name, leaf in found.items() if name not in torch.frozen}
+    return {n: leaf for n, leaf in found.items() if is_paired(n)} if part == "step" else found
+
+
+def _named(batch: Batch) -> dict[str, Any]:
+    inputs, targets = batch
+    return leaves(inputs, "images") | leaves({"labels": targets})
+
+
+def _at(tree: Arrays, c: Comparison) -> float:
+    """The compared element; NaN where a side has none."""
+    leaf = tree.get(c.name)
+    if leaf is None or np.ndim(leaf) != len(c.index):
+        return float("nan")
+    return float(np.asarray(leaf)[c.index])

@@ -13,7 +13,7 @@ from rich.table import Table
 from mlp_core.files import write_atomically, write_json
 from parity.report import pictures, trajectory_pictures
 from parity.checking import Verdict
-from parity.levels.rungs import Result
+from parity.levels.level import Result
 
 CAPTION = """\
 of bound   share of its bound that the worst element used; at most 1 agrees

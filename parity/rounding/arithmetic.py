@@ -15,8 +15,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jax import lax
+
+from .backend import jnp, lax
 
 Array = Any  # a float64 (or integer, or boolean) array, traced or not
 Delta = Any  # its elementwise bound: a float64 array, or EXACT
@@ -57,7 +57,7 @@ class Approx:
     bound: Delta = EXACT
     likely: Delta = EXACT
     tag: Tag | None = None
-    nonnegative: bool = False  # in every arithmetic, as a sum of squares is
+    low: Array | float | None = None  # no computed value is below it; see `least`
 
     def tree_flatten(self) -> tuple[tuple[Array, Delta, Delta], None]:
         return (self.value, self.bound, self.likely), None
@@ -97,6 +97,10 @@ class Arithmetic:
     @property
     def double(self) -> bool:
         return self.tiny < 1e-300
+
+    def least(self, x: Approx, d: Array) -> Array:
+        """What x can't be below, if it's off by at most d."""
+        return x.value - d if x.low is None else jnp.fmax(x.value - d, x.low)
 
     def of(self, x: Approx) -> Delta:
         """The bound of x that belongs to this arithmetic."""
@@ -145,12 +149,16 @@ class Arithmetic:
 
 
 class Function(NamedTuple):
-    """f, its drift under an argument off by d, and its own error in units of u."""
+    """f, its drift under an argument off by d, and its own error in units of u.
+
+    limited: f's domain ends somewhere, and its drift takes the least argument as well.
+    """
 
     f: Callable[[Array], Array]
-    drift: Callable[[Array, Array, Array], Array]  # (x, f(x), d) -> sup |f(x + e) - f(x)|, |e| <= d
+    drift: Callable[..., Array]  # (x, f(x), d[, low]) -> sup |f(x + e) - f(x)|, |e| <= d
     relative: tuple[int, int]  # in float32, in float64
     extra: Callable[[Array, Array], Array] | None = None
+    limited: bool = False
 
 
 def nearest(x: Array, d: Array) -> Array:
@@ -177,20 +185,21 @@ def _erf_drift(x: Array, v: Array, d: Array) -> Array:
     return jnp.minimum(d * 1.1283791670955126 * jnp.exp(-(nearest(x, d) ** 2)), 2.0)
 
 
-def sqrt_drift(x: Array, v: Array, d: Array, nonnegative: bool = False) -> Array:
-    low = jnp.sqrt(jnp.maximum(x - d, 0.0))
-    drift = jnp.where(d > 0, jnp.minimum(d / (v + low), jnp.sqrt(d)), 0.0)
-    return drift if nonnegative else inside((x >= d) & (x >= 0), drift)
+def _sqrt_drift(x: Array, v: Array, d: Array, low: Array) -> Array:
+    root = jnp.sqrt(jnp.maximum(low, 0.0))
+    return inside(low >= 0, jnp.where(d > 0, jnp.minimum(d / (v + root), jnp.sqrt(d)), 0.0))
 
 
-def _rsqrt_drift(x: Array, v: Array, d: Array) -> Array:
-    low = x - d
+def _rsqrt_drift(x: Array, v: Array, d: Array, low: Array) -> Array:
     root = jnp.sqrt(jnp.where(low > 0, low, 1.0))
-    return inside(low > 0, d * v / (root * (1 / v + root)))
+    below, above = (x - low) * v / (root * (1 / v + root)), jnp.minimum(v, d * v / (2 * x))
+    return inside(low > 0, jnp.maximum(below, above))
 
 
-def _log_drift(x: Array, v: Array, d: Array) -> Array:
-    return inside(x > d, -jnp.log1p(-jnp.where(x > d, d / x, 0.0)))
+def log_drift(x: Array, d: Array, low: Array) -> Array:
+    """The largest |log(t) - log(x)| for t in [low, x + d]."""
+    below, above = -jnp.log1p(-jnp.where(low > 0, (x - low) / x, 0.0)), jnp.log1p(d / x)
+    return inside(low > 0, jnp.maximum(below, above))
 
 
 FUNCTIONS: dict[str, Function] = {
@@ -198,7 +207,8 @@ FUNCTIONS: dict[str, Function] = {
     # Torch takes the exponential of a rounded log-softmax, one rounding more than exp(x - max).
     "exp": Function(
         jnp.exp,
-        lambda x, v, d: v * jnp.expm1(d),
+        # Not v expm1(d): where v is zero and d large, as under a mask of -3e38, it's NaN.
+        lambda x, v, d: jnp.exp(x + d) * -jnp.expm1(-d),
         (4, 4),
         lambda x, v: jnp.where(v > 0, jnp.abs(x) * v, 0.0),
     ),
@@ -212,9 +222,14 @@ FUNCTIONS: dict[str, Function] = {
     # 6.25 1.50 4.04 1.49
     "expm1": Function(jnp.expm1, lambda x, v, d: (1 + v) * jnp.expm1(d), (14, 14)),
     # 2.00 1.01 0.99 1.03
-    "log": Function(jnp.log, _log_drift, (4, 4)),
+    "log": Function(jnp.log, lambda x, v, d, low: log_drift(x, d, low), (4, 4), limited=True),
     # 3.37 1.05 237 1.16: XLA's float64 log1p loses 7 bits near x = -0.41.
-    "log1p": Function(jnp.log1p, lambda x, v, d: _log_drift(1 + x, v, d), (8, 512)),
+    "log1p": Function(
+        jnp.log1p,
+        lambda x, v, d, low: log_drift(1 + x, d, 1 + low),
+        (8, 512),
+        limited=True,
+    ),
     # 4.71 1.06 6.92 1.09
     "tanh": Function(
         jnp.tanh, lambda x, v, d: jnp.minimum(d * _sech2(nearest(x, d)), 2.0), (14, 14)
@@ -231,10 +246,10 @@ FUNCTIONS: dict[str, Function] = {
         lax.erfc, _erf_drift, (6, 6), lambda x, v: 2 * jnp.maximum(x, 0) ** 2 * v + 8.0
     ),
     # 1.00 1.05 1.00 1.18
-    "sqrt": Function(jnp.sqrt, sqrt_drift, (3, 3)),
+    "sqrt": Function(jnp.sqrt, _sqrt_drift, (3, 3), limited=True),
     # 1.24 1.50 1.40 1.47
-    "rsqrt": Function(lax.rsqrt, _rsqrt_drift, (4, 4)),
-    # 1.06 1.09 1.00 1.00 for |x| <= 100
+    "rsqrt": Function(lax.rsqrt, _rsqrt_drift, (4, 4), limited=True),
+    # 1.06 1.09 1.00 1.00 for |x| <= 1,000,000
     "sin": Function(jnp.sin, lambda x, v, d: jnp.minimum(d, 2.0), (3, 3)),
     "cos": Function(jnp.cos, lambda x, v, d: jnp.minimum(d, 2.0), (3, 3)),
 }

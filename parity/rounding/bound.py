@@ -16,16 +16,17 @@ from functools import lru_cache, partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 from jax.interpreters import partial_eval
 from jaxtyping import PyTree
 
 from .arithmetic import EXACT, Approx, Arithmetic, Array, Delta, dense
+from .backend import jnp
+from .coverage import Unexercised
 from .walk import Kink, UnsupportedPrimitive, Walk, constant, dtype, real, unit
 
-__all__ = ["Bounds", "Kink", "UnsupportedPrimitive", "bound", "bounded"]
+__all__ = ["Bounds", "Kink", "Unexercised", "UnsupportedPrimitive", "bound", "bounded"]
 
 FLOAT32, TF32, BFLOAT16, FLOAT64 = 2.0**-24, 2.0**-11, 2.0**-8, 2.0**-53
 
@@ -33,16 +34,20 @@ FLOAT32, TF32, BFLOAT16, FLOAT64 = 2.0**-24, 2.0**-11, 2.0**-8, 2.0**-53
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["value", "bound", "likely", "kinks"],
-    meta_fields=[],
+    meta_fields=["unexercised"],
 )
 @dataclass(frozen=True)
 class Bounds:
-    """What `bound` returns: pytrees shaped like the function's output, leaves in float64."""
+    """What `bound` returns: pytrees shaped like the function's output, leaves in float64.
+
+    kinks: decisions that rounding could turn. unexercised: those that these data never turn.
+    """
 
     value: PyTree
     bound: PyTree
     likely: PyTree
     kinks: tuple[Kink, ...]
+    unexercised: tuple[Unexercised, ...] = ()
 
 
 def bound(
@@ -64,40 +69,25 @@ def bound(
     with; by default the inputs are exact. Integers and booleans have a zero bound unless a kink
     reaches them; a non-finite value has an infinite one.
 
-    Compiled at the first call for each fn (the last 24 are kept) and shapes; as with `jax.jit`,
-    arrays that fn closes over are read then. Needs no x64 flag and sets none.
+    Traced at the first call for each fn and types of args, when arrays that fn closes over are read
+    (the last 24 are kept), then evaluated in NumPy. Needs no x64 flag and sets none.
     Raises UnsupportedPrimitive. Source: Higham 2002, ch. 3; Higham & Mary 2019.
     """
-    build: Callable[..., Callable[..., Bounds]] = _compiled
+    given, structure = jax.tree.flatten(args)
+    trace: Callable[..., tuple[core.ClosedJaxpr, Any]] = _traced
     try:
         hash(fn)
     except TypeError:
-        build = _compiled.__wrapped__
-    with jax.enable_x64(True):
-        run = build(fn, float(roundoff), float(operand_roundoff))
-        found: Bounds = jax.device_get(run(*args, input_bounds=input_bounds))
-    kinks = tuple(replace(k, count=int(k.count)) for k in found.kinks if k.count)
-    return replace(jax.tree.map(np.asarray, replace(found, kinks=())), kinks=kinks)
-
-
-@lru_cache(maxsize=24)
-def _compiled(
-    fn: Callable[..., PyTree], roundoff: float, operand_roundoff: float
-) -> Callable[..., Bounds]:
-    run = bounded(fn, roundoff=roundoff, operand_roundoff=operand_roundoff)
-    return jax.jit(run, compiler_options=_quick())
-
-
-@lru_cache
-def _quick() -> dict[str, Any]:
-    """Options for what runs once: to compile the bound of the book's gradient takes 0.85 s instead
-    of 3, to run it 70 ms instead of 33. Empty where XLA doesn't know them."""
-    options = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-    try:
-        jax.jit(lambda: 0, compiler_options=options).lower().compile()
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return options
+        trace = _traced.__wrapped__
+    with jax.enable_x64(True), np.errstate(all="ignore"):
+        closed, shapes = trace(fn, structure, tuple(map(_type, given)))
+        errors = None if input_bounds is None else _errors(args, input_bounds)
+        *parts, walk = _walked(
+            closed, given, errors, _arithmetic(roundoff, operand_roundoff), eager=True
+        )
+    kinks = tuple(replace(k, count=int(k.count)) for k in walk.kinks if k.count)
+    value, worst, likely = map(shapes.unflatten, parts)
+    return Bounds(value, worst, likely, kinks, walk.coverage.unexercised())
 
 
 def bounded(
@@ -115,29 +105,44 @@ def bounded(
     raises RuntimeError otherwise.
     """
     worst = _arithmetic(roundoff, operand_roundoff)
-    statistical = replace(worst, statistical=True)
 
     def run(*args: PyTree, input_bounds: PyTree | None = None) -> Bounds:
         if jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
             raise RuntimeError("bounded(fn) works in float64: call it under jax.enable_x64(True)")
-        closed, structure = _trace(fn, args)
-        given = jax.tree.leaves(args)
-        errors: list[Delta] = [EXACT] * len(given)
-        if input_bounds is not None:
-            errors = jax.tree.leaves(jax.tree.map(lambda _, d: d, args, input_bounds))
-        inputs = [
-            _input(x, d, dtype(v))
-            for x, d, v in zip(given, errors, closed.jaxpr.invars, strict=True)
-        ]
-        units = [unit(dtype(v)) for v in closed.jaxpr.invars if real(dtype(v))]
-        walk = Walk(worst, statistical, min(units, default=FLOAT32))
-        outputs = walk.closed(closed, inputs)
+        given, structure = jax.tree.flatten(args)
+        closed, shapes = _traced.__wrapped__(fn, structure, tuple(map(_type, given)))
+        errors = None if input_bounds is None else _errors(args, input_bounds)
+        *parts, walk = _walked(closed, given, errors, worst, eager=False)
+        value, bound, likely = map(shapes.unflatten, parts)
         kinks = tuple(k if masks else replace(k, mask=None) for k in walk.kinks)
-        leaves = zip(*(_output(worst, x) for x in outputs), strict=True)
-        value, bound, chance = map(structure.unflatten, leaves)
-        return Bounds(value, bound, chance, kinks)
+        return Bounds(value, bound, likely, kinks)
 
     return run
+
+
+def _errors(args: PyTree, input_bounds: PyTree) -> list[Delta]:
+    return jax.tree.leaves(jax.tree.map(lambda _, d: d, args, input_bounds))
+
+
+def _walked(
+    closed: core.ClosedJaxpr,
+    given: list[Any],
+    errors: list[Delta] | None,
+    worst: Arithmetic,
+    eager: bool,
+) -> tuple[list[Array], list[Array], list[Array], Walk]:
+    """Values, bounds and likely ones of a jaxpr's outputs; the walk with its decisions."""
+    variables = closed.jaxpr.invars
+    inputs = [
+        _input(x, d, dtype(v), eager)
+        for x, d, v in zip(given, errors or [EXACT] * len(given), variables, strict=True)
+    ]
+    units = [unit(dtype(v)) for v in variables if real(dtype(v))]
+    chance = replace(worst, statistical=True)
+    walk = Walk(worst, chance, min(units, default=FLOAT32), eager)
+    outputs = [_output(worst, x) for x in walk.closed(closed, inputs)]
+    values, bounds, likely = ([x[i] for x in outputs] for i in range(3))
+    return values, bounds, likely, walk
 
 
 def _arithmetic(roundoff: float, operand_roundoff: float) -> Arithmetic:
@@ -156,26 +161,31 @@ def _arithmetic(roundoff: float, operand_roundoff: float) -> Arithmetic:
     )
 
 
-def _trace(fn: Callable[..., PyTree], args: PyTree) -> tuple[core.ClosedJaxpr, Any]:
+def _type(x: Any) -> tuple[tuple[int, ...], Any, bool]:
+    t = jax.typeof(x)
+    return t.shape, t.dtype, t.weak_type
+
+
+@lru_cache(maxsize=24)
+def _traced(
+    fn: Callable[..., PyTree], structure: Any, types: tuple[tuple[tuple[int, ...], Any, bool], ...]
+) -> tuple[core.ClosedJaxpr, Any]:
     """fn's jaxpr at the types of args, without dead code, and the structure of its output."""
-    types = jax.tree.map(jax.typeof, args)
-    specs = jax.tree.map(
-        lambda t: jax.ShapeDtypeStruct(t.shape, t.dtype, weak_type=t.weak_type), types
-    )
-    floats = [t for t in jax.tree.leaves(types) if real(t.dtype) and not t.weak_type]
-    double = [t.dtype == jnp.float64 for t in floats]
+    specs = [jax.ShapeDtypeStruct(s, kind, weak_type=weak) for s, kind, weak in types]
+    floats = [(s, kind) for s, kind, weak in types if real(kind) and not weak]
+    double = [kind == jnp.float64 for _, kind in floats]
     # A NumPy scalar among float32 arrays doesn't make a float64 program; a float64 array does.
-    wide = any(d and t.shape for d, t in zip(double, floats, strict=True))
+    wide = any(d and s for d, (s, _) in zip(double, floats, strict=True))
     with jax.enable_x64(wide or (bool(double) and all(double))):
-        closed, shapes = jax.make_jaxpr(fn, return_shape=True)(*specs)
+        closed, shapes = jax.make_jaxpr(fn, return_shape=True)(*structure.unflatten(specs))
     jaxpr, _ = partial_eval.dce_jaxpr(
         closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True
     )
     return closed.replace(jaxpr=jaxpr), jax.tree.structure(shapes)
 
 
-def _input(x: Any, error: Delta, kind: Any) -> Approx:
-    value = constant(x, kind)
+def _input(x: Any, error: Delta, kind: Any, eager: bool) -> Approx:
+    value = constant(x, kind, eager)
     if error is EXACT or not real(kind):
         return Approx(value)
     error = dense(jnp.asarray(error, jnp.float64) * (1 + 2.0**-20), value)

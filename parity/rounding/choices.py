@@ -9,10 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import jax.numpy as jnp
-from jax import lax
-
 from .arithmetic import EXACT, Approx, Arithmetic, Array, Delta, Tag, dense
+from .backend import jnp, lax
 from .rules import Op, Spread, rule, unless
 
 # --- order -----------------------------------------------------------------------------------
@@ -76,9 +74,7 @@ def _extremum(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
     def spread(r: Arithmetic, dx: Delta, dy: Delta) -> Delta:
         if dx is EXACT and dy is EXACT:
             return EXACT
-        mine, theirs = dense(dx, v), dense(dy, v)
-        chosen = jnp.where((x > y) == largest, mine, theirs)
-        return jnp.where(undecided(r, x, y, dx, dy), jnp.maximum(mine, theirs), chosen)
+        return _either(r, x, y, dense(dx, v), dense(dy, v), (x > y) == largest)
 
     return v, spread, Tag("extremum", op.operands)
 
@@ -87,8 +83,13 @@ def _extremum(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
 def _peak(op: Op, x: Array) -> tuple[Any, ...]:
     axes = tuple(op.params["axes"])
 
-    def spread(r: Arithmetic, dx: Delta) -> Delta:  # 1-Lipschitz in the largest change
-        return dx if dx is EXACT else jnp.max(dx, axis=axes, initial=0.0)
+    def spread(r: Arithmetic, dx: Delta) -> Delta:
+        """1-Lipschitz in the largest change of those that could be the largest."""
+        if dx is EXACT:
+            return EXACT
+        y = (x if op.name == "reduce_max" else -x.astype(float)).astype(float)
+        least = jnp.nextafter(jnp.max(y - dx, axis=axes, keepdims=True, initial=-jnp.inf), -jnp.inf)
+        return jnp.max(jnp.where(y + dx < least, 0.0, dx), axis=axes, initial=0.0)
 
     dims = tuple(i for i in range(x.ndim) if i not in axes)
     tag = Tag("peak", (op.operands[0], axes, dims)) if op.name == "reduce_max" else None
@@ -158,12 +159,22 @@ def select(which: Array, *cases: Array) -> tuple[Array, Spread]:
 
 @rule("clamp")
 def _clamp(op: Op, low: Array, x: Array, high: Array) -> tuple[Any, ...]:
+    """max(low, min(x, high))"""
+    inner = jnp.minimum(x, high)
+
     def spread(r: Arithmetic, *ds: Delta) -> Delta:
         if all(d is EXACT for d in ds):
             return EXACT
-        return jnp.max(jnp.stack([dense(d, x) for d in ds]), axis=0)
+        dl, dx, dh = (dense(d, x) for d in ds)
+        inside = _either(r, x, high, dx, dh, x < high)
+        return _either(r, inner, low, inside, dl, inner > low)
 
     return op.bind(low, x, high), spread
+
+
+def _either(r: Arithmetic, x: Array, y: Array, dx: Array, dy: Array, first: Array) -> Array:
+    """The bound of the larger, or smaller, of x and y; first: whether that's x."""
+    return jnp.where(undecided(r, x, y, dx, dy), jnp.maximum(dx, dy), jnp.where(first, dx, dy))
 
 
 # --- booleans --------------------------------------------------------------------------------
@@ -239,9 +250,6 @@ _MOVES: dict[str, Any] = {
     "unstack": (0,),
     "tile": (0,),
     "pad": (0, 1),
-    "gather": (0,),
-    "dynamic_slice": (0,),
-    "dynamic_update_slice": (0, 1),
     "scatter": (0, 2),
     "optimization_barrier": slice(None),
 }

@@ -9,46 +9,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
-from jax import lax
-
+from . import shared
 from .arithmetic import (
     DIVISION,
     EXACT,
     FUNCTIONS,
     ONE_PLUS_ERF,
     POWER,
-    Approx,
     Arithmetic,
     Array,
     Delta,
     Function,
     Tag,
     dense,
-    sqrt_drift,
+    inside,
+    log_drift,
 )
-
-
-@dataclass(frozen=True)
-class Op:
-    """One equation of the jaxpr, as far as a rule needs it."""
-
-    name: str
-    params: dict[str, Any]
-    operands: tuple[Approx, ...]
-    bind: Callable[..., Any]  # the primitive itself, with its parameters
-    shape: tuple[int, ...]
-    dtype: Any
-    narrows: bool = False  # the result's type is narrower than the program's
-
-    def tagged(self, kind: str) -> tuple[Any, ...] | None:
-        """What the first operand tagged with `kind` carries."""
-        return next((x.tag.of for x in self.operands if x.tag and x.tag.kind == kind), None)
-
+from .backend import jnp, lax
+from .operation import Op
 
 Spread = Callable[..., Delta]
 Rule = Callable[..., tuple[Any, ...]]  # -> value, spread[, tag]
@@ -65,22 +46,6 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     return enter
 
 
-_SQUARES = {"square", "abs", "exp", "exp2", "logistic", "sqrt", "rsqrt", "erfc"}
-_SIGN_KEEPING = {"add", "add_any", "mul", "div", "max", "min", "reduce_sum", "cumsum", "reduce_max",
-                 "reduce_window_sum", "reduce_window_max", "copy", "reshape", "broadcast_in_dim",
-                 "squeeze", "convert_element_type", "stop_gradient"}  # fmt: skip
-
-
-def nonnegative(op: Op) -> bool:
-    """Whether the result is never negative, in any arithmetic."""
-    if op.name == "mul" and op.operands[0] is op.operands[1]:
-        return True
-    if op.name == "integer_pow" and op.params["y"] % 2 == 0:
-        return True
-    kept = op.name in _SIGN_KEEPING and all(x.nonnegative for x in op.operands)
-    return kept or op.name in _SQUARES
-
-
 # --- arithmetic ------------------------------------------------------------------------------
 
 
@@ -92,28 +57,57 @@ def _add(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
 
     def spread(r: Arithmetic, dx: Delta, dy: Delta) -> Delta:
         drift = dx + dy
-        drift += r.round(jnp.abs(v) + drift)
+        rounding = r.round(jnp.minimum(jnp.abs(v) + drift, r.huge))
+        if rounding is not EXACT:  # x + 0 is x: without a gradient, a weight stays what it is
+            idle = ((x == 0) | (y == 0)) & (dense(drift, v) == 0) & (jnp.abs(v) >= r.tiny)
+            rounding = jnp.where(idle, 0.0, rounding)
+        drift = drift + rounding
         # A bias may be the first term of the product's sum, and then takes part in n + 1 roundings.
         for product, other, d in ((x_, y, dy), (y_, x, dx)):
             if product.tag and product.tag.kind == "dot":
-                drift += r.round(jnp.abs(other) + d, product.tag.of[0] + 1)
+                drift = drift + r.round(jnp.abs(other) + d, product.tag.of[0] + 1)
         # Torch's cross-entropy: (max - logit) + log(sum) where optax has (max + log(sum)) - logit.
         if logsum and not r.exact:
-            drift += r.round(jnp.abs(v) + jnp.abs(logsum[0]))
+            drift = drift + r.round(jnp.abs(v) + jnp.abs(logsum[0]))
         if op.tagged("erf") is not None and not r.exact:  # a GELU's
-            drift += ONE_PLUS_ERF[r.double] * r.u
-        return drift
+            drift = drift + ONE_PLUS_ERF[r.double] * r.u
+        # Torch's AdamW has (1 - lr decay) w where optax has w - lr (... + decay w).
+        for multiple, other in ((x_, y_), (y_, x_)):
+            if multiple.tag and multiple.tag.kind == "multiple" and multiple.tag.of[0] is other:
+                drift = drift + r.round(jnp.abs(other.value) + r.of(other), 2)
+        return drift if r.exact else in_range(r, v, drift, (x, dx), (y, dy))
 
-    return v, spread, Tag("logsum", log) if log and op.name != "sub" else None
+    if log and op.name != "sub":
+        return v, spread, Tag("logsum", log)
+    return v, spread, shared.added(op, 2.0**-126)
+
+
+def in_range(r: Arithmetic, v: Array, drift: Delta, *terms: tuple[Array, Delta]) -> Delta:
+    """drift of a sum of two; infinite where it may overflow, none where a term is an infinity.
+
+    A computed term is no larger than the largest number, and a small one added to that leaves it:
+    a mask of finfo.min overflows nowhere.
+    """
+    top, limit = (r.huge, jnp.inf) if r.double else (r.huge * (1 - 0.999 * r.u), r.huge)
+    (x, dx), (y, dy) = terms
+    size = jnp.minimum(jnp.abs(x) + dx, top) + jnp.minimum(jnp.abs(y) + dy, top)
+    drift = inside(jnp.minimum(size, jnp.abs(v) + (dx + dy)) < limit * (1 - 0.5 * r.u), drift)
+    known = jnp.isfinite(dense(dx, x)) & jnp.isfinite(dense(dy, y)) & ~jnp.isnan(v)
+    return jnp.where((jnp.isinf(x) | jnp.isinf(y)) & known, 0.0, drift)
 
 
 @rule("mul")
 def _mul(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
     def spread(r: Arithmetic, dx: Delta, dy: Delta) -> Delta:
         a, b = jnp.abs(x), jnp.abs(y)
-        return a * dy + dx * (b + dy) + r.product(a + dx, b + dy)
+        drift = a * dy + dx * (b + dy)
+        largest = shared.product(op, r.tiny)
+        if largest is not None and drift is not EXACT:
+            drift = jnp.fmin(drift, jnp.abs(x * y) + largest)
+        return drift + r.product(a + dx, b + dy)
 
-    return x * y, spread
+    same = op.operands[0] is op.operands[1]
+    return x * y, spread, shared.squared(op.operands[0]) if same else shared.scaled(op)
 
 
 @rule("div")
@@ -122,14 +116,29 @@ def _div(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
     branches = op.operands[1].tag  # a divisor that's one of several: never between them
 
     def spread(r: Arithmetic, dx: Delta, dy: Delta) -> Delta:
-        low = jnp.abs(y) - dense(r.read(y, dy), y)
+        size, off = jnp.abs(y), dense(r.read(y, dy), y)
+        low = size - off
+        if op.operands[1].low is not None:
+            low = jnp.fmax(low, op.operands[1].low)
         if branches and branches.kind == "cases":
             cases = [jnp.abs(c.value) - dense(r.of(c), c.value) for c in branches.of]
             low = jnp.maximum(low, jnp.min(jnp.stack(jnp.broadcast_arrays(*cases)), axis=0))
-        drift = jnp.where(low > 0, (dx + jnp.abs(v) * dy + jnp.zeros(op.shape)) / low, jnp.inf)
-        return drift + r.product(jnp.abs(x) + dx, 1 / low, DIVISION)
+        # x'/y' - x/y = (x' - x)/y' + x/y (y - y')/y', for the least |y'| and for the largest
+        near = dx + jnp.abs(v) * jnp.maximum(size - low, 0.0) + jnp.zeros(op.shape)
+        far = dx * (1 / size) + jnp.abs(v) * (off / (size + off))
+        drift = jnp.maximum(near / low, dense(far, v))
+        largest = shared.quotient(op, low, r.tiny)
+        if largest is not None:
+            drift = jnp.fmin(drift, jnp.abs(v) + largest)
+        drift = jnp.where(low > 0, drift, jnp.inf)
+        lost = r.tiny * (1 + jnp.abs(x) + dx + 1 / low)
+        return (
+            drift
+            + DIVISION * r.u * (jnp.abs(v) + drift)
+            + jnp.where(jnp.abs(x) + dx > 0, lost, 0.0)
+        )
 
-    return v, spread
+    return v, spread, shared.divided(op)
 
 
 @rule("square", "integer_pow")
@@ -139,7 +148,11 @@ def _integer_pow(op: Op, x: Array) -> tuple[Any, ...]:
 
     def spread(r: Arithmetic, dx: Delta) -> Delta:
         d = r.read(x, dx)
+        if n == 1:
+            return d
         edge = jnp.abs(x) + d if n > 0 else jnp.abs(x) - d  # where |n t^(n-1)| is largest
+        if n < 0 and op.operands[0].low is not None:
+            edge = jnp.fmax(edge, op.operands[0].low)
         drift = abs(n) * lax.integer_pow(jnp.where(edge > 0, edge, 1.0), n - 1) * d
         drift = jnp.where(edge > 0, drift, 0.0 if n > 0 else jnp.inf)
         size = jnp.abs(v) + drift + jnp.where(x != 0, r.tiny, 0.0)
@@ -147,7 +160,7 @@ def _integer_pow(op: Op, x: Array) -> tuple[Any, ...]:
             drift = jnp.where(size * r.tiny < 0.5, drift, jnp.inf)
         return drift + r.round(size, abs(n) + (n < 0))
 
-    return v, spread
+    return v, spread, shared.squared(op.operands[0]) if n == 2 else None
 
 
 @rule("pow")
@@ -156,11 +169,12 @@ def _pow(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
 
     def spread(r: Arithmetic, dx: Delta, dy: Delta) -> Delta:
         d = dense(r.read(x, dx), x)
-        sure = jnp.abs(x) > d
-        shift = -jnp.log1p(-jnp.where(sure, d / jnp.abs(x), 0.0))
-        drift = jnp.abs(v) * jnp.expm1(
-            jnp.abs(y) * shift + (jnp.abs(jnp.log(jnp.abs(x))) + shift) * dy
-        )
+        size = jnp.abs(x)
+        low = jnp.where(x > 0, r.least(op.operands[0], d), size - d)
+        sure = low > 0
+        # A constant base is rounded itself: Torch takes Adam's 0.999^t in double precision.
+        shift = log_drift(jnp.where(sure, size, 1.0), d + r.u * size, low - r.u * size)
+        drift = jnp.abs(v) * jnp.expm1(jnp.abs(y) * shift + (jnp.abs(jnp.log(size)) + shift) * dy)
         drift = jnp.where(sure, drift, jnp.where((x == 0) & (d == 0) & (y > 0), 0.0, jnp.inf))
         return drift + r.ulps(jnp.abs(v) + drift, POWER)
 
@@ -170,24 +184,23 @@ def _pow(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
 def _elementary(function: Function) -> Rule:
     def apply(op: Op, x: Array) -> tuple[Any, ...]:
         v = function.f(x)
-        drifts = function.drift
-        if op.name == "sqrt":  # a norm: its square can't have been rounded below zero
-            drifts = partial(sqrt_drift, nonnegative=op.operands[0].nonnegative)
 
         def spread(r: Arithmetic, dx: Delta) -> Delta:
-            drift = drifts(x, v, r.read(x, dx))
+            d = r.read(x, dx)
+            limits = (r.least(op.operands[0], d),) if function.limited else ()
+            drift = function.drift(x, v, d, *limits)
             error = r.ulps(jnp.abs(v) + drift, function.relative[r.double])
             if function.extra:
                 extra = function.extra(x, v)
                 if op.name == "erfc":  # in JAX's GELU; either way to compute it
                     extra = jnp.maximum(extra, ONE_PLUS_ERF[r.double])
-                error += r.u * extra
+                error = error + r.u * extra
             # Not |v| > 0: exp(-800) is zero in float64 too, yet Torch returns a subnormal.
             certain = jnp.isinf(x) | ((x == 0) & (v == 0) & (drift == 0))
             return drift + error + jnp.where(certain, 0.0, r.tiny)
 
         tags = {"exp": Tag("exp"), "erf": Tag("erf"), "log": Tag("log", (v,))}
-        return v, spread, tags.get(op.name)
+        return v, spread, tags.get(op.name, shared.rooted(op))
 
     return apply
 
@@ -210,10 +223,10 @@ def _sum(op: Op, x: Array) -> tuple[Any, ...]:
     def spread(r: Arithmetic, dx: Delta) -> Delta:
         drift = dx if dx is EXACT else op.bind(dx)
         if n > 1 and not r.exact:
-            drift += r.round(op.bind(jnp.abs(x) + dx), n - 1)
+            drift = drift + r.round(op.bind(jnp.abs(x) + dx), n - 1)
         # Torch's log-softmax divides by this sum as exp(-log(sum)).
         if op.tagged("exp") is not None and not r.exact:
-            drift += r.ulps(v * jnp.abs(jnp.log(jnp.maximum(v, r.tiny))), 4)
+            drift = drift + r.ulps(v * jnp.abs(jnp.log(jnp.maximum(v, r.tiny))), 4)
         return drift
 
     return v, spread
@@ -290,11 +303,18 @@ def _scatter_add(op: Op, x: Array, index: Array, y: Array) -> tuple[Any, ...]:
         return lax.scatter_add(x, index, y, op.params["dimension_numbers"], **flags)
 
     def spread(r: Arithmetic, dx: Delta, di: Delta, dy: Delta) -> Delta:
+        sizes = jnp.abs(y) + dy
         drift = add(dense(dx, x), index, dense(dy, y))
+        terms, astray = jnp.zeros(()), jnp.zeros(())
+        if di is not EXACT:  # an update whose place is in doubt may be missing, or land anywhere
+            window = op.params["dimension_numbers"].update_window_dims
+            doubt = jnp.expand_dims(jnp.any(di > 0, -1), window)
+            terms, astray = jnp.sum(jnp.broadcast_to(doubt, y.shape)), jnp.sum(doubt * sizes)
+            drift = drift + jnp.where(terms > 0, astray, 0.0)
         if not r.exact:
-            terms = add(jnp.zeros(x.shape), index, jnp.ones(y.shape))
-            drift += r.round(add(jnp.abs(x) + dx, index, jnp.abs(y) + dy), terms)
-        return unless(di, drift)
+            terms = terms + add(jnp.zeros(x.shape), index, jnp.ones(y.shape))
+            drift = drift + r.round(add(jnp.abs(x) + dx, index, sizes) + astray, terms)
+        return drift
 
     return add(x, index, -y if op.name == "scatter-sub" else y), spread
 

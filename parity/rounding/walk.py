@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.extend import core
 
-from . import choices, windows  # noqa: F401 (enters its rules)
+from . import choices, indexing, order, sequences, special, windows  # noqa: F401 (their rules)
 from .arithmetic import EXACT, Approx, Arithmetic, Array, Delta, dense
-from .rules import RULES, Op, nonnegative
+from .backend import evaluate, jnp, lax, settled
+from .coverage import Coverage
+from .jaxpr import Interpreter
+from .least import limit
+from .rules import RULES, Op
 
 
 class UnsupportedPrimitive(NotImplementedError):
@@ -55,10 +56,14 @@ def dtype(v: Any) -> Any:
     return v.aval.dtype
 
 
-def constant(x: Any, kind: Any) -> Array:
-    """x as the program sees it, at its own type, then exactly in float64."""
+def constant(x: Any, kind: Any, eager: bool = False) -> Array:
+    """x as the program sees it, at its own type, then exactly in float64. eager: in NumPy."""
     if not jnp.issubdtype(kind, jnp.number) and kind != jnp.bool_:
         return x  # a random key
+    if eager:
+        given = np.asarray(x)
+        given = given if given.dtype == kind else given.astype(kind)
+        return given.astype(np.float64) if real(kind) else given
     if not real(kind):
         return jnp.asarray(x).astype(kind)
     if not isinstance(x, jax.core.Tracer):
@@ -73,85 +78,60 @@ def constant(x: Any, kind: Any) -> Array:
     return jnp.where(subnormal, jnp.where(bits >> 31, -small, small), x.astype(jnp.float64))
 
 
-def _libraries() -> tuple[Path, ...]:
-    names = ("jax", "jaxlib", "flax", "optax")
-    files = (getattr(sys.modules.get(name), "__file__", None) for name in names)
-    return tuple(Path(f).parent for f in files if f)
+CONTROL = {"scan": "scan", "while": "loop", "cond": "branch"}  # by methods of Walk
+_KINKS = {"eq", "ne", "lt", "le", "gt", "ge", "sign", "argmax", "argmin", "floor", "ceil", "round",
+          "lt_to", "le_to"}  # fmt: skip
+_REAL_ONLY = {"div", "pow", "integer_pow", "square", "sign", "rem", "reduce_prod", "cumprod"}
 
 
-def source(eqn: core.JaxprEqn, caller: str) -> str:
-    """file:line (function) of the user's call, else that of the call around it.
-
-    JAX keeps the innermost frames only, and caches what its own functions trace.
-    """
-    libraries, own = _libraries(), Path(__file__).with_name("bound.py")
-    traceback: Any = eqn.source_info.traceback
-    for frame in traceback.frames if traceback else ():
-        file = Path(frame.file_name)
-        if file == own:
-            break
-        if file.is_absolute() and not any(file.is_relative_to(home) for home in libraries):
-            return f"{frame.file_name}:{frame.line_num} ({frame.function_name.split('.')[-1]})"
-    return caller
+# Sums see to their own overflow; the others return what they were given, which is in range.
+_IN_RANGE = {"add", "add_any", "sub", "neg", "abs", "max", "min", "reduce_max", "reduce_min",
+             "select_n", "copy", "stop_gradient", "name", "reshape", "broadcast_in_dim", "squeeze",
+             "transpose", "expand_dims", "rev", "slice", "concatenate", "tile"}  # fmt: skip
 
 
-_KINKS = {"eq", "ne", "lt", "le", "gt", "ge", "sign", "argmax", "argmin"}
-_REAL_ONLY = {"div", "pow", "integer_pow", "square", "sign"}
-_CALLS = {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call",
-          "custom_vjp_call", "custom_vjp_call_jaxpr"}  # fmt: skip
+def repeated(
+    body: Callable[[Any, Any], Any], carry: Any, xs: Any, *, length: int, reverse: bool
+) -> Any:
+    """lax.scan in NumPy."""
+    found = []
+    for i in reversed(range(length)) if reverse else range(length):
+        carry, y = body(carry, jax.tree.map(lambda x: x[i], xs))  # noqa: B023
+        found.append(y)
+    found = found[::-1] if reverse else found
+    return carry, jax.tree.map(lambda *ys: np.stack(ys), *found)
 
 
 @dataclass
-class Walk:
+class Walk(Interpreter[Approx]):
     """The interpreter: equation by equation, with the decisions that it met."""
 
     worst: Arithmetic
     chance: Arithmetic
     base: float  # unit roundoff of the program's own type
+    eager: bool = False  # evaluate in NumPy rather than trace
     kinks: list[Kink] = field(default_factory=list)
-    line: str = "an unknown line"  # of the equation at hand
+    coverage: Coverage = field(default_factory=Coverage)
+    around: tuple[core.JaxprEqn, ...] = ()
 
     def within(self) -> Walk:
         return replace(self, kinks=[])
 
-    def closed(self, closed: core.ClosedJaxpr, inputs: list[Approx]) -> list[Approx]:
-        consts = [
-            Approx(constant(c, dtype(v)))
-            for c, v in zip(closed.consts, closed.jaxpr.constvars, strict=True)
-        ]
-        return self.open(closed.jaxpr, consts, inputs)
-
-    def open(self, jaxpr: core.Jaxpr, consts: list[Approx], inputs: list[Approx]) -> list[Approx]:
-        known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs], strict=True))
-
-        def read(v: Any) -> Approx:
-            if isinstance(v, core.Literal):
-                sign = dtype(v) != jnp.bool_ and bool(np.all(np.asarray(v.val) >= 0))
-                return Approx(constant(v.val, dtype(v)), nonnegative=sign)
-            return known[v]
-
-        caller = self.line
-        for eqn in jaxpr.eqns:
-            self.line = source(eqn, caller)
-            known.update(
-                zip(eqn.outvars, self.equation(eqn, [*map(read, eqn.invars)]), strict=True)
-            )
-        self.line = caller
-        return [read(v) for v in jaxpr.outvars]
+    def constant(self, x: Any, variable: Any) -> Approx:
+        return Approx(constant(x, dtype(variable), self.eager))
 
     def equation(self, eqn: core.JaxprEqn, operands: list[Approx]) -> list[Approx]:
         name = eqn.primitive.name
-        if name in _CALLS:
-            inner = next(
-                eqn.params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in eqn.params
-            )
-            if isinstance(inner, core.ClosedJaxpr):
-                return self.closed(inner, operands)
-            return self.open(inner, [], operands)
-        control = {"scan": self.scan, "while": self.loop, "cond": self.branch}.get(name)
-        if control:
-            return control(eqn, operands)
-        exact = not any(real(dtype(v)) for v in (*eqn.invars, *eqn.outvars))
+        if self.eager:
+            self.coverage.note(self.around, operands)
+        if name in CONTROL:
+            return getattr(self, CONTROL[name])(eqn, operands)
+        if name == "integer_pow" and eqn.params["y"] == 1:
+            return operands
+        kinds = [dtype(v) for v in (*eqn.invars, *eqn.outvars)]
+        if any(jnp.issubdtype(kind, jnp.complexfloating) for kind in kinds):
+            raise self.unsupported(f"{name}' of complex numbers")
+        exact = not any(map(real, kinds))
         if name not in RULES or (exact and name in _REAL_ONLY):
             return self.discrete(eqn, operands)
         found = self.apply(eqn, operands, exact=exact)
@@ -165,7 +145,7 @@ class Walk:
             eqn.primitive.name,
             eqn.params,
             tuple(operands),
-            partial(eqn.primitive.bind, **eqn.params),
+            partial(evaluate, eqn.primitive, eqn.params),
             aval.shape,
             jnp.float64 if real(aval.dtype) else aval.dtype,
             narrows=coarse > 1,
@@ -178,21 +158,29 @@ class Walk:
 
         bound, likely = spreads(self.worst), spreads(self.chance)
         if not eqn.primitive.multiple_results:
-            found = self.guard(value, bound, likely, *tag)
-            return [replace(found, nonnegative=nonnegative(op))]
+            found = self.guard(value, bound, likely, next(iter(tag), None), op.name in _IN_RANGE)
+            if exact or found.bound is EXACT:
+                return [found]
+            return [replace(found, low=limit(op, replace(self.worst, u=self.worst.u * coarse)))]
         parts = [[d] * len(value) if d is EXACT else d for d in (bound, likely)]
         return [self.guard(*each) for each in zip(value, *parts, strict=True)]
 
-    def guard(self, value: Array, bound: Delta, likely: Delta, tag: Any = None) -> Approx:
+    def guard(
+        self, value: Array, bound: Delta, likely: Delta, tag: Any = None, checked: bool = False
+    ) -> Approx:
         """No bound is NaN; where the judged arithmetic overflows, it's infinite."""
 
         def sound(d: Delta) -> Delta:
             if d is EXACT:
                 return d
             d = dense(d, value)
+            if checked:
+                return jnp.where(jnp.isnan(d) | (jnp.isnan(value) & (d > 0)), jnp.inf, d)
             # An exact infinity, of a mask perhaps, is no overflow.
             return jnp.where((d == 0) | (jnp.abs(value) + d < self.worst.huge), d, jnp.inf)
 
+        if self.eager:
+            value, bound, likely = settled((value, bound, likely))
         return Approx(value, sound(bound), sound(likely), tag)
 
     def note(self, eqn: core.JaxprEqn, operands: list[Approx], found: Approx) -> None:
@@ -210,15 +198,18 @@ class Walk:
             mask = jnp.broadcast_to(doubt > 0, found.value.shape)
             self.kinks.append(Kink(name, self.line, mask.shape, jnp.sum(mask), mask))
 
+    def unsupported(self, what: str) -> UnsupportedPrimitive:
+        return UnsupportedPrimitive(
+            f"primitive '{what} has no rounding rule; called at {self.line}. "
+            "Write the function without it, or add its rule to parity/rounding/rules.py"
+        )
+
     def discrete(self, eqn: core.JaxprEqn, operands: list[Approx]) -> list[Approx]:
         """Any primitive of integers and booleans: exact, or unknown where an operand is."""
         name = eqn.primitive.name
         if any(real(dtype(v)) for v in eqn.invars) or [*core.jaxprs_in_params(eqn.params)]:
-            raise UnsupportedPrimitive(
-                f"primitive '{name}' has no rounding rule; called at {self.line}. "
-                "Write the function without it, or add its rule to parity/rounding/rules.py"
-            )
-        found = eqn.primitive.bind(*(x.value for x in operands), **eqn.params)
+            raise self.unsupported(f"{name}'")
+        found = evaluate(eqn.primitive, eqn.params, *(x.value for x in operands))
         values = found if eqn.primitive.multiple_results else [found]
         delta: Delta = EXACT
         for x in operands:
@@ -227,7 +218,7 @@ class Walk:
         made = []
         for v, out in zip(values, eqn.outvars, strict=True):
             d = EXACT if delta is EXACT else dense(delta, v)
-            made.append(Approx(constant(v, dtype(out)), d, d))
+            made.append(Approx(constant(v, dtype(out), self.eager), d, d))
         return made
 
     # --- control flow ------------------------------------------------------------------------
@@ -242,35 +233,49 @@ class Walk:
             n = p["num_carry"]
             return [x.dense() for x in out[:n]], (out[n:], walk.kinks)
 
-        carry, (ys, kinks) = lax.scan(
-            body,
-            [x.dense() for x in operands[first:last]],
-            operands[last:],
-            length=p["length"],
-            reverse=p["reverse"],
+        start = [x.dense() for x in operands[first:last]]
+        repeat: Any = repeated if self.eager else lax.scan
+        carry, (ys, kinks) = repeat(
+            body, start, operands[last:], length=p["length"], reverse=p["reverse"]
         )
         self.kinks += [replace(k, count=jnp.sum(k.count)) for k in kinks]
         return [*carry, *ys]
 
     def loop(self, eqn: core.JaxprEqn, operands: list[Approx]) -> list[Approx]:
-        """A while loop whose end isn't certain makes everything in it uncertain."""
+        """A while loop whose end isn't certain makes everything in it uncertain.
+
+        A mapped loop has an end for each of its lanes, and runs until the last.
+        """
         p = eqn.params
         n, m = p["cond_nconsts"], p["cond_nconsts"] + p["body_nconsts"]
 
         def going(carry: list[Approx]) -> Approx:
             return self.within().closed(p["cond_jaxpr"], [*operands[:n], *carry])[0].dense()
 
+        def each(lanes: Array, like: Array) -> Array:
+            return lanes.reshape(lanes.shape + (1,) * (like.ndim - lanes.ndim))
+
         def body(state: Any) -> Any:
-            carry, doubt = state
+            carry, doubt, runs = state
             out = self.within().closed(p["body_jaxpr"], [*operands[n:m], *carry])
-            return [x.dense() for x in out], doubt + going(carry).bound
+            new = [x.dense() for x in out]
+            if runs.ndim:
+                new = jax.tree.map(lambda a, b: jnp.where(each(runs, a), a, b), new, carry)
+            again = going(new)
+            return new, doubt + again.bound, again.value
 
         start = [x.dense() for x in operands[m:]]
-        carry, doubt = lax.while_loop(lambda s: going(s[0]).value, body, (start, jnp.float64(0)))
-        doubt = doubt + going(carry).bound
+        first = going(start)
+        state: Any = start, first.bound, first.value
+        if not self.eager:
+            state = lax.while_loop(lambda s: jnp.any(s[2]), body, state)
+        else:
+            while np.any(state[2]):
+                state = body(state)
+        carry, doubt, _ = state
 
         def unless(d: Delta) -> Array:
-            return jnp.where(doubt > 0, jnp.inf, d)
+            return jnp.where(each(doubt, d) > 0, jnp.inf, d)
 
         return [Approx(x.value, unless(x.bound), unless(x.likely)) for x in carry]
 
@@ -278,6 +283,9 @@ class Walk:
         """All branches are walked, then selected from, so that a doubt spans them."""
         which, *rest = operands
         results = []
+        if self.eager and not np.any(dense(which.bound, which.value)):
+            last = len(eqn.params["branches"]) - 1
+            return self.closed(eqn.params["branches"][min(max(int(which.value), 0), last)], rest)
         for i, closed in enumerate(eqn.params["branches"]):
             walk = self.within()
             results.append(walk.closed(closed, rest))

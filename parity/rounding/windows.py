@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
-from jax import lax
-
 from .arithmetic import EXACT, Arithmetic, Array, Delta, Tag, dense
+from .backend import add_at, evaluate, jnp, lax
 from .rules import Op, products, rule
 
 
@@ -21,8 +18,10 @@ from .rules import Op, products, rule
 def _convolution(op: Op, A: Array, B: Array) -> tuple[Any, ...]:
     outputs = B.shape[op.params["dimension_numbers"].rhs_spec[0]]
     n = B.size // outputs  # products for each of them
-    known = {k: v for k, v in op.params.items() if k not in ("precision", "out_sharding")}
-    conv: Any = partial(lax.conv_general_dilated, **known | {"preferred_element_type": None})
+    highest = {"precision": (lax.Precision.HIGHEST,) * 2, "preferred_element_type": None}
+
+    def conv(a: Array, b: Array, precision: Any = None) -> Array:
+        return evaluate(lax.conv_general_dilated_p, op.params | highest, a, b)
 
     def reach(a: Array, b: Array) -> Array:
         pairs = conv((a > 0).astype(jnp.float32), (b > 0).astype(jnp.float32))
@@ -36,7 +35,7 @@ def _convolution(op: Op, A: Array, B: Array) -> tuple[Any, ...]:
 def _pool(op: Op, x: Array) -> tuple[Any, ...]:
     def spread(r: Arithmetic, dx: Delta) -> Delta:
         largest = {k: op.params[k] for k in (*_WINDOW, "base_dilation", "window_dilation")}
-        return dx if dx is EXACT else lax.reduce_window_max_p.bind(dx, **largest)
+        return dx if dx is EXACT else evaluate(lax.reduce_window_max_p, largest, dx)
 
     return op.bind(x), spread
 
@@ -75,11 +74,11 @@ def _unpool(op: Op, y: Array, x: Array) -> tuple[Any, ...]:
             least = jnp.max(jnp.stack([value - d for value, d in pairs]), axis=0)
             candidates = jnp.stack([value + d >= least for value, d in pairs])
             unsure = jnp.any(candidates & (jnp.stack(errors) > 0), axis=0)
-            unsure &= jnp.sum(candidates, axis=0) > 1
+            unsure = unsure & (jnp.sum(candidates, axis=0) > 1)
             shape = [n + low + high for n, (low, high) in zip(x.shape, padding, strict=True)]
             wide = jnp.zeros(shape)
             for candidate, (_, places) in zip(candidates, entries, strict=True):
-                wide = wide.at[places].add(jnp.where(candidate & unsure, sizes, 0.0))
+                wide = add_at(wide, places, jnp.where(candidate & unsure, sizes, 0.0))
             inner = tuple(slice(low, low + n) for (low, _), n in zip(padding, x.shape, strict=True))
             drift = drift + wide[inner]
         if overlaps > 1 and not r.exact:

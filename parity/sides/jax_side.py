@@ -1,115 +1,333 @@
-"""A Flax NNX model as a Side, and the reference that its jaxpr gives."""
+"""A JAX model as a Side."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import flax.nnx as nnx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.extend import core
 
 import jax_mlp
-import jax_mlp.checkpoint
-from parity.rounding.bound import bound
-from parity.sides.side import Arrays, Evaluation, Examples, Pullback, Reference, Run
+from jax_mlp.step import Carry, pure_step, split, update
+from parity.problem import PLAIN, Examples, Training
+from parity.rounding.jaxpr import frames_to_user
+from parity.sides.jax_data import JaxData
+from parity.sides.jax_models import as_module, turned_weights
+from parity.sides.jax_port import JaxPort
+from parity.sides.memory import slot_names
+from parity.sides.side import Batch, Evaluation, Pullback, Run
+from parity.trees import NOTHING, Arrays, Leaves, Tree, arguments, leaves, mapped
 
 
 class JaxSide:
-    """A Flax NNX model. At float64 everything runs under jax.enable_x64."""
+    """A JAX model of any kind. At float64 everything runs under jax.enable_x64."""
 
     name = "jax"
+    capabilities = frozenset({"forward", "gradient", "train"})
 
     def __init__(
-        self, model: nnx.Module, examples: Examples, dtype: str = "float32", lr: float = 0.1
+        self,
+        model: Any,
+        examples: Examples,
+        dtype: str = "float32",
+        training: Training = PLAIN,
+        given: bool = True,
     ) -> None:
-        self.dtype = dtype
-        self.examples = examples
+        """given: whether a Linen module, which has no mode of its own, is in training."""
+        self.dtype, self.examples = dtype, examples
         with self._settings():
-            self.model: Any = _of_type(dtype, nnx.clone(model))
-            if not isinstance(model, jax_mlp.Classifier):
-                self.model = _JaxPort(self.model, lr)
+            module = as_module(model)
+            self.turned = turned_weights(module)
+            self.model: Any = _of_type(dtype, nnx.clone(module))
+            asked = training.loss is not None or training.optimizer is not None or training.mode
+            own = isinstance(model, jax_mlp.Module) and not asked and training.accumulate == 1
+            if not own:
+                self.model = JaxPort(self.model, training, given)
             self.model.board = jax_mlp.ProgressBoard(display=False)
             # One that a traced training_step can plot to; `fit` puts a real one in its place.
             self.model.trainer = jax_mlp.Trainer(max_epochs=1, arithmetic="native")
             self.model.trainer.tape = {}
-        self._traced = self._evaluation  # one object, so that compiled forms are found again
-        self._evaluate = jax.jit(self._traced)
+        self._data = JaxData(examples, dtype, flat=own)
+        _, params, rest = split(self.model)
+        self._names = {name: name for name in self._flat(params)}
+        self._state_names = {name: name for name in self._flat(rest, statistics=True)}
+        self._evaluate = jax.jit(self.taken)
         self._pull_back = jax.jit(self._pulled_back)
+        self._forward = jax.jit(self.outputs, static_argnames="training")
+
+    # --- names -----------------------------------------------------------------------------------
+
+    def call(self, params: Mapping[str, str], state: Mapping[str, str] = {}) -> None:
+        """Name parameters and state as the ladder does. params, state: {name until now: shared}."""
+        self._names = {own: params[now] for own, now in self._names.items()}
+        self._state_names = {
+            own: state[now] for own, now in self._state_names.items() if now in state
+        }
 
     def params(self) -> Arrays:
-        return self._named(self.model)
+        own = self._shared(self._flat(split(self.model)[1]), self._names)
+        return jax.tree.map(_numpy, own)
 
-    def load(self, params: Mapping[str, np.ndarray]) -> None:
+    def state(self) -> Arrays:
+        return jax.tree.map(_numpy, self._started)
+
+    def all_state(self) -> list[str]:
+        """Own names of all statistics, those without a partner too; paired ones as shared."""
+        own = self._flat(split(self.model)[2], statistics=True)
+        return [self._state_names.get(name, name) for name in own]
+
+    def of_another(self, model: Any) -> Arrays:
+        """The parameters of another model of this kind, under the shared names."""
         with self._settings():
-            cast = {self._inside(name): np.asarray(a, self.dtype) for name, a in params.items()}
-            jax_mlp.checkpoint.set_params(self.model, cast)
+            module = as_module(model)
+            named = nnx.to_flat_state(split(module)[1])
+            own = {".".join(map(str, p)): leaf[...] for p, leaf in named}
+            return jax.tree.map(_numpy, self._shared(own, self._names))
 
-    def batches(self, train: bool = True) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for X, y in self.loader(train) or ():
-            yield np.asarray(X), np.asarray(y)
+    def narrowest(self, inputs: Tree) -> tuple[str, str]:
+        """(type, line) of the narrowest float that the forward pass computes."""
+        with self._settings():
+            given = self.params(), self.state(), self.typed(inputs)
+            jaxpr = jax.make_jaxpr(self.outputs)(*given).jaxpr
+        return min(_results(jaxpr), key=lambda r: jnp.finfo(r[0]).bits, default=("float64", ""))
+
+    def load(self, params: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray] = {}) -> None:
+        with self._settings():
+            _, own, rest = split(self.model)
+            own = self._unflat(own, self._typed_like(own, params, self._names))
+            rest = self._unflat(rest, self._typed_like(rest, state, self._state_names))
+            nnx.update(self.model, own, rest)
+
+    # --- data ------------------------------------------------------------------------------------
+
+    def batches(self, train: bool = True) -> Iterator[Batch]:
+        for batch in self.loader(train) or ():
+            yield self._data.cut(jax.tree.map(np.asarray, batch))
 
     def loader(self, train: bool = True) -> Any:
         """A fresh jax_mlp.ArrayLoader, at the first epoch; None where there is no such data."""
-        return _JaxData(self.examples).get_dataloader(train)
+        return JaxData(self.examples, flat=self._data.flat).get_dataloader(train)
 
-    def stream(self, epochs: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def stream(self, epochs: int) -> Iterator[Batch]:
         loader = self.loader()
         loader.transform = jax.jit(loader.transform)  # as the Trainer runs it, in one call
         for _ in range(epochs):
-            for X, y in loader:
-                yield np.asarray(X), np.asarray(y)
+            for batch in loader:
+                yield self._data.cut(jax.tree.map(np.asarray, batch))
 
-    def evaluate(self, X: np.ndarray, y: np.ndarray) -> Evaluation:
-        with self._settings():
-            values = self._evaluate(self.params(), np.asarray(X, self.dtype), y)
-            return Evaluation(*jax.tree.map(np.asarray, values))
+    # --- what the ladder asks --------------------------------------------------------------------
 
-    def twice(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The outputs of two calls with the same inputs, in training mode."""
+    def forward(self, inputs: Tree, training: bool = True) -> Arrays:
         with self._settings():
-            model, inputs = nnx.clone(self.model), jax.numpy.asarray(X, self.dtype)
-            return np.asarray(model(inputs)), np.asarray(model(inputs))
+            found = self._forward(
+                self.params(), self.state(), self.typed(inputs), training=training
+            )
+            return jax.tree.map(_numpy, found)
+
+    def evaluate(self, inputs: Tree, targets: Tree) -> Evaluation:
+        with self._settings():
+            start = self.params(), self.state(), self.memory()
+            found = self._evaluate(*start, self.repeated(inputs, targets))
+            return Evaluation(**jax.tree.map(_numpy, found))
+
+    def repeated(self, inputs: Tree, targets: Tree) -> tuple[Batch, ...]:
+        """One batch as often as batches make a step."""
+        return ((self.typed(inputs), self.typed(targets)),) * self.accumulated
+
+    def memory(self) -> Arrays:
+        """The state of the optimiser before the first step."""
+        return {name: leaf.copy() for name, leaf in self._memory[1].items()}
 
     def pullback(
         self, params: Mapping[str, np.ndarray], X: np.ndarray, cotangent: np.ndarray
     ) -> Pullback:
         with self._settings():
-            given = {self._inside(n): np.asarray(a, self.dtype) for n, a in params.items()}
+            given = {name: np.asarray(a, self.dtype) for name, a in params.items()}
             arrays = (np.asarray(X, self.dtype), np.asarray(cotangent, self.dtype))
             logits, (grads, by_X) = self._pull_back(given, *arrays)
-            named = {self._outside(name): np.asarray(leaf) for name, leaf in grads.items()}
+            named = {name: np.asarray(leaf) for name, leaf in grads.items()}
             return Pullback(np.asarray(logits), named, np.asarray(by_X))
-
-    def bounds(self, X: np.ndarray, y: np.ndarray, roundoff: float) -> Reference:
-        """What `evaluate` should give, at this unit roundoff."""
-        with self._settings():
-            X = np.asarray(X, self.dtype)
-            b = bound(self._traced, self.params(), X, y, roundoff=roundoff)
-        # A ReLU is a max, a comparison and a select on one line: the largest of them counts.
-        kinks: dict[str, int] = {}
-        for kink in b.kinks:
-            kinks[kink.source] = max(kinks.get(kink.source, 0), kink.count)
-        value, worst, likely = (Evaluation(*part) for part in (b.value, b.bound, b.likely))
-        return Reference(value, worst, likely, kinks)
 
     def train(self, epochs: int, update_scale: float = 1.0) -> Run:
         with self._settings():
             model = nnx.clone(self.model)
             trainer = _JaxTrainer(epochs, update_scale)
-            history = trainer.fit(model, _JaxData(self.examples, self.dtype))
-            return Run(history, self._named(model))
+            history = trainer.fit(model, self._of(self.examples))
+            return self._run(history, model)
 
     def twins(self, epochs: int, count: int, spread: float) -> list[Run]:
         """Runs like `train`'s, but from weights w (1 + spread e), e uniform in [-1, 1]."""
         with self._settings():
             models = [nnx.clone(self.model) for _ in range(count)]
             for model, params in zip(models, self._nearby(count, spread), strict=True):
-                moved = {self._inside(name): w for name, w in params.items()}
-                jax_mlp.checkpoint.set_params(model, moved)
+                _, own, _ = split(model)
+                given = self._typed_like(own, params, self._names)
+                nnx.update(model, self._unflat(own, given))
             sweep = jax_mlp.Sweep(epochs, arithmetic="native")
-            histories = sweep.fit(models, _JaxData(self.examples, self.dtype))
-            return [Run(h, self._named(model)) for h, model in zip(histories, models, strict=True)]
+            histories = sweep.fit(models, self._of(self.examples))
+            return [self._run(h, model) for h, model in zip(histories, models, strict=True)]
+
+    def accuracy(self, logits: np.ndarray, labels: np.ndarray) -> list[np.ndarray] | None:
+        if not isinstance(self.model, jax_mlp.Classifier):
+            return None
+        given = jnp.asarray(logits), jnp.asarray(labels)
+        both = (self.model.accuracy(*given, averaged=averaged) for averaged in (False, True))
+        return [np.asarray(figure) for figure in both]
+
+    def not_reproducible(self) -> list[str]:
+        if isinstance(self.model, JaxPort):
+            return ["it computes by operations of its own, not by those of self.ops"]
+        model = nnx.clone(self.model)
+        model.trainer = jax_mlp.Trainer(1, arithmetic="reproducible")
+        return model.not_reproducible()
+
+    def reproducible_epoch(self) -> Run:
+        model = nnx.clone(self.model)
+        trainer = jax_mlp.Trainer(1, arithmetic="reproducible")
+        history = trainer.fit(model, JaxData(self.examples.reproducible, flat=self._data.flat))
+        return self._run(history, model)
+
+    def about(self) -> dict[str, Any]:
+        device = jax.devices()[0]
+        inner = self.model.net if isinstance(self.model, JaxPort) else self.model
+        return {
+            "model": f"{type(inner).__module__}.{type(inner).__name__}",
+            "versions": {"jax": jax.__version__, "optax": optax.__version__},
+            "device": device.device_kind,
+            "matmul precision": "highest",
+        }
+
+    # --- pure functions, which can be compiled, bounded, mapped ----------------------------------
+
+    def taken(
+        self, params: Leaves, state: Leaves, memory: Leaves, batches: Sequence[Batch]
+    ) -> dict[str, Any]:
+        """One step by the model's own training_step, as the parts of an Evaluation.
+
+        batches: as many as make a step, usually one; outputs, loss and gradients are the first's.
+        """
+        structure, own, rest = split(self.model)
+        carry = Carry(
+            self._unflat(own, self._owned(params, self._names)),
+            self._unflat(rest, self._owned(state, self._state_names)),
+            jax.tree.unflatten(self._memory[0], list(memory.values())),
+        )
+        assemble = partial(_assembled, structure)
+        step = pure_step(assemble, self.model.configure_optimizers())
+        seen = []
+        for inputs, targets in batches:
+            carry, taken = step(carry, self._data.joined(inputs, targets))
+            seen.append(taken)
+        first = seen[0]
+        outputs = {} if first.outputs is None else leaves(_plain(first.outputs), "logits")
+        return {
+            "outputs": outputs,
+            "loss": first.loss,
+            "gradients": self._shared(self._flat(first.gradients), self._names),
+            "step": self._shared(self._flat(carry.params), self._names),
+            "state": self._shared(self._flat(carry.rest, statistics=True), self._state_names),
+            "memory": dict(zip(memory, jax.tree.leaves(carry.memory), strict=True)),
+        }
+
+    def outputs(self, params: Leaves, state: Leaves, inputs: Tree, training: bool = True) -> Leaves:
+        """The model's outputs alone."""
+        model = self.assembled(params, state, training)
+        args, named = arguments(inputs)
+        return leaves(_plain(model(*args, **named)), "logits")
+
+    def outputs_in_validation(self, params: Leaves, state: Leaves, inputs: Tree) -> Leaves:
+        return self.outputs(params, state, inputs, training=False)
+
+    def assembled(
+        self, params: Leaves, state: Mapping[str, Any] = NOTHING, training: bool = True
+    ) -> Any:
+        """A copy of the model with other parameters; traceable."""
+        mode = nnx.clone(self.model) if not training else self.model
+        if not training:
+            mode.eval()
+        structure, own, rest = split(mode)
+        rest = self._unflat(rest, self._owned(state, self._state_names))
+        return nnx.merge(
+            structure, self._unflat(own, self._owned(params, self._names)), rest, copy=True
+        )
+
+    def updated(self, params: Leaves, gradients: Leaves, memory: Leaves) -> tuple[Leaves, Leaves]:
+        """(parameters, optimiser's state) after one step with these gradients."""
+        _, own, _ = split(self.model)
+        trees = (self._unflat(own, self._owned(part, self._names)) for part in (params, gradients))
+        given, grads = trees
+        kept = jax.tree.unflatten(self._memory[0], list(memory.values()))
+        optimizer = self.model.configure_optimizers()
+        for _ in range(self.accumulated):
+            given, kept = update(optimizer, given, grads, kept)
+        new = self._shared(self._flat(given), self._names)
+        return new, dict(zip(memory, jax.tree.leaves(kept), strict=True))
+
+    @property
+    def accumulated(self) -> int:
+        """Batches that make one step."""
+        return self.model.chosen.training.accumulate if isinstance(self.model, JaxPort) else 1
+
+    @cached_property
+    def _memory(self) -> tuple[Any, Arrays]:
+        """(structure, {name: initial value}) of the optimiser's state."""
+        with self._settings():
+            _, params, _ = split(self.model)
+            memory = self.model.configure_optimizers().init(params)
+        paths, structure = jax.tree_util.tree_flatten_with_path(memory)
+        own = {tuple(name.split(".")): name for name in self._names}
+        words = [
+            tuple(w for w in map(_word, path) if w not in ("value", "net")) for path, _ in paths
+        ]
+        named: Arrays = {}
+        for (slot, param), (_, leaf) in zip(slot_names(words, own), paths, strict=True):
+            name = f"{slot}.{self._names[own[param]]}" if param else slot
+            named[name if name not in named else f"{name}#{len(named)}"] = np.asarray(leaf)
+        return structure, named
+
+    def typed(self, tree: Tree) -> Tree:
+        """Floats as the side computes: in float64, or as they are up to float32. Integers too."""
+        return mapped(lambda leaf: _typed(leaf, self.dtype), tree)
+
+    @contextlib.contextmanager
+    def _settings(self) -> Iterator[None]:
+        with jax.enable_x64(self.dtype == "float64"), jax.default_matmul_precision("highest"):
+            yield
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """jax.jit of a function, run under the side's precision settings."""
+        jitted = jax.jit(function)
+
+        def run(*args: Any) -> Any:
+            with self._settings():
+                return jitted(*args)
+
+        return run
+
+    def _pulled_back(self, params: Any, X: Any, cotangent: Any) -> tuple:
+        def logits_of(params: Any, X: Any) -> Any:
+            return self.assembled(params, self._started)(X)
+
+        logits, back = jax.vjp(logits_of, params, X)
+        return logits, back(cotangent)
+
+    @property
+    def _started(self) -> Leaves:
+        return self._shared(self._flat(split(self.model)[2], statistics=True), self._state_names)
+
+    def _of(self, examples: Examples) -> JaxData:
+        return JaxData(examples, self.dtype, self._data.flat)
+
+    def _run(self, history: Any, model: Any) -> Run:
+        _, params, rest = split(model)
+        state = self._shared(self._flat(rest, statistics=True), self._state_names)
+        params = self._shared(self._flat(params), self._names)
+        return Run(history, jax.tree.map(_numpy, params), jax.tree.map(_numpy, state))
 
     def _nearby(self, count: int, spread: float) -> list[Arrays]:
         """The twins' weights."""
@@ -119,95 +337,117 @@ class JaxSide:
             for _ in range(count)
         ]
 
-    def not_reproducible(self) -> list[str]:
-        model = nnx.clone(self.model)
-        model.trainer = jax_mlp.Trainer(1, arithmetic="reproducible")
-        return model.not_reproducible()
+    # A plain model is wrapped; its names stay those of the user's model.
+    def _flat(self, state: Any, statistics: bool = False) -> dict[str, Any]:
+        found = {}
+        for path, leaf in nnx.to_flat_state(state):
+            array = leaf[...] if isinstance(leaf, nnx.Variable) else leaf
+            if not statistics or _is_statistic(leaf, array):
+                found[self._outside(path)] = array
+        return found
 
-    def reproducible_epoch(self) -> Run:
-        model = nnx.clone(self.model)
-        trainer = jax_mlp.Trainer(1, arithmetic="reproducible")
-        history = trainer.fit(model, _JaxData(self.examples.reproducible))
-        return Run(history, self._named(model))
+    def _unflat(self, state: Any, arrays: Mapping[str, Any]) -> Any:
+        """The state with the arrays that are given in the place of its own, by own name."""
+        made = []
+        for path, leaf in nnx.to_flat_state(state):
+            array = arrays.get(self._outside(path))
+            if array is None:
+                made.append((path, leaf))
+            else:
+                new = jnp.asarray(array)
+                made.append((path, leaf.replace(new) if isinstance(leaf, nnx.Variable) else new))
+        return nnx.from_flat_state(made)
 
-    def about(self) -> dict[str, Any]:
-        device = jax.devices()[0]
-        return {
-            "model": self._type_name(),
-            "versions": {"jax": jax.__version__, "optax": optax.__version__},
-            "device": device.device_kind,
-            "matmul precision": "highest",
-        }
+    def _outside(self, path: tuple) -> str:
+        name = ".".join(map(str, path))
+        return name.removeprefix("net.") if isinstance(self.model, JaxPort) else name
 
-    def _named(self, model: nnx.Module) -> Arrays:
-        named = jax_mlp.checkpoint.named_params(model)
-        return {self._outside(name): np.array(array) for name, array in named.items()}
+    def _shared(self, own: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+        """By the ladder's names; turned, where a matrix lies [out, in]."""
+        return {names[n]: _turned(a, n in self.turned) for n, a in own.items() if n in names}
 
-    def _type_name(self) -> str:
-        inner = self.model.net if isinstance(self.model, _JaxPort) else self.model
-        return f"{type(inner).__module__}.{type(inner).__name__}"
+    def _owned(self, shared: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+        back = {other: own for own, other in names.items()}
+        if strange := set(shared) - set(back):
+            raise ValueError(f"jax: no parameters {sorted(strange)}, expected {sorted(back)}")
+        return {back[n]: _turned(a, back[n] in self.turned) for n, a in shared.items()}
 
-    def _evaluation(self, params: Any, X: Any, y: Any) -> tuple:
-        params = {self._inside(name): array for name, array in params.items()}
+    def _typed_like(
+        self, state: Any, shared: Mapping[str, Any], names: Mapping[str, str]
+    ) -> dict[str, Any]:
+        own, given = self._flat(state), self._owned(shared, names)
+        for name, array in given.items():
+            if np.shape(array) != np.shape(own[name]):
+                shape = np.shape(array)
+                raise ValueError(f"jax: '{name}' has shape {shape}, expected {own[name].shape}")
+        return {name: jnp.asarray(array, own[name].dtype) for name, array in given.items()}
 
-        def loss_of(params: Any) -> tuple[Any, Any]:
-            model: Any = jax_mlp.checkpoint.with_params(self.model, params)
-            forward, seen = model.forward, []
 
-            def tapped(*inputs: Any) -> Any:
-                seen.append(forward(*inputs))
-                return seen[-1]
+def _assembled(structure: Any, params: Any, rest: Any) -> Any:
+    return nnx.merge(structure, params, rest, copy=True)
 
-            model.forward = tapped
-            return model.training_step((X, y)), seen[0]
 
-        (loss, logits), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
-        optimizer = self.model.configure_optimizers()
-        updates, _ = optimizer.update(grads, optimizer.init(params), params)
-        named = [
-            {self._outside(name): leaf for name, leaf in tree.items()}
-            for tree in (grads, optax.apply_updates(params, updates))
-        ]
-        return logits, loss, *named
+def _turned(array: Any, turn: bool) -> Any:
+    return array.T if turn else array
 
-    def _pulled_back(self, params: Any, X: Any, cotangent: Any) -> tuple:
-        def logits_of(params: Any, X: Any) -> Any:
-            model: Any = jax_mlp.checkpoint.with_params(self.model, params)
-            return model(X)
 
-        logits, back = jax.vjp(logits_of, params, X)
-        return logits, back(cotangent)
+def _is_statistic(leaf: Any, array: Any) -> bool:
+    """Whether it is a float that the model holds, no random key or counter."""
+    return not isinstance(leaf, nnx.RngState) and jnp.issubdtype(array.dtype, jnp.floating)
 
-    @contextlib.contextmanager
-    def _settings(self) -> Iterator[None]:
-        with jax.enable_x64(self.dtype == "float64"), jax.default_matmul_precision("highest"):
-            yield
 
-    # A plain NNX module is wrapped into a Classifier; its names stay those of the user's model.
-    def _inside(self, name: str) -> str:
-        return f"net.{name}" if isinstance(self.model, _JaxPort) else name
+def _numpy(leaf: Any) -> np.ndarray:
+    """NumPy's array; types that it lacks become float32, which holds them."""
+    array = np.array(leaf)
+    return array.astype(np.float32) if array.dtype.kind == "V" else array
 
-    def _outside(self, name: str) -> str:
-        return name.removeprefix("net.") if isinstance(self.model, _JaxPort) else name
+
+def _results(jaxpr: Any) -> Iterator[tuple[str, str]]:
+    """(type, line) of all floating results in a jaxpr."""
+    for eqn in jaxpr.eqns:
+        for inner in core.jaxprs_in_params(eqn.params):
+            yield from _results(inner)
+        for v in eqn.outvars:
+            kind = getattr(v.aval, "dtype", None)
+            if kind is not None and jnp.issubdtype(kind, jnp.floating):
+                yield kind.name, frames_to_user((eqn,))[1] or ""
+
+
+def _word(key: Any) -> str:
+    for name in ("key", "name", "idx"):
+        if hasattr(key, name):
+            return str(getattr(key, name))
+    return str(key)
+
+
+def _typed(leaf: Any, dtype: str) -> Any:
+    kind = leaf.dtype
+    if jnp.issubdtype(kind, jnp.floating):
+        return np.asarray(leaf, dtype if dtype == "float64" or kind == np.float64 else kind)
+    return leaf.astype(np.int32) if jnp.issubdtype(kind, jnp.integer) else leaf
+
+
+def _plain(tree: Any) -> Any:
+    """Registered pytrees as dicts: {path: leaf}; plain ones as they are."""
+    paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+    if len(paths) == 1 and not paths[0][0]:
+        return tree
+    return {jax.tree_util.keystr(p, simple=True, separator="."): leaf for p, leaf in paths}
 
 
 def _of_type(dtype: str, model: nnx.Module) -> nnx.Module:
-    """The model with all its floats, parameters or not, in a type."""
+    """The model with all its floats, parameters or not, in a type; narrower ones than float32
+    stay, unless all are to be float64."""
 
     def cast(leaf: Any) -> Any:
-        is_float = jax.numpy.issubdtype(leaf.dtype, np.floating)
-        return jax.numpy.asarray(leaf, dtype) if is_float else leaf
+        kind = leaf.dtype
+        if not jnp.issubdtype(kind, np.floating):
+            return leaf
+        narrow = jnp.finfo(kind).bits < 32 and dtype == "float32"
+        return leaf if narrow else jnp.asarray(leaf, dtype)
 
     nnx.update(model, jax.tree.map(cast, nnx.state(model)))
     return model
-
-
-class _JaxPort(jax_mlp.Classifier):
-    """A plain NNX module as a Classifier: cross-entropy, plain SGD."""
-
-    def __init__(self, net: nnx.Module, lr: float) -> None:
-        super().__init__()
-        self.net, self.lr = net, lr
 
 
 class _JaxTrainer(jax_mlp.Trainer):
@@ -221,38 +461,3 @@ class _JaxTrainer(jax_mlp.Trainer):
             plain: Callable = model.configure_optimizers
             scale = optax.scale(self.update_scale)
             model.configure_optimizers = lambda: optax.chain(plain(), scale)
-
-
-class _JaxData(jax_mlp.DataModule):
-    """The examples, in float32 or float64 as a model is."""
-
-    def __init__(self, examples: Examples, dtype: str = "float32") -> None:
-        self.examples, self.dtype = examples, dtype
-
-    def get_dataloader(self, train: bool) -> Any:
-        e = self.examples
-        if not train and not e.validated:
-            return None
-        transform: Callable = _as_they_are
-        rows: Any
-        if e.arrays is None:
-            data = jax_mlp.FashionMNIST(e.batch_size, data=e.source, seed=e.seed)
-            whole = data.get_dataloader(train)
-            rows, transform = whole.host_arrays, whole.transform
-        elif train or len(e.arrays) == 4:
-            X, y = e.arrays[:2] if train else e.arrays[2:]
-            rows = X, y.astype(np.int32)
-        else:
-            return None
-        schedule = e.schedule(len(rows[-1]), train)
-        taken = [array[: schedule.num_examples] for array in rows]
-
-        def typed(*rows: Any) -> Any:
-            X, y = transform(*rows)
-            return X.astype(self.dtype), y
-
-        return jax_mlp.ArrayLoader(taken, schedule, typed)
-
-
-def _as_they_are(*rows: Any) -> Any:
-    return rows

@@ -1,6 +1,6 @@
-"""Where both frameworks meet: the two sides, and the book's pairs of models."""
+"""Where both frameworks meet: both sides of a problem under shared names, and the book's pairs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.nnx as nnx
@@ -8,9 +8,14 @@ import torch
 
 import jax_mlp
 import torch_mlp
+from jax_mlp import keys
+from parity.problem import Examples, Problem, Training
 from parity.sides.jax_side import JaxSide
-from parity.sides.side import Arrays, Evaluation, Examples, Pullback, Reference, Run, Side
-from parity.sides.torch_side import TorchData, TorchSide, TorchTrainer, torch_threads
+from parity.sides.side import Evaluation, Pullback, Run, Side
+from parity.sides.torch_data import TorchData
+from parity.sides.torch_side import TorchSide, TorchTrainer, torch_threads
+from parity.sides.weights import pair_names, pair_state
+from parity.trees import Arrays
 
 __all__ = [
     "Arrays",
@@ -18,15 +23,51 @@ __all__ = [
     "Examples",
     "JaxSide",
     "Pullback",
-    "Reference",
     "Run",
     "Side",
     "TorchData",
     "TorchSide",
     "TorchTrainer",
+    "Training",
+    "book_models",
     "book_pair",
+    "paired",
+    "sides_of",
     "torch_threads",
 ]
+
+
+def sides_of(problem: Problem, dtype: str) -> tuple[JaxSide, TorchSide]:
+    """Both sides at a precision, under shared names, both with Torch's weights and state.
+
+    Raises ValueError if parameters can't be paired.
+    """
+    weights = problem.weights
+    move = weights if callable(weights) else None
+    theirs = TorchSide(problem.torch, problem.examples, dtype, problem.training, move)
+    mode = problem.training.mode
+    given = problem.torch.training if mode is None else mode == "train"
+    ours = JaxSide(problem.jax, problem.examples, dtype, problem.training, given)
+    table = weights if isinstance(weights, Mapping) else None
+    paired(ours, theirs, table, problem.state)
+    ours.load(theirs.params(), theirs.state())
+    return ours, theirs
+
+
+def paired(
+    ours: JaxSide,
+    theirs: TorchSide,
+    table: Mapping[str, str] | None = None,
+    state: Mapping[str, str] | None = None,
+) -> None:
+    """Give both sides the same names. table, state: {name in JAX: name in Torch}, or turned round.
+
+    Raises ValueError, with what there is on both sides, if it isn't clear which is which.
+    """
+    pairs = pair_names(ours.params(), theirs.params(), table)
+    statistics = pair_state(ours.state(), theirs.state(), pairs, theirs.origins, state)
+    ours.call(*({own[0]: name for name, own in p.items()} for p in (pairs, statistics)))
+    theirs.call(*({own[1]: name for name, own in p.items()} for p in (pairs, statistics)))
 
 
 def book_pair(
@@ -57,3 +98,19 @@ def book_pair(
         theirs = torch_mlp.MLP(outputs, hiddens, lr, **options)
         theirs(torch.zeros(1, inputs))  # lazy layers draw their weights now, under the seed
         return jax_mlp.MLP(outputs, hiddens, lr, inputs, **options), theirs
+
+
+def book_models(
+    kind: str, hiddens: Sequence[int], lr: float, **options: Any
+) -> tuple[Callable[[int], Any], Callable[[int], Any]]:
+    """(seed -> JAX model, seed -> Torch model) of 784-hiddens-10; see book_pair."""
+
+    def jax_model(seed: int) -> Any:
+        kept = keys._seed, keys._drawn
+        jax_mlp.manual_seed(seed)
+        try:
+            return book_pair(kind, hiddens, lr, seed, **options)[0]
+        finally:  # the user's stream goes on where it was
+            keys._seed, keys._drawn = kept
+
+    return jax_model, lambda seed: book_pair(kind, hiddens, lr, seed, **options)[1]

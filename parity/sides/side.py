@@ -1,83 +1,63 @@
 """What the ladder asks of a framework: one protocol, in NumPy.
 
-Parameters are named arrays oriented [in, out], under the names that their own model gives them;
-batches are (inputs, labels). jax_side.py and torch_side.py fulfil it.
+Parameters, gradients, state and optimiser state are named arrays under the names that both sides
+share; a weight of a Linear is [in, out]. Inputs and targets are trees of arrays.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from mlp_core.history import History
-from mlp_core.schedule import Schedule
-
-Arrays = dict[str, np.ndarray]
+from parity.trees import NOTHING, Arrays, Tree
 
 SIDES = ("jax", "torch")
-
-REPRODUCIBLE_EXAMPLES = 20_000
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Where both sides get their batches from: Fashion-MNIST, or arrays of the user's own.
-
-    source: what mlp_core.fashion_mnist.load takes; or (X, y) or (X, y, X_val, y_val), float32
-    inputs and integer labels. limit: at most so many training examples, the first ones. validated:
-    whether there is a validation set, if the source has one.
-    """
-
-    source: Any = None
-    batch_size: int = 256
-    seed: int = 0
-    limit: int | None = None
-    validated: bool = True
-
-    @property
-    def arrays(self) -> tuple[np.ndarray, ...] | None:
-        return self.source if isinstance(self.source, tuple) else None
-
-    def schedule(self, count: int, train: bool) -> Schedule:
-        """Of a set that has so many examples."""
-        count = min(count, self.limit) if train and self.limit is not None else count
-        return Schedule(count, self.batch_size, self.seed, shuffle=train)
-
-    @property
-    def reproducible(self) -> "Examples":
-        """What the reproducible epoch takes: two thirds of its time would show no other fault."""
-        return replace(self, limit=REPRODUCIBLE_EXAMPLES, validated=False)
+Batch = tuple[Tree, Tree]  # (inputs, targets)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one batch gives: logits [batch, classes], mean loss in nats, gradient of the loss by
-    each parameter, and the parameters after one step of the model's own optimiser."""
+    """What one batch gives.
 
-    logits: np.ndarray
+    outputs: {"logits": [batch, classes]} of a model with one output, else its leaves by name.
+    loss: its mean. gradients: of the loss by each parameter. step: the parameters after one step
+    of the model's own optimiser. state: what else the model holds after it. memory: the
+    optimiser's own state after it, "mu.W1".
+    """
+
+    outputs: Arrays
     loss: np.ndarray
     gradients: Arrays
     step: Arrays
+    state: Arrays = field(default_factory=dict)
+    memory: Arrays = field(default_factory=dict)
+
+    @property
+    def logits(self) -> np.ndarray:
+        """The output of a model that has one."""
+        (only,) = self.outputs.values()
+        return only
 
     def part(self, level: str) -> Arrays:
-        """The logits, loss, gradients or step, by name of the leaf."""
+        """The logits, loss, gradients, step (with the optimiser's state) or state, by leaf."""
+        if level == "logits":
+            return self.outputs
+        if level == "step":
+            return self.step | {f"optimizer.{name}": leaf for name, leaf in self.memory.items()}
         value = getattr(self, level)
         return value if isinstance(value, dict) else {level: value}
 
 
 @dataclass(frozen=True)
-class Reference:
-    """What an evaluation should give: its float64 value, and how far rounding may move it.
+class Taken:
+    """One step of a training: the loss before it, and what it left behind."""
 
-    bound: always. likely: unless rounding errors conspire (Higham & Mary 2019). kinks: how many
-    decisions rounding may turn, such as signs in a ReLU, by source line; the bounds allow for them.
-    """
-
-    value: Evaluation
-    bound: Evaluation
-    likely: Evaluation
-    kinks: dict[str, int]
+    loss: np.ndarray
+    params: Arrays
+    state: Arrays
+    memory: Arrays
 
 
 @dataclass(frozen=True)
@@ -92,31 +72,45 @@ class Pullback:
 
 @dataclass(frozen=True)
 class Run:
-    """What a training run gives: its history, and the final parameters."""
+    """What a training run gives: its history, the final parameters, and the final state."""
 
     history: History
     params: Arrays
+    state: Arrays = field(default_factory=dict)
 
 
 @runtime_checkable
 class Side(Protocol):
-    """A model in one framework, at one precision; a copy, so that the user's is not touched."""
+    """A model in one framework, at one precision. The user's model is left as it was."""
 
     name: str
     dtype: str
 
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Of "forward", "gradient", "train": what may be asked of it."""
+
     def params(self) -> Arrays: ...
 
-    def load(self, params: Mapping[str, np.ndarray]) -> None:
-        """Replace the parameters, rounding them to the side's precision."""
+    def state(self) -> Arrays:
+        """What the model holds besides its parameters, of floats: running means."""
 
-    def batches(self, train: bool = True) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def load(
+        self, params: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray] = NOTHING
+    ) -> None:
+        """Replace the parameters, and such state as is given, rounded to the side's precision."""
+
+    def batches(self, train: bool = True) -> Iterator[Batch]:
         """The batches of the first epoch as this side's own pipeline makes them, in float32."""
 
-    def stream(self, epochs: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def stream(self, epochs: int) -> Iterator[Batch]:
         """The training batches of whole epochs in a row, as this side's own pipeline makes them."""
 
-    def evaluate(self, X: np.ndarray, y: np.ndarray) -> Evaluation: ...
+    def forward(self, inputs: Tree, training: bool = True) -> Arrays:
+        """The outputs, in the mode of training or of validation."""
+
+    def evaluate(self, inputs: Tree, targets: Tree) -> Evaluation:
+        """One batch, and one step from it by an optimiser that remembers nothing yet."""
 
     def pullback(
         self, params: Mapping[str, np.ndarray], X: np.ndarray, cotangent: np.ndarray
@@ -128,6 +122,9 @@ class Side(Protocol):
 
         update_scale multiplies every update: 1 + 1e-9 is a fault of known size.
         """
+
+    def accuracy(self, logits: np.ndarray, labels: np.ndarray) -> list[np.ndarray] | None:
+        """(hits, their mean) as the model counts them; None if it doesn't."""
 
     def not_reproducible(self) -> list[str]:
         """Why the model can't train in reproducible arithmetic; empty if it can."""

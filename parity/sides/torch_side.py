@@ -1,4 +1,4 @@
-"""A Torch module as a Side. The only file, beside sides.py, that imports Torch."""
+"""A Torch module as a Side."""
 
 import contextlib
 import copy
@@ -7,170 +7,258 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_mlp
-import torch_mlp.data
-from parity.sides.side import Arrays, Evaluation, Examples, Pullback, Run
+from parity.problem import PLAIN, Examples, Training
+from parity.sides.memory import SLOTS
+from parity.sides.side import Batch, Evaluation, Pullback, Run, Taken
+from parity.sides.torch_data import TorchData, numpy, tensor, view
+from parity.sides.torch_port import TorchPort
 from parity.sides.weights import Rearrangement, Turned
+from parity.trees import NOTHING, Arrays, Tree, arguments, leaves, mapped
 
 
 class TorchSide:
-    """A Torch module. A weight of nn.Linear is [out, in] in Torch; outside it is [in, out]."""
+    """A Torch module. A weight of nn.Linear is [out, in] in Torch; outside it is [in, out].
+
+    The user's own model computes, with values of the side's: a copy would lose what hangs on its
+    tensors (hooks, an optimiser inside the backward pass). In between it holds what it held.
+    """
 
     name = "torch"
+    capabilities = frozenset({"forward", "gradient", "train"})
 
     def __init__(
         self,
         model: torch.nn.Module,
         examples: Examples,
         dtype: str = "float32",
-        lr: float = 0.1,
+        training: Training = PLAIN,
         weights: Callable[[Arrays], Any] | None = None,
     ) -> None:
         """weights: from Torch's arrays, named and shaped as there, to those that the side shows.
         Raises ValueError if it does more than move elements."""
-        self.dtype = dtype
-        self.examples = examples
-        for name, parameter in model.named_parameters():
-            if parameter.device.type != "cpu":
+        self.dtype, self.examples = dtype, examples
+        for name, value in (*model.named_parameters(), *model.named_buffers()):
+            if value.device.type != "cpu":
                 raise ValueError(
-                    f"torch: '{name}' is on {parameter.device}, expected the CPU: model.cpu()"
+                    f"torch: '{name}' is on {value.device}, expected the CPU: model.cpu()"
                 )
-        # A trainer holds the data: the copy does without.
-        memo = {id(trainer): None} if (trainer := getattr(model, "trainer", None)) else {}
-        self.model: Any = copy.deepcopy(model, memo)
-        if not isinstance(model, torch_mlp.Classifier):
-            self.model = _TorchPort(self.model, lr)
-        modes = {module: module.training for module in self.model.modules()}
-        with self._settings(), torch.no_grad():
-            X, _ = next(self.batches())
-            self.model.eval()(torch.from_numpy(X))  # lazy layers take their shapes
-        for module, training in modes.items():
-            module.training = training
-        self.model.to(getattr(torch, dtype))
-        self.model.board = torch_mlp.ProgressBoard(display=False)
-        inner = self.model.inner if isinstance(self.model, _TorchPort) else self.model
-        self._inner = inner
+        asked = training.loss is not None or training.optimizer is not None or training.mode
+        own = isinstance(model, torch_mlp.Module) and not asked and training.accumulate == 1
+        self._data = TorchData(examples, flat=own)
+        if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+            model = _shaped(model, next(self.batches())[0])
+        self._inner = model
+        self.model: Any = model if own else TorchPort(model, training)
         self.turned = {
             f"{name}.weight" if name else "weight"
-            for name, layer in inner.named_modules()
+            for name, layer in model.named_modules()
             if isinstance(layer, torch.nn.Linear)
         }
-        own = {n: p.detach().float().numpy() for n, p in inner.named_parameters()}
-        self._layout = Rearrangement(weights, own) if weights else Turned(self.turned, own)
+        self._params = {n: self._cast(p) for n, p in model.named_parameters()}
+        self._buffers = {n: self._cast(b) for n, b in model.named_buffers()}
+        arrays = {n: numpy(p.float()) for n, p in self._params.items()}
+        self._layout = Rearrangement(weights, arrays) if weights else Turned(self.turned, arrays)
+        self._names = {name: name for name in self._layout.there(arrays)}
+        self._state_names = {n: n for n, b in self._buffers.items() if b.is_floating_point()}
+        self._optimizer: Any = None  # of the training that goes on
 
     @staticmethod
     def takes(model: Any) -> bool:
         """Whether this is a model for a TorchSide."""
         return isinstance(model, torch.nn.Module)
 
+    # --- names -----------------------------------------------------------------------------------
+
+    def call(self, params: Mapping[str, str], state: Mapping[str, str] = NOTHING) -> None:
+        """Name parameters and state as the ladder does. params, state: {name until now: shared}."""
+        self._names = {own: params[now] for own, now in self._names.items()}
+        self._state_names = {
+            own: state[now] for own, now in self._state_names.items() if now in state
+        }
+
     def params(self) -> Arrays:
-        return self._named({n: p.detach() for n, p in self._inner.named_parameters()})
+        return self._named(self._params)
 
-    def load(self, params: Mapping[str, np.ndarray]) -> None:
-        inside = self._layout.back(params)
-        with torch.no_grad():
-            for name, parameter in self._inner.named_parameters():
-                parameter.numpy()[...] = inside[name]
+    def state(self) -> Arrays:
+        return {shared: numpy(self._buffers[own]) for own, shared in self._state_names.items()}
 
-    def batches(self, train: bool = True) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for X, y in TorchData(self.examples).get_dataloader(train) or ():
-            yield X.numpy(), y.numpy().astype(np.int32)
+    def all_state(self) -> list[str]:
+        """Own names of all statistics, those without a partner too; paired ones as shared."""
+        own = [name for name, b in self._buffers.items() if b.is_floating_point()]
+        return [self._state_names.get(name, name) for name in own]
 
-    def stream(self, epochs: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        loader = TorchData(self.examples).get_dataloader(True)
+    def of_another(self, model: torch.nn.Module) -> Arrays:
+        """The parameters of another model of this kind, under the shared names."""
+        if any(map(is_lazy, model.parameters())):
+            model = _shaped(model, next(self.batches())[0])
+        return self._named(dict(model.named_parameters()))
+
+    def narrowest(self, inputs: Tree) -> tuple[str, str]:
+        """(type, operation) of the narrowest float that the forward pass computes."""
+        with self.borrowed(), torch.no_grad(), _Types() as seen:
+            self.model.train()
+            args, named = arguments(self._typed(inputs))
+            self.model(*args, **named)
+        return min(seen.found, key=lambda r: torch.finfo(getattr(torch, r[0])).bits)
+
+    def load(
+        self, params: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray] = NOTHING
+    ) -> None:
+        new = self._unnamed(params)
+        for name, mine in self._params.items():
+            self._params[name] = torch.tensor(np.array(new[name])).to(mine.dtype)
+        back = {shared: own for own, shared in self._state_names.items()}
+        for name, array in state.items():
+            mine = self._buffers[back[name]]
+            self._buffers[back[name]] = torch.tensor(array).reshape(mine.shape).to(mine.dtype)
+
+    @property
+    def origins(self) -> Mapping[str, Any]:
+        """{name that the side shows: Torch's own names that it came from}."""
+        return self._layout.origins
+
+    @property
+    def frozen(self) -> set[str]:
+        """Parameters that don't train; a function of arrays may have joined them with others."""
+        still = {
+            n: np.full(p.shape, not p.requires_grad) for n, p in self._inner.named_parameters()
+        }
+        there = self._layout.there(still)
+        return {self._names[name] for name, mask in there.items() if mask.all()}
+
+    # --- data ------------------------------------------------------------------------------------
+
+    def batches(self, train: bool = True) -> Iterator[Batch]:
+        data = TorchData(self.examples, self._data.flat)
+        for batch in data.get_dataloader(train) or ():
+            yield self._data.cut(batch)
+
+    def stream(self, epochs: int) -> Iterator[Batch]:
+        loader = TorchData(self.examples, self._data.flat).get_dataloader(True)
         for _ in range(epochs):
-            for X, y in loader:
-                yield X.numpy(), y.numpy().astype(np.int32)
+            for batch in loader:
+                yield self._data.cut(batch)
 
-    def evaluate(self, X: np.ndarray, y: np.ndarray) -> Evaluation:
-        with self.restored():
-            optimizer, logits, loss = self._backward(X, y)
-            gradients = self._named(
-                {
-                    name: torch.zeros_like(p) if p.grad is None else p.grad
-                    for name, p in self._inner.named_parameters()
-                }
-            )  # copied now: the optimiser may change them
-            optimizer.step()
-            return Evaluation(
-                logits.detach().numpy(), loss.detach().numpy(), gradients, self.params()
-            )
+    # --- what the ladder asks --------------------------------------------------------------------
 
-    def step(self, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, Arrays]:
-        """(loss before the step, parameters after it), which are loaded then."""
-        optimizer, _, loss = self._backward(X, y)
-        optimizer.step()
-        return loss.detach().numpy(), self.params()
+    def forward(self, inputs: Tree, training: bool = True) -> Arrays:
+        with self.borrowed(), torch.no_grad():
+            self.model.train(training)
+            args, named = arguments(self._typed(inputs))
+            return _outputs(self.model(*args, **named))
 
-    def _backward(self, X: np.ndarray, y: np.ndarray) -> tuple[Any, torch.Tensor, torch.Tensor]:
-        """(optimiser that is about to step, logits, loss); the gradients are where it looks."""
-        trainer = self.model.trainer = torch_mlp.Trainer(max_epochs=1, arithmetic="native")
-        trainer.train_batch_idx, trainer.num_train_batches = 0, 1
-        with self._settings():
-            optimizer = self.model.configure_optimizers()
-            images, labels = np.require(X, self.dtype, "W"), np.require(y, np.int64, "W")
-            batch = torch.from_numpy(images), torch.from_numpy(labels)
-            seen: list[torch.Tensor] = []
-            tap = self.model.register_forward_hook(lambda model, X, out: seen.append(out))
-            loss = self.model.training_step(batch)
-            tap.remove()
-            optimizer.zero_grad()
-            loss.backward()
-        return optimizer, seen[0], loss
+    def evaluate(self, inputs: Tree, targets: Tree) -> Evaluation:
+        with self.borrowed(), self._optimising():
+            for i in range(getattr(self._optimizer, "count", 1)):
+                found = self._backward(inputs, targets)
+                if i == 0:  # copied now: the optimiser may change them
+                    (outputs, loss), gradients = found, self._gradients()
+                self._optimizer.step()
+            now = self._now(loss)
+            return Evaluation(outputs, now.loss, gradients, now.params, now.state, now.memory)
 
-    def twice(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The outputs of two calls with the same inputs, in training mode."""
-        with self._settings(), torch.no_grad():
-            model = copy.deepcopy(self.model).train()
-            inputs = torch.from_numpy(np.require(X, self.dtype, "W"))
-            return model(inputs).numpy(), model(inputs).numpy()
+    @contextlib.contextmanager
+    def training(self) -> Iterator[None]:
+        """While it lasts, `step` goes on with one optimiser, from what `restart` gives it."""
+        with self.borrowed(), self._optimising():
+            yield
+
+    def restart(self, params: Arrays, state: Arrays, memory: Arrays, first: bool = False) -> None:
+        """In a training: the next step starts from these; what isn't given goes on.
+
+        first: of this training; an optimiser makes its memory then, by its own rules.
+        """
+        new = self._unnamed(params)
+        with torch.no_grad():
+            for name, p in self._inner.named_parameters():
+                p.data.copy_(torch.from_numpy(np.array(new[name])))
+            back = {shared: own for own, shared in self._state_names.items()}
+            buffers = dict(self._inner.named_buffers())
+            for name, array in state.items():
+                if name in back:
+                    buffers[back[name]].copy_(torch.tensor(array))
+            if not first:
+                self._remember(memory)
+
+    def step(self, *batches: Batch) -> Taken:
+        """The next step of a training: the loss of its first batch, and what it left behind."""
+        losses = []
+        for inputs, targets in batches:
+            losses.append(self._backward(inputs, targets)[1])
+            self._optimizer.step()
+        return self._now(losses[0])
 
     def hidden(self, X: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """(pre-activations, activations) between each matrix product and the next.
 
         Read off the operations that run, so that it doesn't matter how the model is written.
         """
-        with self._settings(), self.restored(), torch.no_grad(), _Products() as seen:
-            self.model(torch.from_numpy(np.require(X, self.dtype, "W")))
+        with self.borrowed(), torch.no_grad(), _Products() as seen:
+            self.model.train()
+            self.model(tensor(X, self._torch_dtype))
         return seen.between
 
     def pullback(
         self, params: Mapping[str, np.ndarray], X: np.ndarray, cotangent: np.ndarray
     ) -> Pullback:
-        names, leaves = zip(*self._inner.named_parameters(), strict=True)
-        with self._settings(), self.restored():
+        kept = self._params
+        self._params = dict(kept)
+        try:
             self.load(params)
-            inputs = torch.tensor(np.asarray(X, self.dtype)).requires_grad_()
-            logits = self.model(inputs)
-            weights = torch.tensor(np.asarray(cotangent, self.dtype))
-            *by_params, by_X = torch.autograd.grad(
-                logits, [*leaves, inputs], weights, materialize_grads=True
-            )
-        return Pullback(
-            logits.detach().numpy(),
-            self._named(dict(zip(names, by_params, strict=True))),
-            by_X.numpy(),
-        )
+            with self.borrowed():
+                self.model.train()
+                names, own = zip(*self._inner.named_parameters(), strict=True)
+                inputs = tensor(np.array(X, self.dtype)).requires_grad_()
+                logits = self.model(inputs)
+                weights = tensor(np.array(cotangent, self.dtype))
+                wanted = [p for p in own if p.requires_grad]
+                *found, by_X = torch.autograd.grad(
+                    logits, [*wanted, inputs], weights, materialize_grads=True
+                )
+                got = iter(found)
+                by_params = [next(got) if p.requires_grad else torch.zeros_like(p) for p in own]
+                gradients = self._named(dict(zip(names, by_params, strict=True)))
+                return Pullback(numpy(logits), gradients, numpy(by_X))
+        finally:
+            self._params = kept
 
     def train(self, epochs: int, update_scale: float = 1.0) -> Run:
         if update_scale != 1.0:
             raise NotImplementedError("torch: the yardstick is run on the JAX side")
-        with self._settings(), self.restored():
-            trainer = TorchTrainer(max_epochs=epochs, dtype=self.dtype)
-            history = trainer.fit(self.model, TorchData(self.examples))
-            return Run(history, self.params())
+        with self.borrowed():
+            data = TorchData(self.examples, self._data.flat)
+            history = self.make_trainer(epochs).fit(self.model, data)
+            now = self._now(torch.zeros(()))
+            return Run(history, now.params, now.state)
+
+    def make_trainer(self, epochs: int) -> torch_mlp.Trainer:
+        return TorchTrainer(max_epochs=epochs, dtype=self.dtype)
+
+    def accuracy(self, logits: np.ndarray, labels: np.ndarray) -> list[np.ndarray] | None:
+        if not isinstance(self.model, torch_mlp.Classifier):
+            return None
+        given = tensor(logits, self._torch_dtype), tensor(labels)
+        with self._settings():
+            found = (self.model.accuracy(*given, averaged=a) for a in (False, True))
+            return [numpy(torch.as_tensor(figure)) for figure in found]
 
     def not_reproducible(self) -> list[str]:
-        self.model.trainer = torch_mlp.Trainer(1, arithmetic="reproducible")
-        return self.model.not_reproducible()
+        if isinstance(self.model, TorchPort):
+            return ["it computes by operations of its own, not by those of self.ops"]
+        with self.borrowed():
+            self.model.trainer = torch_mlp.Trainer(1, arithmetic="reproducible")
+            return self.model.not_reproducible()
 
     def reproducible_epoch(self) -> Run:
         trainer = torch_mlp.Trainer(1, arithmetic="reproducible")
-        with self.restored():
-            history = trainer.fit(self.model, TorchData(self.examples.reproducible))
-            return Run(history, self.params())
+        with self.borrowed():
+            data = TorchData(self.examples.reproducible, self._data.flat)
+            history = trainer.fit(self.model, data)
+            return Run(history, self._now(torch.zeros(())).params)
 
     def about(self) -> dict[str, Any]:
         return {
@@ -181,23 +269,137 @@ class TorchSide:
             "matmul precision": "highest",
         }
 
-    def _named(self, tensors: Mapping[str, torch.Tensor]) -> Arrays:
-        return self._layout.there({name: t.numpy() for name, t in tensors.items()})
+    # --- the user's model, with the side's values ------------------------------------------------
 
     @contextlib.contextmanager
-    def restored(self) -> Iterator[None]:
-        """Afterwards parameters and buffers are what they were before."""
-        before = {name: tensor.detach().clone() for name, tensor in self._tensors()}
+    def borrowed(self) -> Iterator[None]:
+        """While it lasts, the model holds copies of the side's values, at its precision."""
+        model, inner = self.model, self._inner
+        params = [(p, p.data, p.grad) for p in inner.parameters()]
+        buffers = [
+            (module, key, buffer, buffer.data)
+            for module in inner.modules()
+            for key, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+        modes = [(module, module.training) for module in inner.modules()]
+        shown = {key: vars(model)[key] for key in ("trainer", "board") if key in vars(model)}
+        optimizer, self._optimizer = self._optimizer, None
+        try:
+            with self._settings(), torch.random.fork_rng(devices=[]):
+                for name, p in inner.named_parameters():
+                    p.grad = None
+                    p.data = self._params[name].clone()
+                for name, buffer in inner.named_buffers():
+                    buffer.data = self._buffers[name].clone()
+                model.board = torch_mlp.ProgressBoard(display=False)
+                model.trainer = torch_mlp.Trainer(max_epochs=1, arithmetic="native")
+                model.trainer.train_batch_idx, model.trainer.num_train_batches = 0, 1
+                yield
+        finally:
+            for p, data, grad in params:
+                p.grad = None
+                p.data = data
+                p.grad = grad
+            for module, key, buffer, data in buffers:
+                module._buffers[key] = buffer
+                buffer.data = data
+            for module, training in modes:
+                module.training = training
+            for key in ("trainer", "board"):
+                vars(model).pop(key, None)
+            vars(model).update(shown)
+            self._optimizer = optimizer
+
+    @contextlib.contextmanager
+    def _optimising(self) -> Iterator[None]:
+        self._optimizer = self.model.configure_optimizers()
         try:
             yield
         finally:
-            with torch.no_grad():
-                for name, tensor in self._tensors():
-                    tensor.copy_(before[name])
+            self._optimizer = None
 
-    def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        yield from self.model.named_parameters()
-        yield from self.model.named_buffers()
+    def _backward(self, inputs: Tree, targets: Tree) -> tuple[Arrays, torch.Tensor]:
+        """(outputs, loss); the gradients are where the optimiser looks."""
+        self.model.train()
+        batch = self._data.joined(self._typed(inputs), self._typed(targets))
+        seen: list[Any] = []
+        tap = self.model.register_forward_hook(lambda model, args, out: seen.append(out))
+        try:
+            loss = self.model.training_step(batch)
+        finally:
+            tap.remove()
+        self._optimizer.zero_grad()
+        loss.backward()
+        return _outputs(seen[0]) if seen else {}, loss
+
+    def _gradients(self) -> Arrays:
+        own = {n: p for n, p in self._inner.named_parameters()}
+        grads = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in own.items()}
+        return self._named(grads)
+
+    def _now(self, loss: torch.Tensor) -> Taken:
+        """What the model and the optimiser hold."""
+        params = self._named({n: p for n, p in self._inner.named_parameters()})
+        buffers = dict(self._inner.named_buffers())
+        state = {shared: numpy(buffers[own]) for own, shared in self._state_names.items()}
+        memory = self._memory() if self._optimizer is not None else {}
+        return Taken(numpy(loss), params, state, memory)
+
+    def _memory(self) -> Arrays:
+        found: Arrays = {}
+        for slot, tensors in self._slots().items():
+            own = dict(self._inner.named_parameters())
+            whole = {n: tensors.get(n, torch.zeros_like(p)) for n, p in own.items()}
+            named = self._named(whole)
+            found |= {f"{SLOTS.get(slot, slot)}.{name}": array for name, array in named.items()}
+        return found
+
+    def _remember(self, memory: Mapping[str, np.ndarray]) -> None:
+        for slot, tensors in self._slots().items():
+            prefix = f"{SLOTS.get(slot, slot)}."
+            given = {n: memory[prefix + n] for n in self._names.values() if prefix + n in memory}
+            if len(given) == len(self._names):
+                new = self._unnamed(given)
+                for name, kept in tensors.items():
+                    kept.copy_(torch.from_numpy(np.array(new[name])))
+
+    def _slots(self) -> dict[str, dict[str, torch.Tensor]]:
+        """{slot: {parameter: tensor of its shape}}; an optimiser makes them at the first step."""
+        found: dict[str, dict[str, torch.Tensor]] = {}
+        state = getattr(self._optimizer, "state", {})
+        for name, p in self._inner.named_parameters():
+            for slot, kept in (state[p] if p in state else {}).items():
+                if isinstance(kept, torch.Tensor) and kept.shape == p.shape and slot != "step":
+                    found.setdefault(slot, {})[name] = kept
+        return found
+
+    @property
+    def _torch_dtype(self) -> torch.dtype:
+        return getattr(torch, self.dtype)
+
+    def _cast(self, value: torch.Tensor) -> torch.Tensor:
+        """A copy at the side's precision; narrower ones than float32 stay, unless it is float64."""
+        value = value.detach()
+        bits = torch.finfo(value.dtype).bits if value.is_floating_point() else 0
+        if bits and (self.dtype == "float64" or bits > 32):
+            return value.to(self._torch_dtype, copy=True)
+        return value.clone()
+
+    def _typed(self, tree: Tree) -> Tree:
+        return mapped(lambda leaf: tensor(leaf, self._torch_dtype), tree)
+
+    def _named(self, tensors: Mapping[str, torch.Tensor]) -> Arrays:
+        there = self._layout.there({name: view(t) for name, t in tensors.items()})  # copies
+        return {self._names[name]: array for name, array in there.items()}
+
+    def _unnamed(self, params: Mapping[str, np.ndarray]) -> Arrays:
+        own = {name: params[shared] for name, shared in self._names.items() if shared in params}
+        if len(own) != len(params):
+            raise ValueError(
+                f"torch: parameters {sorted(params)}, expected {sorted(self._names.values())}"
+            )
+        return self._layout.back(own)
 
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:
@@ -207,6 +409,50 @@ class TorchSide:
             yield
         finally:
             torch.set_float32_matmul_precision(before)
+
+
+def _shaped(model: torch.nn.Module, inputs: Tree) -> torch.nn.Module:
+    """A copy of a model with lazy layers, which have taken their shapes and drawn their weights."""
+    # A trainer holds the data: the copy does without.
+    memo: dict[int, Any] = {}
+    if (trainer := getattr(model, "trainer", None)) is not None:
+        memo[id(trainer)] = None
+    made = copy.deepcopy(model, memo)
+    modes = {module: module.training for module in made.modules()}
+    args, named = arguments(mapped(tensor, inputs))
+    with torch.no_grad():
+        made.eval()(*args, **named)
+    for module, training in modes.items():
+        module.training = training
+    return made
+
+
+def _outputs(outputs: Any) -> Arrays:
+    found = leaves(outputs if isinstance(outputs, torch.Tensor) else _plain(outputs), "logits")
+    return {name: numpy(leaf) for name, leaf in found.items()}
+
+
+def _plain(outputs: Any) -> Any:
+    """Registered trees, as dataclasses of Transformers are, as dicts."""
+    if isinstance(outputs, (dict, tuple, list)):
+        return outputs
+    paths, _ = torch.utils._pytree.tree_flatten_with_path(outputs)
+    return {torch.utils._pytree.keystr(path).strip("."): leaf for path, leaf in paths}
+
+
+class _Types(TorchDispatchMode):
+    """While it lasts, keeps the type of every floating result, with its operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, str]] = [("float64", "")]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for one in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(one, torch.Tensor) and one.is_floating_point():
+                self.found.append((str(one.dtype).removeprefix("torch."), str(func.overloadpacket)))
+        return out
 
 
 class _Products(TorchDispatchMode):
@@ -234,48 +480,17 @@ def _copied(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().double().numpy().copy()
 
 
-class _TorchPort(torch_mlp.Classifier):
-    """A plain Torch module as a Classifier: cross-entropy, plain SGD."""
-
-    def __init__(self, inner: torch.nn.Module, lr: float) -> None:
-        super().__init__()
-        self.inner, self.lr = inner, lr
-
-    def forward(self, X: Any) -> Any:
-        return self.inner(X)
-
-
 class TorchTrainer(torch_mlp.Trainer):
     def __init__(self, max_epochs: int, dtype: str) -> None:
         super().__init__(max_epochs, arithmetic="native")
         self.dtype = getattr(torch, dtype)
 
     def prepare_batch(self, batch: Any) -> Any:
-        X, y = super().prepare_batch(batch)
-        return X.to(self.dtype), y
+        return mapped(self._typed, super().prepare_batch(batch))
 
-
-class TorchData(torch_mlp.DataModule):
-    def __init__(self, examples: Examples) -> None:
-        self.examples = examples
-
-    def get_dataloader(self, train: bool) -> Any:
-        e = self.examples
-        if not train and not e.validated:
-            return None
-        rows: Any
-        if e.arrays is None:
-            data = torch_mlp.FashionMNIST(e.batch_size, data=e.source, seed=e.seed)
-            if e.limit is None:
-                return data.get_dataloader(train)
-            rows = data.train if train else data.val
-        elif train or len(e.arrays) == 4:
-            X, y = (np.array(a) for a in (e.arrays[:2] if train else e.arrays[2:]))
-            rows = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(y).long())
-        else:
-            return None
-        sampler = torch_mlp.data.ScheduleSampler(e.schedule(len(rows), train))
-        return torch.utils.data.DataLoader(rows, batch_size=None, sampler=sampler)
+    def _typed(self, leaf: torch.Tensor) -> torch.Tensor:
+        wide = leaf.is_floating_point() and torch.float64 in (leaf.dtype, self.dtype)
+        return leaf.to(self.dtype) if wide else leaf
 
 
 @contextlib.contextmanager

@@ -1,113 +1,187 @@
 """What can't be compared: refused with its reason before any level is climbed."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax.nnx as nnx
-import jax
 import numpy as np
 
+from parity.sides.jax_models import KINDS, as_module
+from parity.sides.jax_port import JaxPort
 from parity.sides.pairs import JaxSide, TorchSide
+from parity.sides.torch_port import TorchPort
+from parity.trees import Tree, leaves, length, mapped
 
 
-class FunctionModel(nnx.Module):
-    """logits = function(params, X), with params any pytree of arrays, as an NNX module.
+def told_apart(one: Any, other: Any) -> tuple[Any, Any]:
+    """(JAX model, Torch module), given in either order.
 
-    A parameter's name is its path, joined by dots: "layers.0.W".
-    """
-
-    def __init__(self, function: Callable[..., Any], params: Any) -> None:
-        self.function = function
-        leaves, self.structure = jax.tree_util.tree_flatten_with_path(params)
-        self.names = tuple(
-            jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves
-        )
-        for name, (_, leaf) in zip(self.names, leaves, strict=True):
-            if not np.issubdtype(getattr(leaf, "dtype", object), np.floating) or hasattr(
-                self, name
-            ):
-                raise TypeError(
-                    f"params: '{name}' is {type(leaf).__name__} {leaf!r:.40}, expected an array of "
-                    "floats under a name of its own"
-                )
-            setattr(self, name, nnx.Param(leaf))
-
-    def __call__(self, X: Any) -> Any:
-        leaves = [getattr(self, name)[...] for name in self.names]
-        return self.function(jax.tree.unflatten(self.structure, leaves), X)
-
-
-def told_apart(one: Any, other: Any) -> tuple[nnx.Module, Any]:
-    """(JAX model as an NNX module, Torch module), given in either order.
-
-    Raises TypeError unless one is a torch.nn.Module and the other a flax.nnx.Module or (function,
-    params).
+    Raises TypeError unless one is a torch.nn.Module and the other a JAX model of some kind.
     """
     jax_model, torch_model = (other, one) if TorchSide.takes(one) else (one, other)
     if not TorchSide.takes(torch_model) or TorchSide.takes(jax_model):
         raise TypeError(
             f"models: {_type_name(one)} and {_type_name(other)}, expected one torch.nn.Module, and "
-            "one flax.nnx.Module or (function, params)"
+            f"one JAX model: {KINDS}"
         )
-    return as_module(jax_model), torch_model
-
-
-def as_module(jax_model: Any) -> nnx.Module:
-    """The NNX module itself, or (function, params) as one. Raises TypeError for anything else."""
-    if isinstance(jax_model, nnx.Module):
-        return jax_model
-    if isinstance(jax_model, tuple) and len(jax_model) == 2 and callable(jax_model[0]):
-        return FunctionModel(*jax_model)
-    raise TypeError(
-        f"jax: a {_type_name(jax_model)}, expected a flax.nnx.Module, or (function, params) with "
-        "function(params, X) -> logits"
-    )
+    as_module(jax_model)
+    return jax_model, torch_model
 
 
 def _type_name(x: Any) -> str:
     return f"{type(x).__module__}.{type(x).__name__}"
 
 
-def as_arrays(data: Sequence[Any]) -> tuple[np.ndarray, ...]:
-    """(X, y) or (X, y, X_val, y_val) as NumPy arrays.
+def as_arrays(data: Sequence[Any]) -> tuple[Tree, ...]:
+    """(inputs, targets) or (inputs, targets, validation inputs, validation targets), of NumPy.
 
-    Raises ValueError for another number of arrays, an array on another device than the CPU, other
-    types than float32 and integers, other lengths, or inputs that aren't finite.
+    Raises ValueError for another number of parts, an array on another device than the CPU, other
+    types than floats, integers and booleans, other lengths, or floats that aren't finite.
     """
     if len(data) not in (2, 4):
-        raise ValueError(f"data: {len(data)} arrays, expected (X, y) or (X, y, X_val, y_val)")
-    for number, array in enumerate(data):
-        device = getattr(getattr(array, "device", None), "type", "cpu")  # torch.device has a type
-        if device != "cpu":
-            raise ValueError(f"data: array {number} is on {device}, expected the CPU: tensor.cpu()")
-    arrays = tuple(np.asarray(array) for array in data)
-    for X, y in zip(arrays[::2], arrays[1::2], strict=True):
-        if X.dtype != np.float32 or not np.issubdtype(y.dtype, np.integer) or len(X) != len(y):
-            raise ValueError(
-                f"data: X {X.dtype} {X.shape} and y {y.dtype} {y.shape}, "
-                "expected float32 and integers, of one length"
-            )
-        if len(bad := np.argwhere(~np.isfinite(X))):
-            first = tuple(map(int, bad[0]))
-            raise ValueError(
-                f"data: {len(bad)} inputs are not finite, the first at {first}: {X[first]}"
-            )
-    return arrays
+        raise ValueError(
+            f"data: {len(data)} parts, expected (inputs, targets) or (inputs, targets, validation "
+            "inputs, validation targets); several inputs go into one tuple, or a dict by name"
+        )
+    names = ("inputs", "targets", "validation inputs", "validation targets")
+    parts = []
+    for name, tree in zip(names, data, strict=False):
+        parts.append(mapped(_array, tree))
+        for leaf, array in leaves(parts[-1], "array").items():
+            where = f"data: {name} '{leaf}'" if leaf != "array" else f"data: {name}"
+            _check_array(where, array)
+    for inputs, targets in zip(parts[::2], parts[1::2], strict=True):
+        sizes = {n: len(a) for n, a in leaves({"inputs": inputs, "targets": targets}).items()}
+        if not sizes or len(set(sizes.values())) > 1:
+            raise ValueError(f"data: lengths {sizes}, expected one length, that of the batch axis")
+    return tuple(parts)
+
+
+def _array(leaf: Any) -> np.ndarray:
+    device = getattr(getattr(leaf, "device", None), "type", "cpu")  # torch.device has a type
+    if device != "cpu":
+        raise ValueError(f"data: an array is on {device}, expected the CPU: tensor.cpu()")
+    if hasattr(leaf, "detach"):
+        leaf = leaf.detach()
+        leaf = leaf.float() if str(leaf.dtype) == "torch.bfloat16" else leaf
+    return np.asarray(leaf)
+
+
+def _check_array(where: str, array: np.ndarray) -> None:
+    if array.dtype == np.float64:
+        raise ValueError(
+            f"{where} is float64 {array.shape}, expected float32, integers or booleans, as JAX "
+            "takes them: .astype('float32')"
+        )
+    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+        raise ValueError(
+            f"{where} is {array.dtype} {array.shape}, expected float32, integers or booleans"
+        )
+    if not array.ndim:
+        raise ValueError(f"{where} is a single number, expected a batch: an array [examples, ...]")
+    if array.dtype.kind == "f" and len(bad := np.argwhere(~np.isfinite(array))):
+        first = tuple(map(int, bad[0]))
+        raise ValueError(
+            f"{where}: {len(bad)} numbers are not finite, the first at {first}: {array[first]}"
+        )
 
 
 def refuse_unusable(jax_side: JaxSide, torch_side: TorchSide) -> None:
-    """Raises ValueError if outputs differ in shape, or a model isn't a function of its inputs."""
-    X, _ = next(jax_side.batches())
-    outputs = {"jax": jax_side.twice(X[:8]), "torch": torch_side.twice(X[:8])}
-    shapes = {s: first.shape for s, (first, _) in outputs.items()}
+    """Raises ValueError if outputs differ in shape or name, a model isn't a function of its inputs,
+    labels aren't classes of the outputs, or a trainer that hangs on a model does more than train.
+    """
+    inputs, targets = next(jax_side.batches())
+    few = min(8, length(inputs))
+    some = mapped(lambda leaf: leaf[:few], inputs)
+    outputs = {}
+    for s, side in (("jax", jax_side), ("torch", torch_side)):
+        first, second = _called(s, side, some), side.forward(some)
+        for name, array in first.items():
+            if not np.array_equal(array, second[name], equal_nan=True):
+                raise ValueError(
+                    f"{s}: two calls of the model with the same inputs differ, in training mode; "
+                    "is there dropout? Compare with mode='eval', or set its rate to 0"
+                )
+        outputs[s] = first
+    shapes = {s: {n: a.shape for n, a in found.items()} for s, found in outputs.items()}
     if shapes["jax"] != shapes["torch"]:
+        given = {name: leaf.shape for name, leaf in leaves(some, "inputs").items()}
         raise ValueError(
-            f"outputs: jax {shapes['jax']}, torch {shapes['torch']} for inputs {X[:8].shape}; "
-            "models of different output shapes can't be the same"
+            f"outputs: jax {_shown(shapes['jax'])}, torch {_shown(shapes['torch'])} for "
+            f"{_shown(given)}; models of different outputs can't be the same"
         )
-    for s, (first, second) in outputs.items():
-        if not np.array_equal(first, second, equal_nan=True):
-            raise ValueError(
-                f"{s}: two calls of the model with the same inputs differ, in training mode; is "
-                "there dropout? set its rate to 0 for the comparison"
-            )
+    _check_labels(jax_side, torch_side, outputs["jax"], targets)
+    _check_trainer(torch_side)
+
+
+def _called(s: str, side: Any, inputs: Tree) -> dict[str, np.ndarray]:
+    """The outputs. Raises ValueError, with the model's own words, if it fails."""
+    try:
+        return side.forward(inputs)
+    except Exception as error:
+        given = {name: f"{a.dtype} {a.shape}" for name, a in leaves(inputs, "inputs").items()}
+        said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        raise ValueError(
+            f"{s}: the model fails for {_shown(given)}, in {side.dtype}: {said:.300}"
+        ) from error
+
+
+def _check_labels(
+    jax_side: JaxSide, torch_side: TorchSide, outputs: Mapping[str, np.ndarray], targets: Tree
+) -> None:
+    """XLA can't raise, and Torch lets -100 through: labels are checked where they enter."""
+    named = [
+        side.model.loss_name
+        for side in (jax_side, torch_side)
+        if isinstance(side.model, (JaxPort, TorchPort))
+    ]
+    if "cross_entropy" not in named or targets is None:
+        return
+    if len(outputs) != 1 or not isinstance(targets, np.ndarray):
+        raise ValueError(
+            f"loss: cross-entropy takes one output and one array of labels; there are outputs "
+            f"{[*outputs]}; pass loss=(torch function, jax function) of (outputs, targets)"
+        )
+    logits = next(iter(outputs.values()))
+    if not np.issubdtype(targets.dtype, np.integer):
+        raise ValueError(
+            f"loss: targets are {targets.dtype} {targets.shape}, and cross-entropy takes integer "
+            "labels; pass loss='mse', 'bce_with_logits', or a pair of functions"
+        )
+    if targets.shape[1:] != logits.shape[1:-1]:
+        raise ValueError(
+            f"loss: logits {logits.shape} and labels {targets.shape}, expected labels of the "
+            "logits' shape without their last axis; pass loss=(torch function, jax function)"
+        )
+    for part in (True, False):
+        for _, labels in jax_side.batches(part):
+            wrong = (labels < 0) | (labels >= logits.shape[-1])
+            if wrong.any():
+                bad = int(labels[wrong].flat[0])
+                raise ValueError(
+                    f"labels: {bad}, expected 0 to {logits.shape[-1] - 1}; for an ignored index "
+                    "pass loss=(torch function, jax function)"
+                )
+
+
+def _check_trainer(torch_side: TorchSide) -> None:
+    """A trainer of the user's own, on the model, may do what `check`'s doesn't."""
+    trainer = vars(torch_side._inner).get("trainer")
+    if trainer is None:
+        return
+    clip = getattr(trainer, "gradient_clip_val", 0)
+    home = type(trainer).__module__.partition(".")[0]
+    if home not in ("torch_mlp", "parity"):
+        raise ValueError(
+            f"torch: the model's trainer is a {_type_name(trainer)}, whose own steps `check` can't "
+            "take; delete model.trainer, and say what it does by loss= and optimizer="
+        )
+    if isinstance(clip, (int, float)) and clip > 0 and math.isfinite(clip):
+        raise ValueError(
+            f"torch: the model's trainer clips gradients to a norm of {clip:g}, and `check` trains "
+            "without it; delete model.trainer, or clip in both optimisers: optimizer="
+        )
+
+
+def _shown(shapes: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in shapes.items())

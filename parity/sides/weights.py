@@ -5,13 +5,14 @@ function may move elements only: transpose, reshape, split, join. Where each ele
 off by sending numbers through it, so that arrays can be brought back, and gradients across.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from mlp_core.weights import WeightsError, canonical_names
-from parity.sides.side import SIDES, Arrays
+from parity.sides.side import SIDES
+from parity.trees import Arrays, leaves
 
 DIGIT = 4096  # numbers are sent in two digits, for float32 holds integers up to 2^24 only
 
@@ -63,6 +64,7 @@ class Turned:
 
     def __init__(self, turned: Collection[str], arrays: Mapping[str, np.ndarray]) -> None:
         self._turned = turned
+        self.origins: dict[str, Collection[str]] = {name: (name,) for name in arrays}
         self._shapes = {name: np.shape(array) for name, array in arrays.items()}
 
     def there(self, arrays: Mapping[str, np.ndarray]) -> Arrays:
@@ -94,7 +96,7 @@ class Rearrangement:
         self._ends = np.cumsum([np.size(array) for array in arrays.values()])
         numbers = np.arange(self._ends[-1])
         low, high = (
-            _flat(function(self._cut(digit.astype(np.float32))))
+            _named(function(self._cut(digit.astype(np.float32))))
             for digit in (numbers % DIGIT, numbers // DIGIT)
         )
         sent = {name: low[name].astype(float) + DIGIT * high[name].astype(float) for name in low}
@@ -102,7 +104,12 @@ class Rearrangement:
         if not np.array_equal(np.sort(came), numbers):
             raise ValueError(f"weights: {self._problem(sent)}")
         self._places = {name: array.astype(np.int64) for name, array in sent.items()}
-        real = _flat(function({name: np.array(array) for name, array in arrays.items()}))
+        owners = np.array([*self._shapes])
+        self.origins: dict[str, Collection[str]] = {
+            name: {str(o) for o in owners[np.unique(np.searchsorted(self._ends, p, side="right"))]}
+            for name, p in self._places.items()
+        }
+        real = _named(function({name: np.array(array) for name, array in arrays.items()}))
         for name, array in self.there(arrays).items():
             if not np.array_equal(real[name], array, equal_nan=True):
                 raise ValueError(f"weights: the function changes the values of '{name}'")
@@ -145,16 +152,58 @@ class Rearrangement:
         )
 
 
-def _flat(tree: Any, prefix: str = "") -> Arrays:
+def _named(tree: Any) -> Arrays:
     """{dotted name: array} of nested mappings and sequences."""
-    items: Iterator[tuple[Any, Any]]
-    if isinstance(tree, Mapping):
-        items = iter(tree.items())
-    elif isinstance(tree, (list, tuple)):
-        items = iter(enumerate(tree))
-    else:
-        return {prefix: np.asarray(tree)}
-    flat: Arrays = {}
-    for key, subtree in items:
-        flat |= _flat(subtree, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+    return {name: np.asarray(leaf) for name, leaf in leaves(tree).items()}
+
+
+def pair_state(
+    jax: Mapping[str, np.ndarray],
+    torch: Mapping[str, np.ndarray],
+    params: Mapping[str, tuple[str, str]],
+    origins: Mapping[str, Collection[str]],
+    table: Mapping[str, str] | None = None,
+) -> dict[str, tuple[str, str]]:
+    """{JAX's name: (JAX's name, Torch's)} of statistics that both models hold.
+
+    params: as pair_names gives them. origins: {parameter of the Torch side: Torch's own names that
+    it came from}. Without a table, a layer's statistics go where its parameters do: "bn.mean" and
+    "bn.scale" lie beside each other, as "norm.running_mean" and "norm.weight" do.
+    Raises ValueError for a table that names what there isn't, or pairs other shapes.
+    """
+    if table is not None:
+        turned = {b: a for a, b in table.items()}
+        pairs = table if table.keys() <= set(jax) else turned
+        for a, b in pairs.items():
+            if a not in jax or b not in torch or jax[a].shape != torch[b].shape:
+                have = [f"{s}: {', '.join(map(str, side)) or 'none'}"
+                        for s, side in zip(SIDES, (jax, torch), strict=True)]  # fmt: skip
+                raise ValueError(
+                    f"state: '{a}' and '{b}' are no statistics of one shape; there are\n  "
+                    + "\n  ".join(have)
+                )
+        return {a: (a, b) for a, b in pairs.items()}
+    homes: dict[str, set[str]] = {}
+    for ours, theirs in params.values():
+        for origin in origins.get(theirs, (theirs,)):
+            homes.setdefault(_layer(ours), set()).add(_layer(origin))
+    found = {}
+    for name in jax:
+        kind = name.rpartition(".")[2]
+        where = {_layer(name), _layer(name.partition(".")[2])}
+        candidates = [
+            f"{home}.{own}" if home else own
+            for layer in where
+            for home in sorted(homes.get(layer, ()))
+            for own in (f"running_{kind}", kind)
+        ]
+        partner = next((c for c in candidates if c in torch), None)
+        if partner is None and len(jax) == len(torch) == 1:
+            partner = next(iter(torch))
+        if partner is not None and torch[partner].shape == jax[name].shape:
+            found[name] = (name, partner)
+    return found
+
+
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]

@@ -16,7 +16,7 @@ from parity.config import CheckConfig
 from parity.exits import Refused
 from parity.interrupted import Interrupted
 from parity.levels.ladder import LEVELS
-from parity.levels.rungs import Level, Result
+from parity.levels.level import Level, Result
 from parity.report.environment import command, environment
 from parity.report.report import Report, cells
 from parity.sides.pairs import book_pair, torch_threads

@@ -51,7 +51,7 @@ def test_a_bound_that_is_zero_in_places_asks_for_equality_there():
     assert compare([1.0, 1.0], [1.5, 1.0], [1.0, 0.0]).ok
 
 
-@pytest.mark.parametrize("bound", [np.nan, np.inf, [1.0, np.nan]])
+@pytest.mark.parametrize("bound", [np.nan, [1.0, np.nan]])
 def test_a_bound_that_is_no_number_never_passes(bound):
     assert not compare([1.0, 1.0], [1.0, 1.0], bound).ok
 

@@ -10,14 +10,17 @@ import optax
 from jaxtyping import Float, Int
 
 import jax_mlp
+import jax_mlp.checkpoint
 from mlp_core.activations import NAMES
-from parity.levels.ladder import climb
-from parity.sides.weights import pair_names
+from mlp_core.weights import canonical_names
+from parity.levels.ladder import LEVELS, climb
 from parity.studies.faults.changes import CLIP, MOMENTUM, optimizer
-from parity.studies.faults.levels import DrawingJaxSide, with_more
 from parity.studies.faults.port import Plant, Port, same
-from parity.levels.rungs import Level, Result, Rungs
-from parity.sides.pairs import Examples, Pullback, Run, book_pair, torch_threads
+from parity.levels.level import Level, Result
+from parity.levels.pair import Pair
+from parity.problem import Examples
+from parity.sides.pairs import JaxSide, Pullback, Run, book_pair, paired, torch_threads
+from parity.trees import Arrays
 
 PRECISIONS = ("float32", "float64")
 EPOCHS, BATCH, RATE, SEED = 3, 32, 0.1, 5
@@ -30,8 +33,8 @@ CURVED: dict[str, tuple[str, ...]] = {
     name: ("float64",) for name in ("logits", "loss", "gradients", "step")
 }
 ASKED: dict[str, dict[str, tuple[str, ...]]] = {
-    "mlp": {name: () for name in ("inputs", "weights", "init", "probes", "accuracy")},
-    "tanh": {"init": (), **CURVED},
+    "mlp": {name: () for name in ("inputs", "weights", "initial weights", "probes", "accuracy")},
+    "tanh": {"initial weights": (), **CURVED},
     "gelu": CURVED,
     "gelu_tanh": CURVED,
     "bits": {"same bits": ()},
@@ -50,7 +53,7 @@ class Clipped(jax_mlp.MLPScratch):
 PARTNERS: dict[str, Plant] = {"scratch": optimizer()}
 
 
-class Remembered(DrawingJaxSide):
+class Remembered(JaxSide):
     """A JAX side that computes each thing once: it is clean and deterministic."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -89,27 +92,26 @@ class Bench:
     levels: of which a pair other than "scratch" is asked a few.
     """
 
-    def __init__(self, pair: str = "scratch", levels: Sequence[Level] | None = None) -> None:
-        self.pair = pair
-        self.levels = _asked(pair, with_more() if levels is None else levels)
-        curved = pair in NAMES  # whose activation it is then, and whose spread of initial weights
+    def __init__(self, name: str = "scratch", levels: Sequence[Level] | None = None) -> None:
+        self.name = name
+        self.levels = _asked(name, LEVELS if levels is None else levels)
+        curved = name in NAMES  # whose activation it is then, and whose spread of initial weights
         rows = BATCH if curved else None  # one shape of batch: one bound to compile
         X, y, X_val, y_val = small_images(np.random.default_rng(0))
         self.examples = Examples((X[:rows], y[:rows], X_val, y_val), BATCH, SEED)
-        kind = "mlp" if pair == "mlp" else "scratch"
+        kind = "mlp" if name == "mlp" else "scratch"
         hiddens = HIDDENS[:1] if curved else HIDDENS
         spread = None if kind == "mlp" else SPREAD
-        activation = pair if curved else "relu"
+        activation = name if curved else "relu"
         sizes = SIZE**2, CLASSES
         ours, self._theirs = book_pair(kind, hiddens, RATE, SEED, *sizes, spread, activation)
-        if pair == "scratch":
+        if name == "scratch":
             ours = Clipped(*sizes, hiddens, RATE)
         self.drawn = SPREAD if curved else None
         self.jax: dict[str, Any] = {p: Remembered(ours, self.examples, p) for p in PRECISIONS}
-        for side in self.jax.values():
-            side.sigma = self.drawn
         port = Port(self._theirs, self.examples)
-        self.names = pair_names(self.jax["float32"].params(), port.params())
+        for side in self.jax.values():
+            paired(side, port)
         self.source = port.params()
         self._shared: dict[Any, Any] = {}
         self._runs: dict[Any, Any] = {}
@@ -117,38 +119,50 @@ class Bench:
     @cached_property
     def clean(self) -> tuple[Result, ...]:
         """The honest pair on every level. What JAX computes for it is kept."""
-        rungs = self.rungs(lambda port: None)
+        pair = self.pair(lambda port: None)
         for side in self.jax.values():
-            side.load({ours: rungs.params[name] for name, (ours, _) in self.names.items()})
-        results = self.judged(rungs)
-        self._shared = {k: v for k, v in rungs._evaluations.items() if "torch" not in k}
-        self._runs = {key: run for key, run in rungs.runs() if key[0] == "jax"}
+            side.load(pair.params)
+        results = self.judged(pair)
+        self._shared = {k: v for k, v in pair.kept.items() if "torch" not in k}
+        self._honest_draws = pair.kept.get(("initial weights", "torch"))
+        self._runs = {key: run for key, run in pair.runs() if key[0] == "jax"}
         return results
 
     def judge(self, plant: Plant) -> tuple[Result, ...]:
         """What the levels find with a fault planted."""
         assert self.clean  # first, so that its work is shared
-        return self.judged(self.rungs(plant))
+        return self.judged(self.pair(plant))
 
-    def rungs(self, plant: Plant) -> Rungs:
+    def pair(self, plant: Plant) -> Pair:
         """The ladder's view of JAX and of a port with a fault in it."""
         ports: dict[str, Any] = {p: Port(self._theirs, self.examples, p) for p in PRECISIONS}
         for port in ports.values():
+            paired(self.jax["float32"], port)
             port.sigma = self.drawn
-            PARTNERS.get(self.pair, same)(port)
+            PARTNERS.get(self.name, same)(port)
             plant(port)
             port.load(self.source)
-        rungs = Rungs(self.jax, ports, self.names, self.examples, EPOCHS)
-        rungs.params = rungs.rename(self.source, "torch")
-        rungs._evaluations.update(self._shared)
-        rungs._runs.update(self._runs)
-        return rungs
+        pair = Pair(self.jax, ports, self.examples, EPOCHS, dict(self.source))
+        drawn = ports["float32"]
+        pair.initial = {"jax": self._initial, "torch": drawn.initial}
+        pair.kept.update(self._shared)
+        # Few faults touch what is drawn: with the side's own method it is what it was.
+        if self._shared and "initial" not in vars(drawn):
+            pair.kept["initial weights", "torch"] = self._honest_draws
+        pair._runs.update(self._runs)
+        return pair
 
-    def judged(self, rungs: Rungs, leave_out: Sequence[str] = ()) -> tuple[Result, ...]:
+    def judged(self, pair: Pair, leave_out: Sequence[str] = ()) -> tuple[Result, ...]:
         levels = [level for level in self.levels if level.name not in leave_out]
         # A fault may overflow: that is its effect.
         with np.errstate(all="ignore"), torch_threads(1):
-            return tuple(climb(rungs, levels))
+            return tuple(climb(pair, levels))
+
+    def _initial(self, seed: int) -> Arrays:
+        """The parameters W1 b1 ... of a new 784-256-10 of NNX layers."""
+        ours = book_pair("mlp", (256,), 0.1, seed, sigma=self.drawn)[0]
+        named = jax_mlp.checkpoint.named_params(ours)
+        return {key: np.asarray(named[own]) for key, own in canonical_names(named)[1].items()}
 
 
 def small_images(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
@@ -164,10 +178,10 @@ def small_images(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     return *draw(COUNTS[0]), *draw(COUNTS[1])
 
 
-def _asked(pair: str, levels: Sequence[Level]) -> tuple[Level, ...]:
-    if pair not in ASKED:
+def _asked(name: str, levels: Sequence[Level]) -> tuple[Level, ...]:
+    if name not in ASKED:
         return tuple(levels)
-    asked = ASKED[pair]
+    asked = ASKED[name]
     return tuple(
         replace(level, precisions=asked[level.name] or level.precisions)
         for level in levels

@@ -6,6 +6,7 @@ with the model's own tensors and their methods, and needs no import of Torch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy as np
 
 from mlp_core.schedule import Schedule
 from mlp_core.weights import canonical_names
-from parity.sides.pairs import Arrays, Examples, Run, TorchData, TorchSide, TorchTrainer, book_pair
+from parity.trees import NOTHING, Arrays
+from parity.sides.pairs import Examples, Run, TorchData, TorchSide, TorchTrainer, book_pair
 
 # A tensor of Torch; the type itself lives behind parity.sides.pairs.
 Tensor = Any
@@ -27,14 +29,11 @@ class Port(TorchSide):
     trainer: type = TorchTrainer
     sigma: float | None = None
 
-    def train(self, epochs: int, update_scale: float = 1.0) -> Run:
-        before = self.params()
-        with self._settings():
-            trainer = self.trainer(max_epochs=epochs, dtype=self.dtype)
-            history = trainer.fit(self.model, TorchData(self.examples))
-        run = Run(history, self.params())
-        self.load(before)
-        return run
+    def __init__(self, model: Any, *arguments: Any) -> None:
+        super().__init__(deepcopy(model), *arguments)  # what is planted in it stays there
+
+    def make_trainer(self, epochs: int) -> Any:
+        return self.trainer(max_epochs=epochs, dtype=self.dtype)
 
     def layers(self) -> Layers:
         """(W [in, out], b) of each layer; views, through which gradients flow."""
@@ -131,7 +130,7 @@ def loaded(change: Callable[[Arrays], Mapping[str, np.ndarray]]) -> Plant:
     """The checkpoint is converted wrongly, once, when it is loaded."""
 
     def plant(port: Port) -> None:
-        def load(params: Mapping[str, np.ndarray]) -> None:
+        def load(params: Any, state: Any = NOTHING) -> None:
             del port.load  # what the side restores later is its own
             port.load(change(dict(params)))
 

@@ -11,18 +11,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import optax
 
 from mlp_core.history import Epoch, History
 from parity.interrupted import Interrupted
 from parity.studies.faults.bench import BATCH, EPOCHS, PRECISIONS, Bench, Remembered, small_images
-from parity.levels.rungs import Rungs
+from parity.levels.pair import Pair
 from parity.sides.pairs import Examples, JaxSide, Run
-from parity.sides.stages import Stages
+from parity.sides.reference import Reference
 
 # Drawn once for all: probes hold fixed integers; init and refit look at no network's weights.
-LEFT_OUT = ("init", "probes", "accuracy", "refit", "same bits")
+LEFT_OUT = ("initial weights", "probes", "accuracy", "refit", "same bits")
 
 # Every fourth network has zero biases: on blank images all its units start at a tie. Where a bias's
 # gradient cancels to rounding noise, the sign of the noise decides the ReLU for those images, in
@@ -78,21 +78,19 @@ class Looped(JaxSide):
 
     def __init__(self, built: Remembered) -> None:
         self.__dict__.update(vars(built))
-        stages = Stages(self)
         self._update = jax.jit(self._one_update)
-        self._scores = jax.jit(stages.scores)
+        self._scores = jax.jit(Reference(self).scores)
 
     def train(self, epochs: int, update_scale: float = 1.0) -> Run:
         with self._settings():
-            params = {name: np.asarray(a) for name, a in self.params().items()}
-            state = self.model.configure_optimizers().init(params)
+            params, memory = self.params(), self.memory()
             history = History()
             loader = self.loader()
             for _ in range(epochs):
                 record = Epoch(steps=0, samples=0, seconds=0.0)
                 for batch in loader:
                     X, y = np.asarray(batch[0], self.dtype), np.asarray(batch[1])
-                    params, state, loss = self._update(params, state, X, y, update_scale)
+                    params, memory, loss = self._update(params, memory, X, y, update_scale)
                     history.train_loss.append(float(loss))
                     record.steps += 1
                     record.samples += len(y)
@@ -113,11 +111,11 @@ class Looped(JaxSide):
         self.load(kept)
         return found
 
-    def _one_update(self, params: Any, state: Any, X: Any, y: Any, scale: Any) -> tuple:
-        _, loss, gradients, _ = self._traced(params, X, y)
-        updates, state = self.model.configure_optimizers().update(gradients, state, params)
-        updates = jax.tree.map(lambda u: u * scale, updates)
-        return optax.apply_updates(params, updates), state, loss
+    def _one_update(self, params: Any, memory: Any, X: Any, y: Any, scale: Any) -> tuple:
+        taken = self.taken(params, {}, memory, ((X, y),))
+        scaled = {name: w + (taken["step"][name] - w) * scale for name, w in params.items()}
+        new = {n: jnp.where(scale == 1.0, taken["step"][n], w) for n, w in scaled.items()}
+        return new, taken["memory"], taken["loss"]
 
 
 def clean_run(
@@ -136,13 +134,13 @@ def clean_run(
     try:
         for i in range(networks):
             on_network(i)
-            rungs = honest(bench, sides, i, tied=i % TIED == 0)
-            for r in bench.judged(rungs, LEFT_OUT):
+            pair = honest(bench, sides, i, tied=i % TIED == 0)
+            for r in bench.judged(pair, LEFT_OUT):
                 count += len(r.comparisons)
                 largest[r.level.name] = max(largest.get(r.level.name, 0.0), r.worst.margin)
                 if not r.ok:
                     alarms.append(f"network {i}, {r.level.name} {r.precision}: {r.worst}")
-            turned += any(rungs.has_twins(p) for p in PRECISIONS)
+            turned += any(pair.has_twins(p) for p in PRECISIONS)
             judged += 1
     except KeyboardInterrupt:
         pass  # judged < networks says so
@@ -156,7 +154,7 @@ def clean_run(
     return found
 
 
-def honest(bench: Bench, sides: dict[str, Any], number: int, tied: bool) -> Rungs:
+def honest(bench: Bench, sides: dict[str, Any], number: int, tied: bool) -> Pair:
     """The ladder's view of one random network, its images, its shuffles. tied: zero biases."""
     rng = np.random.default_rng([7, number])
     examples = Examples(small_images(rng), BATCH, int(rng.integers(2**32)))
@@ -164,15 +162,13 @@ def honest(bench: Bench, sides: dict[str, Any], number: int, tied: bool) -> Rung
         name: a * 0 if tied and name[0] == "b" else _drawn(rng, a)
         for name, a in bench.source.items()
     }
-    rungs = bench.rungs(lambda port: None)
-    for side in (*sides.values(), *rungs.torch.values()):
+    pair = bench.pair(lambda port: None)
+    for side in (*sides.values(), *pair.torch.values()):
         side.examples = examples
         side.load(params)
         if isinstance(side, Looped):
             side._seen = {}  # batches of the network before
-    honest = Rungs(sides, rungs.torch, rungs.names, examples, EPOCHS)
-    honest.params = params
-    return honest
+    return Pair(sides, pair.torch, examples, EPOCHS, params)
 
 
 def _drawn(rng: np.random.Generator, like: np.ndarray) -> np.ndarray:

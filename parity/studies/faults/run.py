@@ -23,7 +23,7 @@ from parity.studies.faults.catalogue import CATALOGUE, Fault
 from parity.studies.faults.bench import Bench
 from parity.studies.faults.picture import matrix
 from parity.studies.faults.random_networks import CleanRun, clean_run
-from parity.levels.rungs import Level, Result
+from parity.levels.level import Level, Result
 
 CAPTION = """\
 A number is the effect over the bound: above 1 caught, first in [bold green]green[/].

@@ -18,7 +18,6 @@ copy, as when it alone flips a sign. Source: Hahn & Meeker, Statistical Interval
 """
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +29,8 @@ from jaxtyping import Float
 from mlp_core.shell import progress_bar
 from parity.interrupted import Interrupted
 from parity.sides.pairs import JaxSide, TorchSide
-from parity.sides.stages import Tree, stages_of
+from parity.sides.reference import Reference
+from parity.trees import Leaves
 from mlp_core.files import plain
 
 FALSE_ALARM = 1e-4
@@ -132,7 +132,6 @@ class Envelope:
 def free_run(
     jax_side: JaxSide,
     torch_side: TorchSide,
-    names: Mapping[str, tuple[str, str]],
     epochs: int,
     *,
     copies: int = 32,
@@ -142,35 +141,39 @@ def free_run(
 ) -> Envelope:
     """Train K jittered copies in JAX and one run in Torch, all from JAX's loaded parameters.
 
-    names: {reported name: (name in JAX, name in Torch)}. per_epoch: checkpoints in an epoch. seed:
-    of the signs of the jitter. Each side brings its own batches; an optimiser starts each step
-    without memory. What the sides hold stays. Raises ValueError for fewer than 3 copies; at
-    Ctrl-C Interrupted, with the Envelope of the checkpoints until then.
+    per_epoch: checkpoints in an epoch. seed: of the signs of the jitter. Each side brings its own
+    batches. What the sides hold stays. Raises ValueError for fewer than 3 copies; at Ctrl-C
+    Interrupted, with the Envelope of the checkpoints until then.
     """
     if copies < 3:
         raise ValueError(f"free_run: {copies} copies, expected at least 3 for a spread")
     start = time.perf_counter()
-    stages = stages_of(jax_side)
-    initial: Tree = jax_side.params()
-    many = stages.compiled(lambda P, X, y: jax.vmap(lambda p: stages.step(p, X, y)[1])(P))
+    initial = jax_side.params()
+    step_of = Reference(jax_side).step
+
+    def each(params: Any, state: Any, memory: Any, batch: Any) -> Any:
+        _, parts = step_of(params, state, memory, (batch,))
+        return parts["step"], parts["state"], parts["memory"]
+
+    many = jax_side.compiled(jax.vmap(each, in_axes=(0, 0, 0, None)))
     measure = jax.jit(_distances)
     rng = np.random.default_rng(seed)
-    P: Tree = {name: _jittered(array, copies, rng) for name, array in initial.items()}
+    P: Leaves = {name: _jittered(array, copies, rng) for name, array in initial.items()}
+    held = jax_side.state(), jax_side.memory()
+    rest = [{n: np.stack([a] * copies) for n, a in tree.items()} for tree in held]
     steps = len(jax_side.loader())
     total = epochs * steps
     every = max(1, steps // per_epoch)
     checkpoints, found, interrupted = [], [], False
     try:
-        with torch_side.restored(), progress_bar(total, "step", f"{copies} copies") as bar:
-            torch_side.load({theirs: initial[own] for own, theirs in names.values()})
+        with torch_side.training(), progress_bar(total, "step", f"{copies} copies") as bar:
+            torch_side.restart(initial, held[0], {}, first=True)
             streams = zip(jax_side.stream(epochs), torch_side.stream(epochs), strict=True)
             for step, ((X, y), theirs) in enumerate(streams, 1):
-                P = many(P, X, y)
-                torch_side.step(*theirs)
+                P, *rest = many(P, *rest, (X, y))
+                torch = torch_side.step(theirs).params
                 bar.update()
                 if step % every == 0 or step == total:
-                    now = torch_side.params()
-                    torch = {own: now[other] for own, other in names.values()}
                     found.append(jax.device_get(measure(P, torch, initial)))
                     checkpoints.append(step)
     except KeyboardInterrupt:
@@ -193,7 +196,7 @@ def _jittered(array: np.ndarray, copies: int, rng: np.random.Generator) -> np.nd
     return np.nextafter(array, to)
 
 
-def _distances(P: Tree, torch: Tree, initial: Tree) -> tuple[Any, Any, Any]:
+def _distances(P: Leaves, torch: Leaves, initial: Leaves) -> tuple[Any, Any, Any]:
     """(rms distance of each copy from the mean of the others, Torch's from the mean, the way)."""
     squares: list[tuple[Any, Any, Any]] = []
     for name, w in P.items():

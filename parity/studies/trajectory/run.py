@@ -10,9 +10,9 @@ from mlp_core.files import write_atomically, write_json
 from parity.report import trajectory_pictures
 from parity.studies.trajectory.envelope import Envelope, free_run
 from parity.interrupted import Interrupted
-from parity.sides.weights import pair_names
-from parity.studies.trajectory.seeds import Seeds, book_models, compare_seeds
-from parity.sides.pairs import Examples, JaxSide, TorchSide, book_pair
+from parity.studies.trajectory.seeds import Seeds, compare_seeds
+from parity.problem import Examples, Problem
+from parity.sides.pairs import JaxSide, TorchSide, book_models, book_pair, sides_of
 from parity.levels.every_step import Trajectory, certify
 
 
@@ -123,12 +123,8 @@ def travel(
     options: dict[str, Any] = {"activation": activation, "sigma": sigma}
     ours, theirs = book_pair(kind, hiddens, lr, seed, **options)
 
-    def sides(dtype: str) -> tuple[JaxSide, TorchSide, dict[str, tuple[str, str]]]:
-        jax, torch = JaxSide(ours, examples, dtype), TorchSide(theirs, examples, dtype)
-        names = pair_names(jax.params(), torch.params())
-        weights = torch.params()
-        jax.load({own: weights[other] for own, other in names.values()})
-        return jax, torch, names
+    def sides(dtype: str) -> tuple[JaxSide, TorchSide]:
+        return sides_of(Problem(theirs, ours, examples), dtype)
 
     certified: list[Trajectory] = []
     envelope, found, interrupted = None, None, False

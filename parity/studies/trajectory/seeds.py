@@ -19,12 +19,12 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-import jax_mlp
-from jax_mlp import keys
 from jax_mlp.training import scan_batches
 from mlp_core.shell import progress_bar
 from parity.sides.pairs import Examples, JaxSide, TorchSide, book_pair
-from parity.sides.stages import Tree, stages_of
+from parity.problem import Training
+from parity.sides.reference import Reference
+from parity.trees import Leaves
 from mlp_core.files import plain
 
 LEVEL, POWER = 0.05, 0.9
@@ -172,11 +172,12 @@ def compare_seeds(
     """
     if len(set(seeds)) < 3:
         raise ValueError(f"compare_seeds: seeds {list(seeds)}, expected at least 3 different ones")
-    side = JaxSide(jax_model(seeds[0]), examples, lr=lr)
+    training = Training(lr=lr)
+    side = JaxSide(jax_model(seeds[0]), examples, training=training)
     if side.loader(train=False) is None:
         raise ValueError("compare_seeds: no validation data")
     start = time.perf_counter()
-    sides = [side, *(JaxSide(jax_model(seed), examples, lr=lr) for seed in seeds[1:])]
+    sides = [side, *(JaxSide(jax_model(seed), examples, training=training) for seed in seeds[1:])]
     losses, hits = _train_jax(side, [s.params() for s in sides], seeds, epochs)
     jax_seconds = time.perf_counter() - start
     start = time.perf_counter()
@@ -184,7 +185,7 @@ def compare_seeds(
     with progress_bar(len(seeds), "seed", "torch") as bar:
         for seed in seeds:
             shuffled = Examples(examples.source, examples.batch_size, 1000 + seed)
-            run = TorchSide(torch_model(seed), shuffled, lr=lr).train(epochs)
+            run = TorchSide(torch_model(seed), shuffled, training=training).train(epochs)
             accuracy.append(run.history.val("acc")[-1])
             loss.append(run.history.val("loss")[-1])
             bar.update()
@@ -202,46 +203,33 @@ def compare_seeds(
     return Seeds(figures, took, about)
 
 
-def book_models(
-    kind: str, hiddens: Sequence[int], lr: float, **options: Any
-) -> tuple[Callable[[int], Any], Callable[[int], Any]]:
-    """(jax_model, torch_model) of 784-hiddens-10 for `compare_seeds`; see sides.book_pair."""
-
-    def jax_model(seed: int) -> Any:
-        kept = keys._seed, keys._drawn
-        jax_mlp.manual_seed(seed)
-        try:
-            return book_pair(kind, hiddens, lr, seed, **options)[0]
-        finally:  # the user's stream goes on where it was
-            keys._seed, keys._drawn = kept
-
-    return jax_model, lambda seed: book_pair(kind, hiddens, lr, seed, **options)[1]
-
-
 def _train_jax(
-    side: JaxSide, initial: list[Tree], seeds: Sequence[int], epochs: int
+    side: JaxSide, initial: list[Leaves], seeds: Sequence[int], epochs: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """(validation loss of each example [seeds, n], hit or miss of each [seeds, n]) at the end."""
-    stages, train, val = stages_of(side), side.loader(), side.loader(train=False)
+    reference, train, val = Reference(side), side.loader(), side.loader(train=False)
     schedules = [replace(train.schedule, seed=seed) for seed in seeds]
 
-    def epoch(params: Tree, arrays: Any, order: Any) -> Tree:
-        def step(params: Tree, batch: Any) -> tuple[Tree, Any]:
-            loss, new = stages.step(params, *batch)
-            return new, loss
+    def epoch(carry: Any, arrays: Any, order: Any) -> Any:
+        def step(carry: Any, batch: Any) -> tuple[Any, Any]:
+            params, state, memory = carry
+            loss, parts = reference.step(params, state, memory, (batch,))
+            return (parts["step"], parts["state"], parts["memory"]), loss
 
         size = train.schedule.batch_size
-        return scan_batches(step, params, arrays, order, size, train.transform)[0]
+        return scan_batches(step, carry, arrays, order, size, train.transform)[0]
 
-    trained = stages.compiled(jax.vmap(epoch, in_axes=(0, None, 0)))
-    scored = stages.compiled(jax.vmap(stages.scores, in_axes=(0, None, None)))
-    params: Tree = {name: np.stack([p[name] for p in initial]) for name in initial[0]}
+    trained = side.compiled(jax.vmap(epoch, in_axes=(0, None, 0)))
+    scored = side.compiled(jax.vmap(reference.scores, in_axes=(0, None, None)))
+    start = {name: np.stack([p[name] for p in initial]) for name in initial[0]}
+    carry = (start, *({n: np.stack([a] * len(seeds)) for n, a in tree.items()}
+                      for tree in (side.state(), side.memory())))  # fmt: skip
     with progress_bar(epochs, "epoch", f"jax, {len(seeds)} seeds") as bar:
         for e in range(epochs):
             orders = np.stack([s.epoch(e) for s in schedules])
-            params = jax.block_until_ready(trained(params, train.arrays, orders))
+            carry = jax.block_until_ready(trained(carry, train.arrays, orders))
             bar.update()
-    found = [scored(params, np.asarray(X), np.asarray(y)) for X, y in val]
+    found = [scored(carry[0], np.asarray(X), np.asarray(y)) for X, y in val]
     losses, hits = (
         np.concatenate([np.asarray(part, np.float64) for part in parts], axis=1)
         for parts in zip(*found, strict=True)

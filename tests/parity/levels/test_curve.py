@@ -6,8 +6,11 @@ import pytest
 from mlp_core.history import Epoch, History
 from parity.levels.curve import FURTHER, TWINS, YARDSTICK, curves, judge_curve, note_curve
 from parity.levels.effective_bits import RATIO
-from parity.levels.rungs import Rungs
-from parity.sides.pairs import Evaluation, Examples, JaxSide, Reference, Run, book_pair
+from parity.levels.pair import Pair
+from parity.problem import Examples
+from parity.sides.pairs import JaxSide, book_pair
+from parity.sides.reference import Expected
+from parity.sides.side import Evaluation, Run
 
 STEPS, EXAMPLES = 90, 1000
 
@@ -21,13 +24,13 @@ def run(off=0.0, steps=STEPS, acc=0.5, weight=2.0):
     return Run(history, {"W1": np.array([weight * (1 + off)])})
 
 
-class Given(Rungs):
-    """What judge_curve asks of Rungs, of runs that are given. strayed: how far off each twin is."""
+class Given(Pair):
+    """What judge_curve asks of Pair, of runs that are given. strayed: how far off each twin is."""
 
-    val_examples, batches = EXAMPLES, {"batch": ()}
+    val_examples, batches, narrow = EXAMPLES, {"batch": ()}, ""
 
     def __init__(self, torch32, strayed, torch64=None, jax32=None):
-        super().__init__({}, {}, {}, Examples(), 1, params={"W1": np.array([1.0])})
+        super().__init__({}, {}, Examples(), 1, params={"W1": np.array([1.0])})
         self.made = {
             ("jax", "float64"): run(),
             ("torch", "float64"): torch64 or run(1e-15),
@@ -46,9 +49,9 @@ class Given(Rungs):
     def has_twins(self, precision):
         return precision in self.asked
 
-    def reference(self, precision, batch):
-        one = Evaluation(np.zeros(1), np.array(1e-16), {}, {})
-        return Reference(one, one, one, {})
+    def expected(self, precision, batch):
+        one = Evaluation({"logits": np.zeros(1)}, np.array(1e-16), {}, {})
+        return Expected(one, one, one, {})
 
 
 def test_runs_off_by_rounding_need_no_twins():
@@ -126,10 +129,9 @@ def test_twins_train_as_the_model_does_from_weights_nearby(side):
         np.testing.assert_array_equal(side.params()[name], array)
 
 
-def test_rungs_keep_their_twins_and_announce_them(side):
+def test_a_pair_keeps_its_twins_and_announce_them(side):
     said = []
-    names = {name: (name, name) for name in side.params()}
-    one = Rungs({"float64": side}, {}, names, side.examples, 1, on_start=said.append)
+    one = Pair({"float64": side}, {}, side.examples, 1, on_start=said.append)
     assert one.twins("float32", 2, 1e-6) is one.twins("float32", 2, 1e-6)
     assert said == ["1 epochs of 2 twins in float64"] and one.has_twins("float32")
     assert not one.has_twins("float64")

@@ -10,8 +10,9 @@ import torch_mlp
 from parity.interrupted import Interrupted
 from parity.levels.every_step import LAG, certify
 from parity.report import trajectory_pictures
-from parity.sides.pairs import JaxSide, TorchSide, book_pair
-from parity.sides.weights import pair_names
+from parity.sides.pairs import JaxSide, TorchSide, book_pair, paired
+from parity.sides.reference import Reference
+from parity.sides.side import Taken
 
 SHARED = {}
 
@@ -22,16 +23,17 @@ def jax_side(examples, dtype, kind):
         return SHARED[dtype, kind]
     ours, book = book_pair(kind, (6, 6), 0.1, 1, inputs=12, outputs=4, sigma=0.5)
     jax, other = JaxSide(ours, examples, dtype), TorchSide(book, examples)
-    weights = other.params()
-    names = pair_names(jax.params(), weights)
-    jax.load({own: weights[theirs] for own, theirs in names.values()})
-    SHARED[dtype, kind] = jax, book, names
-    return jax, book, names
+    paired(jax, other)
+    jax.load(other.params())
+    SHARED[dtype, kind] = jax, book
+    return jax, book
 
 
 def sides(examples, dtype="float32", kind="scratch", theirs=None, torch_side=TorchSide):
-    jax, book, names = jax_side(examples, dtype, kind)
-    return jax, torch_side(theirs or book, examples, dtype), names
+    jax, book = jax_side(examples, dtype, kind)
+    other = torch_side(theirs or book, examples, dtype)
+    paired(jax, other)
+    return jax, other
 
 
 def scratch(cls, *args):
@@ -42,13 +44,13 @@ def scratch(cls, *args):
     ("kind", "dtype"), [("scratch", "float32"), ("scratch", "float64"), ("mlp", "float32")]
 )
 def test_every_step_of_a_faithful_port_is_certified(examples, kind, dtype):
-    jax, other, names = sides(examples, dtype, kind)
+    jax, other = sides(examples, dtype, kind)
     before = jax.params(), other.params()
-    t = certify(jax, other, names, epochs=2)
+    t = certify(jax, other, epochs=2)
     assert t.ok and t.steps == 2 * 3 and not len(t.failed), t
     assert "all certified" in str(t)
     for s in ("jax", "torch"):
-        assert set(t.margins[s]) == {*names, "loss"}
+        assert set(t.margins[s]) == {*jax.params(), "loss"}
         # The bound isn't vacuous: rounding fills a part of it. One of the six steps may be exact on
         # a side (JAX's float64 step computes what its judge does), but not on both.
         assert np.sort(t.margin[s])[1] > 1e-3
@@ -63,8 +65,8 @@ def test_every_step_of_a_faithful_port_is_certified(examples, kind, dtype):
 
 
 def test_the_first_loss_and_the_way_are_those_of_the_trainer(examples):
-    jax, other, names = sides(examples)
-    losses = certify(jax, other, names, epochs=2).losses
+    jax, other = sides(examples)
+    losses = certify(jax, other, epochs=2).losses
     np.testing.assert_allclose(losses, jax.train(2).history.train_loss, rtol=1e-5)
 
 
@@ -126,15 +128,22 @@ class Nudged(TorchSide):
             one.step["W2"][self.index] = self.params()["W2"][self.index] - np.float32(0.1) * g
         return one
 
-    def step(self, X, y):
-        one = self.evaluate(X, y)
-        return one.loss, one.step
+    def restart(self, params, *rest):
+        self.start = params
+        super().restart(params, *rest)
+
+    def step(self, batch):
+        held = self.params()
+        self.load(self.start)
+        one = self.evaluate(*batch)
+        self.load(held)
+        return Taken(one.loss, one.step, {}, {})
 
 
 def test_one_gradient_off_by_a_few_bounds_is_named_to_the_element(examples):
-    jax, other, names = sides(examples)
+    jax, other = sides(examples)
     batches = list(jax.stream(1))
-    bounds = jax.bounds(*batches[1], 2.0**-24).bound
+    bounds = Reference(jax).evaluate(*batches[1]).bound
     # The step rounds its weights once more, so a few bounds of the gradient must outweigh that.
     Nudged.amount = 5 * float(bounds.gradients["W2"].max()) + 100 * 2.0**-24
     t = certify(*sides(examples, torch_side=Nudged), epochs=1)
@@ -152,8 +161,12 @@ class Stale(TorchSide):
 
     last = None
 
-    def load(self, params):
+    def load(self, params, state=()):
         super().load(self.last or params)
+        self.last = dict(params)
+
+    def restart(self, params, *rest):
+        super().restart(self.last or params, *rest)
         self.last = dict(params)
 
 
@@ -208,15 +221,15 @@ def test_ctrl_c_keeps_the_steps_that_were_certified(examples):
     class Stopped(TorchSide):
         steps = 0
 
-        def step(self, X, y):
+        def step(self, batch):
             self.steps += 1
             if self.steps == 9:
                 raise KeyboardInterrupt
-            return super().step(X, y)
+            return super().step(batch)
 
-    jax, other, names = sides(examples, torch_side=Stopped)
+    jax, other = sides(examples, torch_side=Stopped)
     before = other.params()
     with pytest.raises(Interrupted) as caught:
-        certify(jax, other, names, epochs=4)
+        certify(jax, other, epochs=4)
     assert caught.value.found.steps == 8 - LAG and caught.value.found.ok
     assert all(np.array_equal(a, before[n]) for n, a in other.params().items())

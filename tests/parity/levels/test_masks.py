@@ -11,29 +11,22 @@ import torch_mlp
 from parity import check
 from parity.levels.ladder import LEVELS
 from parity.levels.masks import layers_of, note_masks
-from parity.levels.rungs import Rungs
-from parity.sides.pairs import Examples, JaxSide, TorchSide, book_pair
-from parity.sides.weights import pair_names
+from parity.levels.pair import Pair
+from parity.problem import Examples, Problem
+from parity.sides.pairs import book_pair
 
 BY_NAME = {level.name: level for level in LEVELS}
 SMALL = {"batch_size": 32, "seed": 5, "epochs": 1}
 
 
-def rungs(examples, kind="scratch", theirs=None):
+def pair(examples, kind="scratch", theirs=None):
     ours, book = book_pair(kind, (6, 6), 0.1, 1, inputs=12, outputs=4, sigma=0.5)
-    jax = {"float32": JaxSide(ours, examples)}
-    torch = {"float32": TorchSide(theirs or book, examples)}
-    source = torch["float32"].params()
-    names = pair_names(jax["float32"].params(), source)
-    found = Rungs(jax, torch, names, examples, 1)
-    found.params = found.rename(source, "torch")
-    jax["float32"].load({own: found.params[name] for name, (own, _) in names.items()})
-    return found
+    return Pair.of(Problem(theirs or book, ours, examples, epochs=1), precisions=["float32"])
 
 
 @pytest.mark.parametrize("kind", ["scratch", "mlp"])
 def test_both_sides_are_read_layer_by_layer_whatever_the_model_is_written_in(examples, kind):
-    one = rungs(examples, kind)
+    one = pair(examples, kind)
     layers = layers_of(one, "float32")
     assert [layer.name for layer in layers] == ["layer 1", "layer 2"]
     for layer in layers:

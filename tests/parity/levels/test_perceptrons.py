@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from parity import check
+from parity.levels.pair import Pair
 from parity.levels.perceptrons import NoProbe, perceptron
-from parity.levels.rungs import Rungs
 from parity.sides.pairs import JaxSide, book_pair
-from parity.sides.usable import as_module
 
 rng = np.random.default_rng(0)
 PARAMS = {
@@ -29,9 +28,8 @@ def plain(p, X):
 
 
 def found(function, examples, params=PARAMS):
-    side = JaxSide(as_module((function, params)), examples)
-    names = {name: (name, name) for name in params}
-    return perceptron(Rungs({"float32": side}, {}, names, examples, 1))
+    side = JaxSide((function, params), examples)
+    return perceptron(Pair({"float32": side}, {}, examples, 1))
 
 
 def test_layers_are_found_by_what_is_multiplied_by_what(examples):

@@ -5,8 +5,9 @@ import torch
 
 import jax_mlp
 import torch_mlp
+from parity.levels.pair import Pair
 from parity.levels.precision import judge_precision, measure
-from parity.levels.rungs import Rungs
+from parity.problem import Problem
 from parity.sides.pairs import Examples, JaxSide, TorchSide, book_pair
 
 NAMES = {f"{kind}{i}": f"{kind}{i}" for i in (1, 2, 3) for kind in "Wb"}
@@ -37,13 +38,9 @@ class LowJax(jax_mlp.MLPScratch):
         return low(H) @ low(self.W3) + self.b3
 
 
-def rungs_of(digits, ours, theirs):
+def pair_of(digits, ours, theirs):
     examples = Examples(digits, 32, 0)
-    sides = JaxSide(ours, examples), TorchSide(theirs, examples)
-    names = {name: (name, name) for name in NAMES}
-    rungs = Rungs({"float32": sides[0]}, {"float32": sides[1]}, names, examples, 1)
-    rungs.params = sides[1].params()
-    return rungs
+    return Pair.of(Problem(theirs, ours, examples, epochs=1), precisions=["float32"])
 
 
 ARGUMENTS = (12, 4, (6, 5), 0.1)
@@ -68,8 +65,8 @@ def test_full_float32_shows_24_bits_in_every_product_of_both_sides(digits, kind)
 
 
 def test_a_silent_bfloat16_is_named_with_the_product_and_the_cure(digits):
-    rungs = rungs_of(digits, jax_mlp.MLPScratch(*ARGUMENTS), LowTorch(*ARGUMENTS))
-    failed = [c for c in judge_precision(rungs, "float32") if not c.ok]
+    pair = pair_of(digits, jax_mlp.MLPScratch(*ARGUMENTS), LowTorch(*ARGUMENTS))
+    failed = [c for c in judge_precision(pair, "float32") if not c.ok]
     assert failed and all("torch" in c.name and "bfloat16" in c.problem for c in failed)
     assert "set_float32_matmul_precision('highest')" in failed[0].problem
     # The third product is whole, so the second is the one that a reader is led to.
@@ -80,8 +77,8 @@ def test_a_silent_bfloat16_is_named_with_the_product_and_the_cure(digits):
 
 
 def test_tf32_is_told_from_bfloat16(digits):
-    rungs = rungs_of(digits, LowJax(*ARGUMENTS), torch_mlp.MLPScratch(*ARGUMENTS))
-    bits = {p.name: p.bits for p in measure(rungs.jax["float32"], NAMES, (1, 3, 4))}
+    pair = pair_of(digits, LowJax(*ARGUMENTS), torch_mlp.MLPScratch(*ARGUMENTS))
+    bits = {p.name: p.bits for p in measure(pair.jax["float32"], NAMES, (1, 3, 4))}
     assert [bits[f"forward {i}"] for i in (1, 2, 3)] == [11, 11, 11]
 
 
@@ -90,6 +87,6 @@ def test_nan_never_passes_as_precise(digits):
         def forward(self, X):
             return super().forward(X) * np.nan
 
-    rungs = rungs_of(digits, jax_mlp.MLPScratch(*ARGUMENTS), Broken(*ARGUMENTS))
-    failed = [c for c in judge_precision(rungs, "float32") if not c.ok]
+    pair = pair_of(digits, jax_mlp.MLPScratch(*ARGUMENTS), Broken(*ARGUMENTS))
+    failed = [c for c in judge_precision(pair, "float32") if not c.ok]
     assert any("torch product forward 1" in c.name for c in failed)

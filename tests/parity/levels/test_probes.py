@@ -12,22 +12,17 @@ from torch import nn
 import jax_mlp
 import torch_mlp
 from parity.levels import probes
+from parity.levels.pair import Pair
 from parity.levels.perceptrons import NoProbe
 from parity.levels.probes import build, exact, judge_probes
-from parity.levels.rungs import Rungs
-from parity.sides.pairs import JaxSide, TorchSide, book_pair
-from parity.sides.weights import pair_names
+from parity.problem import Problem
+from parity.sides.pairs import book_pair
 
 SHAPES = [(12, 4), (12, 6, 4), (12, 6, 6, 4), (12, 1, 4), (7, 9, 3, 9, 5), (20, *[16] * 8, 10)]
 
 
-def rungs_of(ours, theirs, examples, names=None):
-    jax = {d: JaxSide(ours, examples, d) for d in ("float32", "float64")}
-    torch_sides = {d: TorchSide(theirs, examples, d) for d in ("float32", "float64")}
-    names = pair_names(jax["float32"].params(), torch_sides["float32"].params(), names)
-    rungs = Rungs(jax, torch_sides, names, examples, epochs=1)
-    rungs.params = rungs.rename(torch_sides["float32"].params(), "torch")
-    return rungs
+def pair_of(ours, theirs, examples, names=None):
+    return Pair.of(Problem(theirs, ours, examples, weights=names, epochs=1))
 
 
 def small(kind, hiddens=(6, 6)):
@@ -50,14 +45,14 @@ def failed(found):
     ],
 )
 def test_a_faithful_port_gives_the_same_integers_at_any_depth(kind, hiddens, precision, examples):
-    rungs = rungs_of(*small(kind, hiddens), examples)
-    before = rungs.torch[precision].params()
-    found = judge_probes(rungs, precision)
+    pair = pair_of(*small(kind, hiddens), examples)
+    before = pair.torch[precision].params()
+    found = judge_probes(pair, precision)
     assert all(c.ok and c.margin == 0 for c in found), [str(c) for c in found if not c.ok]
     layers = len(hiddens) + 1
     assert len(found) == 2 * 2 * (2 * layers + 2)  # batches, sides; leaves, logits, inputs
     assert {"32", "6"} <= {c.name.split(":")[0].split(",")[1].split()[-1] for c in found}
-    for name, array in rungs.torch[precision].params().items():
+    for name, array in pair.torch[precision].params().items():
         np.testing.assert_array_equal(array, before[name])
 
 
@@ -207,7 +202,7 @@ FAULTS = [
 @pytest.mark.parametrize(("fault", "where"), FAULTS)
 def test_a_fault_shows_without_any_tolerance(fault, where, examples):
     ours, _ = small("scratch")
-    found = judge_probes(rungs_of(ours, fault(12, 4, (6, 6), 0.1), examples), "float32")
+    found = judge_probes(pair_of(ours, fault(12, 4, (6, 6), 0.1), examples), "float32")
     assert where in failed(found) if where else not failed(found)
     assert {c.sides[0] for c in found if not c.ok} <= {"torch"}
 
@@ -219,7 +214,7 @@ def test_a_tie_of_one_half_for_zero_shows_in_the_concise_model(examples):
 
     ours, theirs = small("mlp")
     theirs.net[2] = Half()
-    assert "b1" in failed(judge_probes(rungs_of(ours, theirs, examples), "float32"))
+    assert "b1" in failed(judge_probes(pair_of(ours, theirs, examples), "float32"))
 
 
 def test_a_mistake_that_both_sides_make_shows_against_the_integers(examples):
@@ -229,7 +224,7 @@ def test_a_mistake_that_both_sides_make_shows_against_the_integers(examples):
             return jax_mlp.scratch.forward(params, X.reshape((-1, self.num_inputs)))
 
     pair = Ours(12, 4, (6, 6), 0.1), NoBias(12, 4, (6, 6), 0.1)
-    found = judge_probes(rungs_of(*pair, examples), "float32")
+    found = judge_probes(pair_of(*pair, examples), "float32")
     assert {c.sides[0] for c in found if not c.ok} == {"jax", "torch"}
 
 
@@ -240,7 +235,7 @@ def test_a_model_that_is_no_relu_perceptron_is_refused_with_the_reason(examples)
 
     pair = Ours(12, 4, 6, 0.1), torch_mlp.MLPScratch(12, 4, 6, 0.1)
     with pytest.raises(NoProbe, match="tanh"):
-        judge_probes(rungs_of(*pair, examples), "float32")
+        judge_probes(pair_of(*pair, examples), "float32")
 
     class Odd(nnx.Module):
         def __init__(self):
@@ -258,7 +253,7 @@ def test_a_model_that_is_no_relu_perceptron_is_refused_with_the_reason(examples)
             return X.reshape((-1, 12)) * self.scale
 
     with pytest.raises(NoProbe, match="perceptron"):
-        judge_probes(rungs_of(Odd(), Theirs(), examples), "float32")
+        judge_probes(pair_of(Odd(), Theirs(), examples), "float32")
 
 
 def test_sums_that_cannot_stay_exact_are_refused_with_the_reason(monkeypatch):

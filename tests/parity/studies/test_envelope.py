@@ -6,27 +6,26 @@ import numpy as np
 import pytest
 
 import torch_mlp
+from parity.problem import Problem
 from parity.report import trajectory_pictures
-from parity.sides.pairs import JaxSide, TorchSide, book_pair
-from parity.sides.weights import pair_names
+from parity.sides.pairs import JaxSide, book_models, book_pair, sides_of
 from parity.studies.trajectory.envelope import Envelope, free_run
-from parity.studies.trajectory.seeds import ALARM, Equivalence, book_models, compare_seeds
+from parity.studies.trajectory.seeds import ALARM, Equivalence, compare_seeds
 
 COPIES = 12
 
 
 def sides(examples, kind="scratch", lr=0.1):
-    ours, book = book_pair(kind, (6, 6), 0.1, 1, inputs=12, outputs=4, sigma=0.5)
+    ours, _ = book_pair(kind, (6, 6), 0.1, 1, inputs=12, outputs=4, sigma=0.5)
     _, theirs = book_pair(kind, (6, 6), lr, 1, inputs=12, outputs=4, sigma=0.5)
-    jax, other = JaxSide(ours, examples), TorchSide(theirs, examples)
-    return jax, other, pair_names(jax.params(), TorchSide(book, examples).params())
+    return sides_of(Problem(theirs, ours, examples), "float32")
 
 
 @pytest.mark.parametrize("kind", ["scratch", "mlp"])
 def test_a_faithful_port_stays_inside_the_envelope(examples, kind):
-    jax, other, names = sides(examples, kind)
+    jax, other = sides(examples, kind)
     before = other.params()
-    e = free_run(jax, other, names, 4, copies=COPIES)
+    e = free_run(jax, other, 4, copies=COPIES)
     assert e.ok and (e.torch > 0).all(), e
     assert e.copies.shape == (COPIES, 12) and list(e.checkpoints) == list(range(1, 13))
     assert (e.copies < 1e-3 * e.way).all()

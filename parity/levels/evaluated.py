@@ -1,0 +1,118 @@
+"""What one batch gives, part by part: logits, loss, gradients, step, state.
+
+float32: each side against the float64 value, within its rounding bound. float64: the sides against
+each other, within twice the bound, since both err. Without a bound, by effective bits.
+"""
+
+from collections import Counter
+
+from parity.compare import Comparison, compare_trees
+from parity.levels.effective_bits import same_bits, same_in_float64
+from parity.levels.level import Judge, Level, Skipped
+from parity.levels.pair import Pair
+from parity.sides.memory import is_paired
+from parity.sides.reference import room
+from parity.sides.side import SIDES, Evaluation
+from parity.trees import Arrays
+
+
+def level_of(part: str, asks: str, name: str = "") -> Level:
+    """The level that judges one part of the evaluation."""
+    return Level(
+        name or part,
+        asks,
+        "rounding bound",
+        judge_part(part),
+        note=lambda pair, precision: _note(pair, precision, part),
+        part=part,
+    )
+
+
+def judge_part(part: str) -> Judge:
+    """A part of the evaluation, on a full and on a partial batch, against its rounding bound."""
+
+    def judge(pair: Pair, precision: str) -> list[Comparison]:
+        if pair.infer and part != "logits":
+            raise Skipped("there are no targets: outputs alone are compared")
+        found = _judged(pair, precision, part)
+        if precision == "float64" and not all(c.ok for c in found) and (why := pair.narrow):
+            raise Skipped(why)
+        return found
+
+    return judge
+
+
+def _judged(pair: Pair, precision: str, part: str) -> list[Comparison]:
+    if pair.unbounded(precision):
+        return _by_bits(pair, part, precision)
+    found = []
+    for batch in pair.batches:
+        sides = {s: compared(pair, pair.evaluate(s, precision, batch), part) for s in SIDES}
+        expected = pair.expected(precision, batch)
+        value, bound = (compared(pair, e, part) for e in (expected.value, expected.bound))
+        name = f"{batch}: "
+        if precision == "float64":
+            twice = {key: 2 * leaf for key, leaf in bound.items()}
+            found += compare_trees(sides["jax"], sides["torch"], twice, sides=SIDES, name=name)
+        else:
+            within = {key: room(leaf) for key, leaf in bound.items()}
+            for s in SIDES:
+                against = (s, "float64 value")
+                found += compare_trees(sides[s], value, within, sides=against, name=name)
+    return found
+
+
+def compared(pair: Pair, one: Evaluation, part: str) -> Arrays:
+    """The leaves of a part that both sides can have: of a frozen parameter Torch has no gradient,
+    and a count that one optimiser keeps is the other's to compute."""
+    found = one.part(part)
+    if part == "gradients":
+        return {name: leaf for name, leaf in found.items() if name not in pair.frozen}
+    if part == "step":
+        return {name: leaf for name, leaf in found.items() if is_paired(name)}
+    if part == "state":
+        return {name: leaf for name, leaf in found.items() if name in pair.state}
+    return found
+
+
+def _by_bits(pair: Pair, part: str, precision: str) -> list[Comparison]:
+    found = []
+    for batch in pair.batches:
+        exact, own = (
+            {s: compared(pair, pair.evaluate(s, p, batch), part) for s in SIDES}
+            for p in ("float64", "float32")
+        )
+        for leaf, value in exact["jax"].items():
+            name = f"{batch}: .{leaf}"
+            float64, float32 = ({s: tree[s][leaf] for s in SIDES} for tree in (exact, own))
+            if precision == "float64":
+                found.append(same_in_float64(float64, float32, name))
+            else:
+                found += same_bits(value, float32, f"{name}: distance from the float64 value")
+    return found
+
+
+def _note(pair: Pair, precision: str, part: str) -> str:
+    """The share of the probabilistic bound that was used, and the kinks that the bounds allow for.
+
+    Above 1 rounding alone is an unlikely reason: suspicious, if still no proof.
+    """
+    if why := pair.unbounded(precision):
+        return f"judged by effective bits, for there is no rounding bound: {why}"
+    if precision == "float64":
+        return ""
+    share, kinks = 0.0, Counter[str]()
+    for batch in pair.batches:
+        expected = pair.expected(precision, batch)
+        value, likely = (compared(pair, e, part) for e in (expected.value, expected.likely))
+        for s in SIDES:
+            own = compared(pair, pair.evaluate(s, precision, batch), part)
+            share = max([share, *(c.margin for c in compare_trees(own, value, likely))])
+        kinks.update(expected.kinks)
+    said = f"{share:.2g} of the probabilistic bound" + ("; SUSPICIOUS" * (share > 1))
+    if part == "gradients":
+        places = "".join(f", {count} at {place}" for place, count in kinks.items())
+        said += f"; {kinks.total()} signs within rounding of 0, either is allowed{places}"
+        if pair.frozen:
+            said += f"; frozen, so without a gradient in Torch: {', '.join(sorted(pair.frozen))}"
+    return said

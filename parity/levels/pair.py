@@ -1,0 +1,186 @@
+"""Both sides of one problem, and what the levels share: computed once, when first asked for."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from parity.problem import Examples, Known, Problem
+from parity.rounding.bound import UnsupportedPrimitive
+from parity.sides.pairs import Evaluation, JaxSide, Run, TorchSide, sides_of
+from parity.sides.reference import Expected, Reference
+from parity.sides.side import SIDES, Batch
+from parity.trees import Arrays, length
+
+
+@dataclass
+class Pair:
+    """The contestants at each precision, with the same names and the same weights.
+
+    params, state: the shared ones that both start from. certified: the Trajectory of the level
+    that judges every step, once it was climbed.
+    """
+
+    jax: dict[str, JaxSide]
+    torch: dict[str, TorchSide]
+    examples: Examples
+    epochs: int
+    params: Arrays = field(default_factory=dict)
+    state: Arrays = field(default_factory=dict)
+    on_start: Callable[[str], None] = lambda what: None
+    certify: bool = True
+    known: tuple[Known, ...] = ()
+    initial: Any = None
+    infer: bool = False
+    certified: Any = None
+    kept: dict[Any, Any] = field(default_factory=dict)
+    _runs: dict[Any, Run] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        problem: Problem,
+        on_start: Callable[[str], None] = lambda what: None,
+        precisions: Sequence[str] = ("float32", "float64"),
+    ) -> "Pair":
+        """Both sides of a problem. Raises as sides_of does."""
+        both = {dtype: sides_of(problem, dtype) for dtype in precisions}
+        ours, theirs = both[precisions[0]]
+        return cls(
+            {dtype: sides[0] for dtype, sides in both.items()},
+            {dtype: sides[1] for dtype, sides in both.items()},
+            problem.examples,
+            problem.epochs,
+            theirs.params(),
+            theirs.state(),
+            on_start,
+            problem.certify,
+            tuple(problem.known),
+            _initial(problem, ours, theirs),
+            problem.training.infer,
+        )
+
+    def sides(self, precision: str) -> dict[str, Any]:
+        """{"jax": its side, "torch": its side}."""
+        return {s: getattr(self, s)[precision] for s in SIDES}
+
+    @cached_property
+    def batches(self) -> dict[str, Batch]:
+        """The first batch of the first epoch and its last, which is partial if any is."""
+        first = last = None
+        for last in self.jax["float32"].batches():
+            first = first or last
+        assert first is not None and last is not None
+        return {f"batch of {length(inputs)}": (inputs, y) for inputs, y in (first, last)}
+
+    @cached_property
+    def val_examples(self) -> int:
+        batches = self.jax["float32"].batches(train=False)
+        return sum(length(inputs) for inputs, _ in batches)
+
+    def evaluate(self, side: str, precision: str, batch: str) -> Evaluation:
+        key = side, precision, batch
+        if key not in self.kept:
+            contestant = self.sides(precision)[side]
+            inputs, targets = self.batches[batch]
+            if self.infer:
+                self.kept[key] = Evaluation(contestant.forward(inputs), np.zeros(()), {}, {})
+            else:
+                self.kept[key] = contestant.evaluate(inputs, targets)
+        return self.kept[key]
+
+    def unbounded(self, precision: str) -> str:
+        """Why no rounding bound can be computed for this pair; empty if it can."""
+        key = "unbounded", precision
+        if key not in self.kept:
+            self.kept[key] = ""
+            try:
+                self.expected(precision, next(iter(self.batches)))
+            except UnsupportedPrimitive as error:
+                self.kept[key] = str(error)
+        return self.kept[key]
+
+    def expected(self, precision: str, batch: str) -> Expected:
+        """What an evaluation should give, and how far rounding may move it.
+
+        Raises UnsupportedPrimitive.
+        """
+        key = "expected", precision, batch
+        if key not in self.kept:
+            reference, batches = self.reference(precision), self.batches[batch]
+            self.kept[key] = (
+                reference.forward(batches[0]) if self.infer else reference.evaluate(*batches)
+            )
+        return self.kept[key]
+
+    def reference(self, precision: str) -> Reference:
+        """One object for each precision, so that what was compiled is found again."""
+        key = "reference", precision
+        if key not in self.kept or self.kept[key].side is not self.jax[precision]:
+            self.kept[key] = Reference(self.jax[precision])
+        return self.kept[key]
+
+    def run(self, side: str, precision: str, update_scale: float = 1.0) -> Run:
+        """All epochs; with another update_scale, one."""
+        key = side, precision, update_scale
+        if key not in self._runs:
+            epochs = self.epochs if update_scale == 1.0 else 1
+            self.on_start(f"{epochs} epochs, {side} {precision}")
+            self._runs[key] = self.sides(precision)[side].train(epochs, update_scale)
+        return self._runs[key]
+
+    def twins(self, precision: str, count: int, spread: float) -> list[Run]:
+        """So many float64 runs of JAX's model, from weights moved by up to `spread` of themselves;
+        kept for this precision."""
+        key = "twins", precision
+        if key not in self.kept:
+            self.on_start(f"{self.epochs} epochs of {count} twins in float64")
+            self.kept[key] = self.jax["float64"].twins(self.epochs, count, spread)
+        return self.kept[key]
+
+    def has_twins(self, precision: str) -> bool:
+        """Whether they were asked for."""
+        return ("twins", precision) in self.kept
+
+    @cached_property
+    def narrow(self) -> str:
+        """Why float64 can't be asked of a model: it computes in a narrower type all the same."""
+        inputs, _ = next(iter(self.batches.values()))
+        found = ((s, side.narrowest(inputs)) for s, side in self.sides("float64").items())
+        return "; ".join(
+            f"{s} computes in {kind} ({where}) whatever it is given"
+            for s, (kind, where) in found
+            if kind != "float64"
+        )
+
+    @cached_property
+    def frozen(self) -> set[str]:
+        """Parameters that Torch's model doesn't train."""
+        return self.torch["float32"].frozen
+
+    @property
+    def unexercised(self) -> list[str]:
+        """Decisions that went one way for all the data that was judged."""
+        seen = [e.unexercised for e in self.kept.values() if isinstance(e, Expected)]
+        return (
+            [what for what in dict.fromkeys(seen[0]) if all(what in s for s in seen)]
+            if (seen)
+            else []
+        )
+
+    def runs(self) -> Iterator[tuple[tuple[str, str, float], Run]]:
+        """(side, precision, update scale) and run, of all runs made so far."""
+        yield from self._runs.items()
+
+
+def _initial(
+    problem: Problem, jax: JaxSide, torch: TorchSide
+) -> dict[str, Callable[[int], Arrays]] | None:
+    """{side: seed -> the parameters of a new model, under the shared names}."""
+    if problem.initial is None:
+        return None
+    theirs, ours = problem.initial
+    return {"jax": lambda seed: jax.of_another(ours(seed)),
+            "torch": lambda seed: torch.of_another(theirs(seed))}  # fmt: skip

@@ -1,0 +1,116 @@
+"""What a check found: the levels, the curves, where the models part; as text and as JSON."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from parity.levels.every_step import Trajectory
+from parity.levels.level import Result
+from parity.locate.divergence import Divergence
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `check` found. ok: every level agreed that was not skipped, and none was vacuous.
+
+    results: one entry for each level and precision. curves: {"jax float32": {"train_loss": ...}}.
+    about: the models, versions, devices, precision, data and arguments of this check.
+    divergence: if one batch shows a difference, or one of the certified steps, the first level of
+    it that leaves its bound, the element, and for each later level whether its error was inherited
+    or made there. trajectory: the certified steps, if they were asked for. notes: what was assumed,
+    what can't be told, what the data don't reach.
+    """
+
+    pair: str
+    results: tuple[Result, ...]
+    curves: dict[str, dict[str, np.ndarray]]
+    about: dict[str, Any]
+    divergence: Divergence | None = None
+    trajectory: Trajectory | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def ok(self) -> bool:
+        asked = [r for r in self.results if not r.skipped]
+        return bool(asked) and all(r.ok for r in asked)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether nothing differs, and yet something could not be judged at all."""
+        return not self.ok and not any(r.failed for r in self.results)
+
+    @property
+    def known(self) -> list[tuple[Result, str, str]]:
+        """(result, comparison, reason) of all differences that the user accepts, as they were."""
+        return [(r, name, why) for r in self.results for name, why in r.known]
+
+    @property
+    def word(self) -> str:
+        """agree; AGREE EXCEPT, for known differences; DIFFER; UNDECIDED."""
+        if self.undecided:
+            return "UNDECIDED"
+        if not self.ok:
+            return "DIFFER"
+        return "AGREE EXCEPT for known differences" if self.known else "agree"
+
+    def __str__(self) -> str:
+        lines = [f"{self.pair}: {self.word}"]
+        width = max([10, *(len(r.level.name) for r in self.results)])
+        for r in self.results:
+            said = {"skipped": f"skipped: {r.skipped.splitlines()[0] if r.skipped else ''}"}
+            verdict = said.get(r.verdict, r.verdict if r.verdict != "VACUOUS" else "vacuous")
+            lines.append(f"  {r.level.name:{width}} {r.precision:8} {verdict}")
+            lines += [f"      {c}" for c in r.failed[:5]]
+            lines += [f"      and {len(r.failed) - 5} more"] if len(r.failed) > 5 else []
+            if r.unjudged:
+                lines.append(f"      {r.unjudged:,} elements not judged: their bound is infinite")
+            lines += [f"      known: {text}" for text in self.accepted(r)]
+        if self.divergence:
+            lines.append(f"  First divergence: {self.divergence}")
+        return "\n".join([*lines, *(f"  Note: {note}" for note in self.notes)])
+
+    @staticmethod
+    def accepted(result: Result) -> Iterator[str]:
+        """Each known difference with its measured size and the reason."""
+        sizes = {c.name: c for c in result.comparisons}
+        for name, why in result.known:
+            c = sizes[name]
+            yield f"{name} differs by {c.error:.3g} ({c.relative:.1e} of the largest): {why}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the curves' arrays, in plain types; non-finite numbers as text."""
+        levels = [
+            {
+                "level": r.level.name,
+                "asks": r.level.asks,
+                "rule": r.level.rule,
+                "precision": r.precision,
+                "ok": r.ok,
+                "verdict": r.verdict,
+                "vacuous": r.vacuous,
+                "skipped": r.skipped,
+                "note": r.note,
+                "known": [{"leaf": name, "reason": why} for name, why in r.known],
+                "not judged": r.unjudged,
+                "seconds": round(r.seconds, 3),
+                "comparisons": [asdict(c) for c in r.comparisons],
+            }
+            for r in self.results
+        ]
+        first = self.divergence.to_json() if self.divergence else None
+        found = {"pair": self.pair, "ok": self.ok, "verdict": self.word, "about": self.about}
+        steps = self.trajectory.to_json() if self.trajectory else None
+        rest = {"levels": levels, "first divergence": first, "every step": steps}
+        return _plain(found | rest | {"notes": list(self.notes)})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return str(value)
+    return value
