@@ -1,8 +1,9 @@
 """The main job: the pairs that a configuration names, checked side by side."""
 
 import time
-from contextlib import nullcontext
-from functools import partial
+from collections.abc import Callable
+from contextlib import ExitStack
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from rich.console import Console
@@ -12,63 +13,113 @@ from mlp_core import fashion_mnist
 from mlp_core.shell import progress_bar
 from parity.checking import Verdict, check
 from parity.config import CheckConfig
+from parity.exits import Refused
 from parity.interrupted import Interrupted
-from parity.levels.level import Result
+from parity.levels.ladder import LEVELS
+from parity.levels.level import Level, Result
 from parity.report.environment import command, environment
 from parity.report.report import Report, cells
 from parity.sides.pairs import book_pair, torch_threads
-from parity.studies.side_by_side import side_by_side
+from parity.studies.child import Child, ChildDied, Tell
+
+Climbed = tuple[Verdict, bool]  # what was found, and whether Ctrl-C ended it
 
 
 def run(config: CheckConfig, log: Console) -> Report:
     """Check the pairs that the configuration names. Ctrl-C keeps the results so far.
 
-    Two pairs climb at once, for one alone leaves processors idle wherever JAX and Torch take turns
-    or an operation has one thread: some 150 s instead of 200 on two cores.
+    Two pairs climb at once, the second in a process of its own, for one alone leaves processors
+    idle wherever JAX and Torch take turns or an operation has one thread.
+    Raises Refused if that process is killed.
     """
     start = time.perf_counter()
     dataset = fashion_mnist.load(config.data)
-    options: dict[str, Any] = {"activation": config.activation, "sigma": config.sigma}
+    data = "sample" if dataset.is_sample else config.data
     about = environment() | {"data": f"Fashion-MNIST, {dataset.source}", "command": command()}
-    names = ("scratch", "mlp") if config.model == "both" else (config.model,)
-    # Made one after the other: they draw from the frameworks' global random streams.
-    models = {
-        name: book_pair(name, config.hiddens, config.lr, config.seed, **options) for name in names
-    }
+    about |= {"activation": config.activation, "sigma": config.sigma}
+    names: list[str] = ["scratch", "mlp"] if config.model == "both" else [config.model]
+    with ExitStack() as stack:
+        first, *second = [_told(log, name, stack) for name in names]
+        if not second:
+            found = [climbed(first, config, data, names[0])]
+        else:
+            work = f"{__name__}:beside"
+            child = stack.enter_context(Child(work, config, data, names[1], on_told=second[0]))
+            stack.enter_context(torch_threads())
 
-    def climbed(name: str) -> tuple[Verdict, bool]:
-        done: list[Result] = []
-        status = progress_bar(0, "", bar_format="{desc}")
-        try:
-            verdict = check(
-                *models[name],
-                data="sample" if dataset.is_sample else config.data,
-                epochs=config.epochs,
-                batch_size=config.batch_size,
-                seed=config.seed,
-                certify=config.certify,
-                pair=name,
-                on_start=lambda what: status.set_description_str(f"{name}: {what} ..."),
-                on_result=partial(_tell, log, name, done),
-            )
-            return verdict, False
-        except KeyboardInterrupt as stop:
-            steps = stop.found if isinstance(stop, Interrupted) else None  # those certified so far
-            return Verdict(name, tuple(done), {}, {}, trajectory=steps), True
-        finally:
-            status.close()
+            def tell(what: str, value: Any) -> None:
+                first(what, value)
+                child.check()
 
-    with torch_threads() if len(names) > 1 else nullcontext():
-        verdicts, interrupted = zip(*side_by_side(climbed, names), strict=True)
+            try:
+                own = climbed(tell, config, data, names[0])
+                found = [own, _result(child, names[1], interrupted=own[1])]
+            except ChildDied as error:
+                raise Refused(f"{names[1]}: {error}") from None
+    verdicts, interrupted = zip(*found, strict=True)
     if any(interrupted) and log.is_terminal:
         log.print()  # below the lines of progress
-    return Report(verdicts, about | options, time.perf_counter() - start, any(interrupted))
+    return Report(verdicts, about, time.perf_counter() - start, any(interrupted))
 
 
-def _tell(log: Console, pair: str, done: list[Result], result: Result) -> None:
-    done.append(result)
-    if log.is_terminal:
-        found = f"{cells(result)[0]} ({result.seconds:.1f} s)"
-        with log.capture() as line:
-            log.print(f"{pair:8}{result.level.name:11}{result.precision:9}{found}", highlight=False)
-        tqdm.write(line.get(), file=log.file, end="")
+def climbed(tell: Tell, config: CheckConfig, data: str | None, name: str) -> Climbed:
+    """Check one pair. tell: of each level ("start", its name), and ("result", what it found)."""
+    options: dict[str, Any] = {"activation": config.activation, "sigma": config.sigma}
+    done: list[Result] = []
+
+    def on_result(result: Result) -> None:
+        done.append(result)
+        tell("result", result)
+
+    try:
+        verdict = check(
+            *book_pair(name, config.hiddens, config.lr, config.seed, **options),
+            data=data,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            certify=config.certify,
+            pair=name,
+            on_start=lambda what: tell("start", what),
+            on_result=on_result,
+        )
+        return verdict, False
+    except KeyboardInterrupt as stop:
+        steps = stop.found if isinstance(stop, Interrupted) else None  # those certified so far
+        return Verdict(name, tuple(done), {}, {}, trajectory=steps), True
+
+
+def beside(tell: Tell, config: CheckConfig, data: str | None, name: str) -> Climbed:
+    """`climbed`, in the other process. A level crosses by its name: it holds functions."""
+    ForkingPickler.register(Level, lambda level: (_level, (level.name,)))
+    with torch_threads():
+        return climbed(tell, config, data, name)
+
+
+def _level(name: str) -> Level:
+    return next(level for level in LEVELS if level.name == name)
+
+
+def _result(child: Child, name: str, interrupted: bool) -> Climbed:
+    try:
+        return child.result(interrupted)
+    except KeyboardInterrupt:  # before it had begun
+        return Verdict(name, (), {}, {}), True
+
+
+def _told(log: Console, pair: str, stack: ExitStack) -> Callable[[str, Any], None]:
+    """A pair's line of progress, and a line that stays for each result, on a terminal."""
+    status = progress_bar(0, "", bar_format="{desc}")
+    stack.callback(status.close)
+
+    def told(what: str, value: Any) -> None:
+        if what == "start":
+            status.set_description_str(f"{pair}: {value} ...")
+        elif log.is_terminal:
+            found = f"{cells(value)[0]} ({value.seconds:.1f} s)"
+            with log.capture() as line:
+                text = f"{pair:8}{value.level.name:11}{value.precision:9}{found}"
+                log.print(text, highlight=False)
+            tqdm.write(line.get(), file=log.file, end="")
+
+    return told

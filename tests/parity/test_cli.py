@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,6 +166,44 @@ def test_ctrl_c_keeps_weights_and_history(tmp_path, side):
     history = History.load(tmp_path / "history.json")
     assert history.interrupted and history.train_loss
     assert load_file(tmp_path / "weights.safetensors")
+
+
+def started(arguments):
+    """A check of both pairs that goes on for long, when its second process has begun."""
+    command = [sys.executable, "-m", "parity.cli", "check", "--data", "sample", "--hiddens", "8"]
+    process = subprocess.Popen(
+        [*command, "--epochs", "100000", "--no-certify", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ, text=True,
+    )  # fmt: skip
+    children, deadline = [], time.monotonic() + 60
+    while not children and time.monotonic() < deadline:
+        time.sleep(0.1)
+        of_this = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        names = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in of_this}
+        children = [int(pid) for pid, name in names.items() if "spawn_main" in name]
+    return process, children[0]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="finds processes in /proc")
+def test_ctrl_c_keeps_what_both_pairs_have(tmp_path):
+    process, child = started(["--out", str(tmp_path)])
+    time.sleep(12)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "INTERRUPTED" in out and "Traceback" not in err, err
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["interrupted"] and not report["ok"]
+    assert [pair["pair"] for pair in report["pairs"]] == ["scratch", "mlp"]
+    assert not os.path.exists(f"/proc/{child}")
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="finds processes in /proc")
+def test_a_process_that_was_killed_ends_the_check_with_2_and_a_word(tmp_path):
+    process, child = started(["--out", str(tmp_path)])
+    os.kill(child, signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2 and "mlp: a process was ended by signal 9" in err
+    assert "Traceback" not in err
 
 
 def test_ctrl_c_keeps_what_a_trajectory_has_certified(tmp_path):

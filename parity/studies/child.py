@@ -1,0 +1,127 @@
+"""A piece of work in a process of its own: what it tells on the way, its result, its end.
+
+Processes, and not threads: JAX and Torch have settings that hold for the whole of one, and Ctrl-C
+can be raised in no other thread than the main one.
+"""
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any
+
+Tell = Callable[[str, Any], None]
+
+
+class ChildDied(RuntimeError):
+    """A process that ended without a result; says how."""
+
+
+class Child:
+    """`module:function` with a `tell` and the arguments, in a process that starts at once.
+
+    on_told: called with what the work tells, (what, value), in a thread that only reads. Arguments,
+    values and result must be picklable. As a context manager it leaves no process behind.
+    """
+
+    def __init__(self, work: str, *args: Any, on_told: Tell) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._reader, writer = context.Pipe(duplex=False)
+        self._process = context.Process(target=_work, args=(writer, work, args), daemon=True)
+        self._process.start()
+        writer.close()  # so that its end is seen when the process has ended
+        self._on_told, self._ended = on_told, threading.Event()
+        self._result: Any = None
+        self._error: BaseException | None = None
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def __enter__(self) -> "Child":
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._ended.is_set():
+            self._process.terminate()
+        self._process.join()
+
+    def check(self) -> None:
+        """Raise what ended the work before its time, if anything has."""
+        if self._error is not None:
+            raise self._error
+
+    def interrupt(self) -> None:
+        """Ctrl-C, once, however often this is called: what the work makes of it is its result."""
+        if not self._ended.is_set():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid or 0, signal.SIGINT)
+
+    def result(self, interrupted: bool = False) -> Any:
+        """What the work returned, or raised. Ctrl-C while waiting is passed on, as `interrupted`
+        is; a second one is raised."""
+        while not self._ended.is_set():
+            if interrupted:  # again and again: it may not have been listening yet
+                self.interrupt()
+            try:
+                self._ended.wait(0.2)
+            except KeyboardInterrupt:
+                if interrupted:
+                    raise
+                interrupted = True
+        self.check()
+        return self._result
+
+    def _read(self) -> None:
+        try:
+            while True:
+                what, value = self._reader.recv()
+                if what == "result":
+                    self._result = value
+                    break
+                if what == "error":
+                    error, text = value
+                    self._error = error or RuntimeError(text.strip().splitlines()[-1])
+                    self._error.__cause__ = RuntimeError(f"in another process:\n{text}")
+                    break
+                self._on_told(*value)
+        except EOFError:
+            self._process.join()
+            code = self._process.exitcode or 0
+            how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            self._error = ChildDied(f"a process {how} and left no result; was memory short?")
+        finally:
+            self._ended.set()
+
+
+def _work(writer: Connection, work: str, args: tuple[Any, ...]) -> None:
+    """The process: in a session of its own, where Ctrl-C comes from its parent alone."""
+    os.setsid()
+    signal.signal(signal.SIGINT, _once)
+
+    def tell(what: str, value: Any) -> None:
+        writer.send(("told", (what, value)))
+
+    try:
+        module, name = work.split(":")
+        found = "result", getattr(importlib.import_module(module), name)(tell, *args)
+    except BaseException as error:  # Ctrl-C too, where the work makes nothing of it
+        text = traceback.format_exc()
+        found = "error", (error, text)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(OSError):  # the parent has gone
+        try:
+            writer.send(found)
+        except (TypeError, AttributeError, ValueError, ImportError):  # can't be pickled
+            text = text if found[0] == "error" else traceback.format_exc()
+            writer.send(("error", (None, text)))
+
+
+def _once(number: int, frame: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
