@@ -145,7 +145,8 @@ def _first_divergence(pair: Pair, results: Sequence[Result]) -> Divergence | Non
                 start = pair.params, pair.state, memory
                 if found := locate(reference, torch, *start, (batch, batch), step=0):
                     return found
-    return pair.certified.divergence if pair.certified else None
+    differs = any(r.failed for r in results)
+    return pair.certified.divergence if pair.certified and differs else None
 
 
 def _notes(problem: Problem, pair: Pair, results: Sequence[Result]) -> Iterable[str]:

@@ -35,7 +35,8 @@ def judge_part(part: str) -> Judge:
         if pair.infer and part != "logits":
             raise Skipped("there are no targets: outputs alone are compared")
         found = _judged(pair, precision, part)
-        if precision == "float64" and not all(c.ok for c in found) and (why := pair.narrow):
+        doubt = not all(c.ok and not c.unjudged for c in found)
+        if precision == "float64" and doubt and (why := pair.narrow):
             raise Skipped(why)
         return found
 

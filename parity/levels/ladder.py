@@ -81,6 +81,7 @@ def _known(
         for difference in pair.known:
             pattern = f"*{difference.leaf}*"
             here = fnmatchcase(level.name, difference.level)
+            here |= difference.level == "state" and c.name.startswith("state.")
             if not c.ok and here and fnmatchcase(c.name, pattern):
                 yield c.name, difference.reason
                 break

@@ -105,7 +105,7 @@ def locate(
     sides: dict[str, Any] = {"jax": jax, "torch": torch}
     kept = [(side.params(), side.state()) for side in sides.values()]
     params, state, memory = (
-        {n: np.asarray(a) for n, a in tree.items()} for tree in (params, state, memory)
+        jax.typed({n: np.asarray(a) for n, a in tree.items()}) for tree in (params, state, memory)
     )
     try:
         values = {}

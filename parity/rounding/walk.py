@@ -201,7 +201,7 @@ class Walk(Interpreter[Approx]):
     def unsupported(self, what: str) -> UnsupportedPrimitive:
         return UnsupportedPrimitive(
             f"primitive '{what} has no rounding rule; called at {self.line}. "
-            "Write the function without it, or add its rule: docs/primitives.md lists those there are"
+            "Write the function without it, or add its rule: docs/primitives.md lists all rules"
         )
 
     def discrete(self, eqn: core.JaxprEqn, operands: list[Approx]) -> list[Approx]:

@@ -30,7 +30,7 @@ class FunctionModel(nnx.Module):
     """outputs = function(variables, *inputs), as an NNX module; variables: any tree of arrays.
 
     What trains: all floating leaves; of a mapping with a collection "params", those in it. A leaf's
-    name is its path, joined by dots: "layers.0.W"; that of a parameter without its "params".
+    name is its path, joined by dots: "layers.0.W"; with collections, its path within its own.
     A function of several collections may return (outputs, {collection: its new values}).
     """
 
@@ -39,10 +39,14 @@ class FunctionModel(nnx.Module):
         self.collected = isinstance(variables, Mapping) and "params" in variables
         leaves, self.structure = jax.tree_util.tree_flatten_with_path(variables)
         names, constants = [], {}
+        inner = [jax.tree_util.keystr(p[1:], simple=True, separator=".") for p, _ in leaves]
+        taken = {name for name in inner if inner.count(name) > 1}
         for path, leaf in leaves:
             name = jax.tree_util.keystr(path, simple=True, separator=".")
-            trained = not self.collected or name.startswith("params.")
-            name = name.removeprefix("params.") if self.collected else name
+            collection, _, inside = name.partition(".")
+            trained = not self.collected or collection == "params"
+            if self.collected and inside:  # its name within its collection, if no other has it
+                name = inside if trained or inside not in taken else name
             if not jax.numpy.issubdtype(getattr(leaf, "dtype", type(leaf)), np.floating):
                 constants[name] = leaf
             elif hasattr(self, name):
@@ -53,6 +57,8 @@ class FunctionModel(nnx.Module):
         if len(constants) == len(names):
             raise TypeError(f"params: {variables!r:.60}, expected a tree with arrays of floats")
         self.names, self.constants = tuple(names), _Static(constants)
+        paths = (jax.tree_util.keystr(path) for path, _ in leaves)
+        self.paths = _Static(dict(zip(paths, names, strict=True)))
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         found = self.function(self.variables(), *inputs, **named)
@@ -60,7 +66,7 @@ class FunctionModel(nnx.Module):
             outputs, new = found
             if isinstance(new, Mapping) and set(new) <= set(self.variables()) - {"params"}:
                 for path, leaf in jax.tree_util.tree_flatten_with_path(dict(new))[0]:
-                    name = jax.tree_util.keystr(path, simple=True, separator=".")
+                    name = self.paths.value[jax.tree_util.keystr(path)]
                     if name not in self.constants.value:
                         getattr(self, name)[...] = leaf
                 return outputs

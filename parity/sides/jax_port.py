@@ -111,7 +111,7 @@ class _Chosen:
 
 def _wide(leaf: Any) -> Any:
     """Counts as int64 in float64: divided by a number, an int32 becomes a float32 even there."""
-    return leaf.astype(int) if leaf.dtype == np.int32 and jax.config.jax_enable_x64 else leaf
+    return leaf.astype(int) if leaf.dtype == np.int32 else leaf
 
 
 def _modes(net: nnx.Module) -> list[tuple[tuple, str, bool]]:

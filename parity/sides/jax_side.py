@@ -37,12 +37,14 @@ class JaxSide:
         dtype: str = "float32",
         training: Training = PLAIN,
         given: bool = True,
+        turn: bool = True,
     ) -> None:
-        """given: whether a Linen module, which has no mode of its own, is in training."""
+        """given: whether a Linen module, which has no mode of its own, is in training. turn:
+        whether a matrix that lies [out, in] is shown [in, out]."""
         self.dtype, self.examples = dtype, examples
         with self._settings():
             module = as_module(model)
-            self.turned = turned_weights(module)
+            self.turned = turned_weights(module) if turn else set()
             self.model: Any = _of_type(dtype, nnx.clone(module))
             asked = training.loss is not None or training.optimizer is not None or training.mode
             own = isinstance(model, jax_mlp.Module) and not asked and training.accumulate == 1

@@ -47,7 +47,8 @@ def sides_of(problem: Problem, dtype: str) -> tuple[JaxSide, TorchSide]:
     theirs = TorchSide(problem.torch, problem.examples, dtype, problem.training, move)
     mode = problem.training.mode
     given = problem.torch.training if mode is None else mode == "train"
-    ours = JaxSide(problem.jax, problem.examples, dtype, problem.training, given)
+    turn = move is None  # a function of arrays makes them as JAX's model holds them
+    ours = JaxSide(problem.jax, problem.examples, dtype, problem.training, given, turn)
     table = weights if isinstance(weights, Mapping) else None
     paired(ours, theirs, table, problem.state)
     ours.load(theirs.params(), theirs.state())

@@ -196,7 +196,6 @@ FAMILIES = (
             "state": STATE,
             "known": (
                 ("state", "norm.var", "Torch divides the running variance by n - 1, Flax by n"),
-                ("every step", "norm.var", "Torch divides the running variance by n - 1"),
             ),
         }
         | BATCH,

@@ -177,7 +177,8 @@ def _rate_kept(port: Port) -> None:
 def _views(port: Port) -> None:
     """Parameters are handed out as views of the live ones."""
     port._named = lambda tensors: {  # type: ignore[method-assign]
-        name: (t.T if name in port.turned else t).numpy() for name, t in tensors.items()
+        port._names[name]: (t.T if name in port.turned else t).detach().numpy()
+        for name, t in tensors.items()
     }
 
 
