@@ -104,14 +104,15 @@ def locate(
 
     sides: dict[str, Any] = {"jax": jax, "torch": torch}
     kept = [(side.params(), side.state()) for side in sides.values()]
-    params, state, memory = (
-        jax.typed({n: np.asarray(a) for n, a in tree.items()}) for tree in (params, state, memory)
+    weights, statistics, kept_memory = (
+        {n: np.asarray(a) for n, a in tree.items()} for tree in (params, state, memory)
     )
+    weights, statistics = jax.typed(weights), jax.typed(statistics)
     try:
         values = {}
         for s, side in sides.items():
-            known = {name: leaf for name, leaf in state.items() if name in side.state()}
-            side.load(params, known)
+            known = {name: leaf for name, leaf in statistics.items() if name in side.state()}
+            side.load(weights, known)
             values[s] = side.evaluate(*mine)
         held = compare_trees(jax.params(), torch.params(), sides=SIDES)
         margins["weights"] = max(c.margin for c in held)
@@ -122,7 +123,7 @@ def locate(
         bounds = {part: _parts(expected.bound, part, torch) for part in PARTS}
         own = {s: {part: _parts(v, part, torch) for part in PARTS} for s, v in values.items()}
         if given is not None:
-            b = reference.after(params, state, memory, ((mine),) * jax.accumulated)
+            b = reference.after(weights, statistics, kept_memory, ((mine),) * jax.accumulated)
             shared = [n for n in b.value if all(n in after for after in given.values())]
             right["step"], bounds["step"] = ({n: t[n] for n in shared} for t in (b.value, b.bound))
             for s, after in given.items():
@@ -140,7 +141,7 @@ def locate(
                 worst[part] = max(compared, key=lambda c: (not c.ok, c.margin))
         if not worst:
             return None
-        start = params, state, memory, mine
+        start = weights, statistics, kept_memory, mine
         origins = {
             part: _origin(reference, part, values[c.sides[0]], expected.value, start)
             for part, c in worst.items()
