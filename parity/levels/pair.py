@@ -148,12 +148,33 @@ class Pair:
     def narrow(self) -> str:
         """Why float64 can't be asked of a model: it computes in a narrower type all the same."""
         inputs, _ = next(iter(self.batches.values()))
+        if self.without_float64:
+            return self.without_float64
         found = ((s, side.narrowest(inputs)) for s, side in self.sides("float64").items())
         return "; ".join(
             f"{s} computes in {kind} ({where}) whatever it is given"
             for s, (kind, where) in found
             if kind != "float64"
         )
+
+    @cached_property
+    def without_float64(self) -> str:
+        """Why a model can't compute in float64 at all: it mixes its own types with those given."""
+        inputs, _ = next(iter(self.batches.values()))
+        for s, side in self.sides("float64").items():
+            try:
+                side.forward(inputs)
+            except Exception as error:  # the user's own code
+                said = f"{type(error).__name__}: {error}".splitlines()[0]
+                return f"{s} can't compute in float64: {said:.120}"
+        return ""
+
+    @cached_property
+    def mixed(self) -> bool:
+        """Whether a model computes in a narrower type than float32."""
+        inputs, _ = next(iter(self.batches.values()))
+        kinds = (side.narrowest(inputs)[0] for side in self.sides("float32").values())
+        return any(kind not in ("float32", "float64") for kind in kinds)
 
     @cached_property
     def frozen(self) -> set[str]:
