@@ -19,8 +19,8 @@ from .jaxpr import frames_to_user
 # By function, or by file and function where the name alone may mean something else.
 _DECIDING = {"where", "_where", "maximum", "minimum", "clip", "_clip", "select", "select_n", "cond",
              "switch", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "hard_tanh",
-             "huber_loss", "clip_by_global_norm", "clip_by_block_rms", "adaptive_grad_clip", "tree_clip", "clamp",
-             "lax.py:max", "lax.py:min"}  # fmt: skip
+             "huber_loss", "clip_by_global_norm", "clip_by_block_rms", "adaptive_grad_clip",
+             "tree_clip", "clamp", "lax.py:max", "lax.py:min"}  # fmt: skip
 # What calls the others without a meaning of its own.
 _MACHINERY = {"source_info_util.py", "partial_eval.py", "core.py", "pjit.py", "traceback_util.py",
               "ufunc_api.py", "custom_derivatives.py", "linear_util.py", "tree_util.py", "tree.py",
