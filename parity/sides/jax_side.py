@@ -72,11 +72,17 @@ class JaxSide:
         }
 
     def params(self) -> Arrays:
-        own = self._shared(self._flat(split(self.model)[1]), self._names)
-        return jax.tree.map(_numpy, own)
+        return jax.tree.map(_numpy, self.held()[0])
 
     def state(self) -> Arrays:
-        return jax.tree.map(_numpy, self._started)
+        return jax.tree.map(_numpy, self.held()[1])
+
+    def held(self) -> tuple[Leaves, Leaves]:
+        """Parameters and state at the model's own types, some of which NumPy lacks."""
+        _, params, rest = split(self.model)
+        own = self._shared(self._flat(params), self._names)
+        state = self._shared(self._flat(rest, statistics=True), self._state_names)
+        return jax.tree.map(np.asarray, own), jax.tree.map(np.asarray, state)
 
     def all_state(self) -> list[str]:
         """Own names of all statistics, those without a partner too; paired ones as shared."""
@@ -94,7 +100,7 @@ class JaxSide:
     def narrowest(self, inputs: Tree) -> tuple[str, str]:
         """(type, line) of the narrowest float that the forward pass computes."""
         with self._settings():
-            given = self.params(), self.state(), self.typed(inputs)
+            given = *self.held(), self.typed(inputs)
             jaxpr = jax.make_jaxpr(self.outputs)(*given).jaxpr
         return min(_results(jaxpr), key=lambda r: jnp.finfo(r[0]).bits, default=("float64", ""))
 
@@ -126,14 +132,12 @@ class JaxSide:
 
     def forward(self, inputs: Tree, training: bool = True) -> Arrays:
         with self._settings():
-            found = self._forward(
-                self.params(), self.state(), self.typed(inputs), training=training
-            )
+            found = self._forward(*self.held(), self.typed(inputs), training=training)
             return jax.tree.map(_numpy, found)
 
     def evaluate(self, inputs: Tree, targets: Tree) -> Evaluation:
         with self._settings():
-            start = self.params(), self.state(), self.memory()
+            start = *self.held(), self.memory()
             found = self._evaluate(*start, self.repeated(inputs, targets))
             return Evaluation(**jax.tree.map(_numpy, found))
 
@@ -313,14 +317,10 @@ class JaxSide:
 
     def _pulled_back(self, params: Any, X: Any, cotangent: Any) -> tuple:
         def logits_of(params: Any, X: Any) -> Any:
-            return self.assembled(params, self._started)(X)
+            return self.assembled(params, self.held()[1])(X)
 
         logits, back = jax.vjp(logits_of, params, X)
         return logits, back(cotangent)
-
-    @property
-    def _started(self) -> Leaves:
-        return self._shared(self._flat(split(self.model)[2], statistics=True), self._state_names)
 
     def _of(self, examples: Examples) -> JaxData:
         return JaxData(examples, self.dtype, self._data.flat)

@@ -175,12 +175,12 @@ class TorchSide:
         new = self._unnamed(params)
         with torch.no_grad():
             for name, p in self._inner.named_parameters():
-                p.data.copy_(torch.from_numpy(np.array(new[name])))
+                p.data.copy_(tensor(np.array(new[name])))
             back = {shared: own for own, shared in self._state_names.items()}
             buffers = dict(self._inner.named_buffers())
             for name, array in state.items():
                 if name in back:
-                    buffers[back[name]].copy_(torch.tensor(array))
+                    buffers[back[name]].copy_(tensor(np.array(array)))
             if not first:
                 self._remember(memory)
 
@@ -362,7 +362,7 @@ class TorchSide:
             if len(given) == len(self._names):
                 new = self._unnamed(given)
                 for name, kept in tensors.items():
-                    kept.copy_(torch.from_numpy(np.array(new[name])))
+                    kept.copy_(tensor(np.array(new[name])))
 
     def _slots(self) -> dict[str, dict[str, torch.Tensor]]:
         """{slot: {parameter: tensor of its shape}}; an optimiser makes them at the first step."""
