@@ -11,7 +11,7 @@ from parity.compare import Comparison, compare_trees
 from parity.levels.effective_bits import same_bits, same_in_float64
 from parity.levels.level import Judge, Level, Skipped
 from parity.levels.pair import Pair
-from parity.sides.memory import is_paired
+from parity.sides.memory import paired
 from parity.sides.reference import room
 from parity.sides.side import SIDES, Evaluation
 from parity.trees import Arrays
@@ -92,7 +92,8 @@ def compared(pair: Pair, one: Evaluation, part: str) -> Arrays:
     if part == "gradients":
         return {name: leaf for name, leaf in found.items() if name not in pair.frozen}
     if part == "step":
-        return {name: leaf for name, leaf in found.items() if is_paired(name)}
+        batch = next(iter(pair.batches))
+        return paired(found, [pair.evaluate(s, "float32", batch).part(part) for s in SIDES])
     if part == "state":
         return {name: leaf for name, leaf in found.items() if name in pair.state}
     return found

@@ -8,7 +8,6 @@ import numpy as np
 
 from parity.compare import Comparison, compare, compare_trees
 from parity.rounding.bound import Bounds
-from parity.sides.memory import is_paired
 from parity.sides.pairs import TorchSide
 from parity.sides.reference import Reference, room
 from parity.sides.side import SIDES, Batch, Evaluation
@@ -196,7 +195,9 @@ def _parts(one: Evaluation, part: str, torch: TorchSide) -> Arrays:
     found = one.part(part)
     if part == "gradients":
         return {name: leaf for name, leaf in found.items() if name not in torch.frozen}
-    return {n: leaf for n, leaf in found.items() if is_paired(n)} if part == "step" else found
+    if part == "step":  # what is kept by both: what one lacks, the levels have said
+        return {name: leaf for name, leaf in found.items() if not name.startswith("optimizer.")}
+    return found
 
 
 def _named(batch: Batch) -> dict[str, Any]:

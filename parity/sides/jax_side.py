@@ -20,7 +20,7 @@ from parity.sides.jax_data import JaxData
 from parity.sides.jax_models import as_module, turned_weights
 from parity.sides.jax_port import JaxPort
 from parity.sides.memory import slot_names
-from parity.sides.side import Batch, Evaluation, Pullback, Run
+from parity.sides.side import Batch, Evaluation, Narrowest, Pullback, Run
 from parity.trees import NOTHING, Arrays, Leaves, Tree, arguments, leaves, mapped
 
 
@@ -97,12 +97,24 @@ class JaxSide:
             own = {".".join(map(str, p)): leaf[...] for p, leaf in named}
             return jax.tree.map(_numpy, self._shared(own, self._names))
 
-    def narrowest(self, inputs: Tree) -> tuple[str, str]:
-        """(type, line) of the narrowest float that the forward pass computes."""
+    def narrowest(self, inputs: Tree) -> Narrowest:
+        """The narrowest float that the forward pass computes; numbers go before constants."""
         with self._settings():
             given = *self.held(), self.typed(inputs)
             jaxpr = jax.make_jaxpr(self.outputs)(*given).jaxpr
-        return min(_results(jaxpr), key=lambda r: jnp.finfo(r[0]).bits, default=("float64", ""))
+        found = [Narrowest(), *_results(jaxpr, set(jaxpr.invars))]
+        return min(found, key=_narrowness)
+
+    def repeatable(self, inputs: Tree) -> bool:
+        """Whether two calls with the same inputs, in training mode, give the same outputs."""
+        with self._settings():
+            if not any(isinstance(leaf, nnx.RngState) for _, leaf in
+                       nnx.to_flat_state(split(self.model)[2])):  # fmt: skip
+                return True
+            model: Any = nnx.clone(self.model)
+            args, named = arguments(self.typed(inputs))
+            first, second = (jax.tree.leaves(model(*args, **named)) for _ in range(2))
+            return all(map(np.array_equal, first, second))
 
     def load(self, params: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray] = {}) -> None:
         with self._settings():
@@ -221,7 +233,7 @@ class JaxSide:
         carry = Carry(
             self._unflat(own, self._owned(params, self._names)),
             self._unflat(rest, self._owned(state, self._state_names)),
-            jax.tree.unflatten(self._memory[0], list(memory.values())),
+            self._remembered(memory),
         )
         assemble = partial(_assembled, structure)
         step = pure_step(assemble, self.model.configure_optimizers())
@@ -237,7 +249,7 @@ class JaxSide:
             "gradients": self._shared(self._flat(first.gradients), self._names),
             "step": self._shared(self._flat(carry.params), self._names),
             "state": self._shared(self._flat(carry.rest, statistics=True), self._state_names),
-            "memory": dict(zip(memory, jax.tree.leaves(carry.memory), strict=True)),
+            "memory": dict(zip(self._memory[1], jax.tree.leaves(carry.memory), strict=True)),
         }
 
     def outputs(self, params: Leaves, state: Leaves, inputs: Tree, training: bool = True) -> Leaves:
@@ -267,12 +279,17 @@ class JaxSide:
         _, own, _ = split(self.model)
         trees = (self._unflat(own, self._owned(part, self._names)) for part in (params, gradients))
         given, grads = trees
-        kept = jax.tree.unflatten(self._memory[0], list(memory.values()))
+        kept = self._remembered(memory)
         optimizer = self.model.configure_optimizers()
         for _ in range(self.accumulated):
             given, kept = update(optimizer, given, grads, kept)
         new = self._shared(self._flat(given), self._names)
-        return new, dict(zip(memory, jax.tree.leaves(kept), strict=True))
+        return new, dict(zip(self._memory[1], jax.tree.leaves(kept), strict=True))
+
+    def _remembered(self, memory: Leaves) -> Any:
+        """The optimiser's state as it is; by name, for jit sorts a dict."""
+        structure, names = self._memory
+        return jax.tree.unflatten(structure, [memory[name] for name in names])
 
     @property
     def accumulated(self) -> int:
@@ -404,15 +421,22 @@ def _numpy(leaf: Any) -> np.ndarray:
     return array.astype(np.float32) if array.dtype.kind == "V" else array
 
 
-def _results(jaxpr: Any) -> Iterator[tuple[str, str]]:
-    """(type, line) of all floating results in a jaxpr."""
+def _narrowness(n: Narrowest) -> tuple[bool, bool, int]:
+    return n.kind == "float64", n.constant, jnp.finfo(n.kind).bits
+
+
+def _results(jaxpr: Any, given: set[Any]) -> Iterator[Narrowest]:
+    """All floating results in a jaxpr that are narrower than float64. given: what isn't constant;
+    what depends on it joins."""
     for eqn in jaxpr.eqns:
+        depends = any(not isinstance(v, core.Literal) and v in given for v in eqn.invars)
         for inner in core.jaxprs_in_params(eqn.params):
-            yield from _results(inner)
+            yield from _results(inner, set(inner.invars) if depends else set())
+        given.update(eqn.outvars if depends else ())
         for v in eqn.outvars:
             kind = getattr(v.aval, "dtype", None)
-            if kind is not None and jnp.issubdtype(kind, jnp.floating):
-                yield kind.name, frames_to_user((eqn,))[1] or ""
+            if kind is not None and jnp.issubdtype(kind, jnp.floating) and kind != np.float64:
+                yield Narrowest(kind.name, frames_to_user((eqn,))[1] or "", not depends)
 
 
 def _word(key: Any) -> str:
