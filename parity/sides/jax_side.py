@@ -221,7 +221,7 @@ class JaxSide:
         carry = Carry(
             self._unflat(own, self._owned(params, self._names)),
             self._unflat(rest, self._owned(state, self._state_names)),
-            jax.tree.unflatten(self._memory[0], list(memory.values())),
+            self._remembered(memory),
         )
         assemble = partial(_assembled, structure)
         step = pure_step(assemble, self.model.configure_optimizers())
@@ -237,7 +237,7 @@ class JaxSide:
             "gradients": self._shared(self._flat(first.gradients), self._names),
             "step": self._shared(self._flat(carry.params), self._names),
             "state": self._shared(self._flat(carry.rest, statistics=True), self._state_names),
-            "memory": dict(zip(memory, jax.tree.leaves(carry.memory), strict=True)),
+            "memory": self._memorised(carry.memory),
         }
 
     def outputs(self, params: Leaves, state: Leaves, inputs: Tree, training: bool = True) -> Leaves:
@@ -267,12 +267,12 @@ class JaxSide:
         _, own, _ = split(self.model)
         trees = (self._unflat(own, self._owned(part, self._names)) for part in (params, gradients))
         given, grads = trees
-        kept = jax.tree.unflatten(self._memory[0], list(memory.values()))
+        kept = self._remembered(memory)
         optimizer = self.model.configure_optimizers()
         for _ in range(self.accumulated):
             given, kept = update(optimizer, given, grads, kept)
         new = self._shared(self._flat(given), self._names)
-        return new, dict(zip(memory, jax.tree.leaves(kept), strict=True))
+        return new, self._memorised(kept)
 
     @property
     def accumulated(self) -> int:
@@ -295,6 +295,14 @@ class JaxSide:
             name = f"{slot}.{self._names[own[param]]}" if param else slot
             named[name if name not in named else f"{name}#{len(named)}"] = np.asarray(leaf)
         return structure, named
+
+    # By name: jit sorts a dict, and the optimiser's own order is another.
+    def _remembered(self, memory: Leaves) -> Any:
+        structure, named = self._memory
+        return jax.tree.unflatten(structure, [memory[name] for name in named])
+
+    def _memorised(self, memory: Any) -> Leaves:
+        return dict(zip(self._memory[1], jax.tree.leaves(memory), strict=True))
 
     def typed(self, tree: Tree) -> Tree:
         """Floats as the side computes: in float64, or as they are up to float32. Integers too."""
