@@ -249,7 +249,7 @@ class JaxSide:
             "gradients": self._shared(self._flat(first.gradients), self._names),
             "step": self._shared(self._flat(carry.params), self._names),
             "state": self._shared(self._flat(carry.rest, statistics=True), self._state_names),
-            "memory": dict(zip(self._memory[1], jax.tree.leaves(carry.memory), strict=True)),
+            "memory": self._memorised(carry.memory),
         }
 
     def outputs(self, params: Leaves, state: Leaves, inputs: Tree, training: bool = True) -> Leaves:
@@ -284,12 +284,7 @@ class JaxSide:
         for _ in range(self.accumulated):
             given, kept = update(optimizer, given, grads, kept)
         new = self._shared(self._flat(given), self._names)
-        return new, dict(zip(self._memory[1], jax.tree.leaves(kept), strict=True))
-
-    def _remembered(self, memory: Leaves) -> Any:
-        """The optimiser's state as it is; by name, for jit sorts a dict."""
-        structure, names = self._memory
-        return jax.tree.unflatten(structure, [memory[name] for name in names])
+        return new, self._memorised(kept)
 
     @property
     def accumulated(self) -> int:
@@ -312,6 +307,14 @@ class JaxSide:
             name = f"{slot}.{self._names[own[param]]}" if param else slot
             named[name if name not in named else f"{name}#{len(named)}"] = np.asarray(leaf)
         return structure, named
+
+    # By name: jit sorts a dict, and the optimiser's own order is another.
+    def _remembered(self, memory: Leaves) -> Any:
+        structure, named = self._memory
+        return jax.tree.unflatten(structure, [memory[name] for name in named])
+
+    def _memorised(self, memory: Any) -> Leaves:
+        return dict(zip(self._memory[1], jax.tree.leaves(memory), strict=True))
 
     def typed(self, tree: Tree) -> Tree:
         """Floats as the side computes: in float64, or as they are up to float32. Integers too."""
