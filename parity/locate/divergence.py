@@ -55,6 +55,13 @@ class Divergence:
             + (f"; then {', '.join(later)}" if later else "")
         )
 
+    @classmethod
+    def said(cls, level: str, precision: str, c: Comparison) -> "Divergence":
+        """What one comparison of the first step found, where no part of the step shows more."""
+        margins, problem = {level: c.margin}, c.problem and f"{c.name}: {c.problem}"
+        return cls(0, precision, level, c.sides[0], c.name, c.index, c.left, c.right, float("nan"),
+                   c.bound, margins, {}, problem)  # fmt: skip
+
     @property
     def origin(self) -> str:
         return self.origins.get(self.level, "made there")
