@@ -81,6 +81,7 @@ def constant(x: Any, kind: Any, eager: bool = False) -> Array:
 CONTROL = {"scan": "scan", "while": "loop", "cond": "branch"}  # by methods of Walk
 _KINKS = {"eq", "ne", "lt", "le", "gt", "ge", "sign", "argmax", "argmin", "floor", "ceil", "round",
           "lt_to", "le_to"}  # fmt: skip
+_STEPS = {"floor", "ceil", "round", "sign"}
 _REAL_ONLY = {"div", "pow", "integer_pow", "square", "sign", "rem", "reduce_prod", "cumprod"}
 
 
@@ -138,7 +139,7 @@ class Walk(Interpreter[Approx]):
         if self.worst.double and all(x.constant for x in operands):
             # An integer that nothing given reaches is, in float64, what both must compute.
             found = [replace(x, constant=True) for x in found]
-            if not any(real(dtype(v)) for v in eqn.outvars):
+            if name in _STEPS or not any(real(dtype(v)) for v in eqn.outvars):
                 found = [replace(x, bound=EXACT, likely=EXACT) for x in found]
         self.note(eqn, operands, found[0])
         return found

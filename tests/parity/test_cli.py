@@ -223,5 +223,5 @@ def test_ctrl_c_keeps_the_faults_that_were_planted(tmp_path):
     assert "INTERRUPTED" in out and "VACUOUS" not in out
     found = json.loads((tmp_path / "faults.json").read_text())
     assert found["interrupted"] and not found["ok"]
-    assert {fault["first"] for fault in found["faults"]} == {"init"}
+    assert {fault["first"] for fault in found["faults"]} == {"initial weights"}
     assert (tmp_path / "faults.png").exists()
