@@ -63,8 +63,8 @@ class Module(nnx.Module, HyperParameters):
             )
         return self.net(X) if self.ops is self.native else layers.run(self.net, X, self.ops)
 
-    def __call__(self, *inputs: Any) -> Any:
-        return self.forward(*inputs)
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        return self.forward(*inputs, **named)
 
     def plot(self, key: str, value: Any, train: bool) -> None:
         """Record a figure of this step, and draw it on the board.

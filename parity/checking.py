@@ -151,6 +151,7 @@ def _first_divergence(pair: Pair, results: Sequence[Result]) -> Divergence | Non
                 start = pair.params, pair.state, memory
                 if found := locate(reference, torch, *start, (batch, batch), step=0):
                     return found
+            return Divergence.said(r.level.name, r.precision, r.failed[0])
     differs = any(r.failed for r in results)
     return pair.certified.divergence if pair.certified and differs else None
 

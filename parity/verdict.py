@@ -63,7 +63,8 @@ class Verdict:
             verdict = said.get(r.verdict, r.verdict if r.verdict != "VACUOUS" else "vacuous")
             lines.append(f"  {r.level.name:{width}} {r.precision:8} {verdict}")
             lines += [f"      {c}" for c in r.failed[:5]]
-            lines += [f"      and {len(r.failed) - 5} more"] if len(r.failed) > 5 else []
+            if more := list(dict.fromkeys(c.name.rpartition(": ")[2] for c in r.failed[5:])):
+                lines.append(f"      and {len(r.failed) - 5} more: {', '.join(more[:24])}")
             if r.unjudged:
                 lines.append(f"      {r.unjudged:,} elements not judged: their bound is infinite")
             lines += [f"      known: {text}" for text in self.accepted(r)]

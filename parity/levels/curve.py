@@ -49,6 +49,8 @@ def judge_curve(pair: Pair, precision: str) -> list[Comparison]:
     """Losses of every step, validation figures of every epoch, final weights, of whole runs."""
     if pair.infer:
         raise Skipped("there are no targets: nothing is trained")
+    if why := pair.without_float64:
+        raise Skipped(f"no float64 curve to hold it against: {why}")
     judge = _in_float64 if precision == "float64" else _in_float32
     found = judge(pair, [])
     if all(c.ok for c in found) or not _comparable(pair, precision):

@@ -20,19 +20,23 @@ FINER = ROUNDOFF["float64"] / FLOAT32
 
 
 def same_bits(
-    exact: np.ndarray, own: Mapping[str, np.ndarray], name: str, allowed: float = 0.0
+    exact: np.ndarray,
+    own: Mapping[str, np.ndarray],
+    name: str,
+    allowed: float = 0.0,
+    ratio: float = RATIO,
 ) -> list[Comparison]:
     """float32: the distance of each side from the float64 values, against the other's.
 
     The least distance that counts is one rounding of the values. allowed: one that is in order,
-    whatever the other side's.
+    whatever the other side's. ratio: how many times as far a side may be as the other.
     """
     if any(x.shape != exact.shape for x in own.values()):
         return [compare(x, exact, name=name, sides=(s, "float64")) for s, x in own.items()]
     found = []
     apart = {s: distance(x, exact) for s, x in own.items()}
     for s, opposite in (SIDES, SIDES[::-1]):
-        most = max(RATIO * max(apart[opposite], FLOAT32 * _rms(exact)), allowed)
+        most = max(ratio * max(apart[opposite], FLOAT32 * _rms(exact)), allowed)
         found.append(compare(apart[s], 0.0, most, name=name, sides=(s, "expected")))
     return found
 

@@ -5,15 +5,18 @@ each other, within twice the bound, since both err. Without a bound, by effectiv
 """
 
 from collections import Counter
+from collections.abc import Mapping
 
 from parity.compare import Comparison, compare_trees
 from parity.levels.effective_bits import same_bits, same_in_float64
 from parity.levels.level import Judge, Level, Skipped
 from parity.levels.pair import Pair
-from parity.sides.memory import is_paired
+from parity.sides.memory import paired
 from parity.sides.reference import room
 from parity.sides.side import SIDES, Evaluation
 from parity.trees import Arrays
+
+NEARLY, ENOUGH = 4.0, 8  # times as far as the other side, of leaves with so many elements
 
 
 def level_of(part: str, asks: str, name: str = "") -> Level:
@@ -34,6 +37,8 @@ def judge_part(part: str) -> Judge:
     def judge(pair: Pair, precision: str) -> list[Comparison]:
         if pair.infer and part != "logits":
             raise Skipped("there are no targets: outputs alone are compared")
+        if precision == "float64" and (why := pair.without_float64):
+            raise Skipped(why)
         found = _judged(pair, precision, part)
         doubt = not all(c.ok and not c.unjudged for c in found)
         if precision == "float64" and doubt and (why := pair.narrow):
@@ -60,6 +65,23 @@ def _judged(pair: Pair, precision: str, part: str) -> list[Comparison]:
             for s in SIDES:
                 against = (s, "float64 value")
                 found += compare_trees(sides[s], value, within, sides=against, name=name)
+            if pair.mixed:
+                found += _as_near(value, sides, name)
+    return found
+
+
+def _as_near(value: Arrays, sides: Mapping[str, Arrays], name: str) -> list[Comparison]:
+    """In mixed precision: each side as near to the float64 value as the other, to 2 bits.
+
+    The bound of a program that narrows its numbers is wide, and holds for one that doesn't. But two
+    programs that narrow the same numbers err alike, over the elements of a leaf.
+    """
+    found = []
+    for leaf, exact in value.items():
+        if exact.size >= ENOUGH and all(leaf in side for side in sides.values()):
+            own = {s: side[leaf] for s, side in sides.items()}
+            label = f"{name}{leaf}: distance from the float64 value, in mixed precision"
+            found += same_bits(exact, own, label, ratio=NEARLY)
     return found
 
 
@@ -70,7 +92,8 @@ def compared(pair: Pair, one: Evaluation, part: str) -> Arrays:
     if part == "gradients":
         return {name: leaf for name, leaf in found.items() if name not in pair.frozen}
     if part == "step":
-        return {name: leaf for name, leaf in found.items() if is_paired(name)}
+        batch = next(iter(pair.batches))
+        return paired(found, [pair.evaluate(s, "float32", batch).part(part) for s in SIDES])
     if part == "state":
         return {name: leaf for name, leaf in found.items() if name in pair.state}
     return found

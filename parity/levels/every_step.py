@@ -241,7 +241,7 @@ def _taken(
 ) -> Iterator[At]:
     """Each step when it's under way; at last one that wasn't judged if one side's data end before
     the other's. JAX computes while Torch does."""
-    params, state, memory = jax_side.params(), jax_side.state(), jax_side.memory()
+    (params, state), memory = jax_side.held(), jax_side.memory()
     pairs = itertools.zip_longest(jax_side.stream(epochs), torch_side.stream(epochs))
     groups = iter(lambda: tuple(itertools.islice(pairs, count)), ())
     group = next(groups, None)

@@ -48,6 +48,8 @@ class Pair:
         """Both sides of a problem. Raises as sides_of does."""
         both = {dtype: sides_of(problem, dtype) for dtype in precisions}
         ours, theirs = both[precisions[0]]
+        for side in (side for sides in both.values() for side in sides):
+            side.load(theirs.params(), theirs.state())  # lazy layers drew each its own
         return cls(
             {dtype: sides[0] for dtype, sides in both.items()},
             {dtype: sides[1] for dtype, sides in both.items()},
@@ -148,12 +150,36 @@ class Pair:
     def narrow(self) -> str:
         """Why float64 can't be asked of a model: it computes in a narrower type all the same."""
         inputs, _ = next(iter(self.batches.values()))
-        found = ((s, side.narrowest(inputs)) for s, side in self.sides("float64").items())
+        if self.without_float64:
+            return self.without_float64
+        found = {s: side.narrowest(inputs) for s, side in self.sides("float64").items()}
+        narrow = {s: n for s, n in found.items() if n.kind != "float64"}
+        # Narrow numbers on one side alone are a fault; constants are how a model is written.
+        if len(narrow) < 2 and not all(n.constant for n in narrow.values()):
+            return ""
         return "; ".join(
-            f"{s} computes in {kind} ({where}) whatever it is given"
-            for s, (kind, where) in found
-            if kind != "float64"
+            f"{s} computes {'constants ' * n.constant}in {n.kind} ({n.where}) whatever it is given"
+            for s, n in narrow.items()
         )
+
+    @cached_property
+    def without_float64(self) -> str:
+        """Why a model can't compute in float64 at all: it mixes its own types with those given."""
+        inputs, _ = next(iter(self.batches.values()))
+        for s, side in self.sides("float64").items():
+            try:
+                side.forward(inputs)
+            except Exception as error:  # the user's own code
+                said = f"{type(error).__name__}: {error}".splitlines()[0]
+                return f"{s} can't compute in float64: {said:.120}"
+        return ""
+
+    @cached_property
+    def mixed(self) -> bool:
+        """Whether a model computes in a narrower type than float32."""
+        inputs, _ = next(iter(self.batches.values()))
+        kinds = (side.narrowest(inputs).kind for side in self.sides("float32").values())
+        return any(kind not in ("float32", "float64") for kind in kinds)
 
     @cached_property
     def frozen(self) -> set[str]:

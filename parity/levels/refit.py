@@ -21,6 +21,8 @@ def judge_refit(pair: Pair, precision: str) -> list[Comparison]:
     """
     if pair.infer:
         raise Skipped("there are no targets: nothing is trained")
+    if precision == "float64" and (why := pair.without_float64):
+        raise Skipped(why)
     epochs = pair.epochs if pair.epochs <= EPOCHS else 1
     exact = pair.run("jax", precision)
     reach = _reach(pair, exact, pair.run("jax", precision, 1 + YARDSTICK))

@@ -8,7 +8,6 @@ import numpy as np
 
 from parity.compare import Comparison, compare, compare_trees
 from parity.rounding.bound import Bounds
-from parity.sides.memory import is_paired
 from parity.sides.pairs import TorchSide
 from parity.sides.reference import Reference, room
 from parity.sides.side import SIDES, Batch, Evaluation
@@ -55,6 +54,13 @@ class Divergence:
             f"{self.side} is outside, by an error {self.origin}"
             + (f"; then {', '.join(later)}" if later else "")
         )
+
+    @classmethod
+    def said(cls, level: str, precision: str, c: Comparison) -> "Divergence":
+        """What one comparison of the first step found, where no part of the step shows more."""
+        margins, problem = {level: c.margin}, c.problem and f"{c.name}: {c.problem}"
+        return cls(0, precision, level, c.sides[0], c.name, c.index, c.left, c.right, float("nan"),
+                   c.bound, margins, {}, problem)  # fmt: skip
 
     @property
     def origin(self) -> str:
@@ -107,13 +113,13 @@ def locate(
     weights, statistics, kept_memory = (
         {n: np.asarray(a) for n, a in tree.items()} for tree in (params, state, memory)
     )
-    weights, statistics = jax.typed(weights), jax.typed(statistics)
     try:
         values = {}
         for s, side in sides.items():
             known = {name: leaf for name, leaf in statistics.items() if name in side.state()}
             side.load(weights, known)
             values[s] = side.evaluate(*mine)
+        weights, statistics = jax.held()
         held = compare_trees(jax.params(), torch.params(), sides=SIDES)
         margins["weights"] = max(c.margin for c in held)
         if wrong := [c for c in held if not c.ok]:
@@ -196,7 +202,9 @@ def _parts(one: Evaluation, part: str, torch: TorchSide) -> Arrays:
     found = one.part(part)
     if part == "gradients":
         return {name: leaf for name, leaf in found.items() if name not in torch.frozen}
-    return {n: leaf for n, leaf in found.items() if is_paired(n)} if part == "step" else found
+    if part == "step":  # what is kept by both: what one lacks, the levels have said
+        return {name: leaf for name, leaf in found.items() if not name.startswith("optimizer.")}
+    return found
 
 
 def _named(batch: Batch) -> dict[str, Any]:

@@ -58,6 +58,7 @@ class Approx:
     likely: Delta = EXACT
     tag: Tag | None = None
     low: Array | float | None = None  # no computed value is below it; see `least`
+    constant: bool = False  # nothing that was given reaches it
 
     def tree_flatten(self) -> tuple[tuple[Array, Delta, Delta], None]:
         return (self.value, self.bound, self.likely), None

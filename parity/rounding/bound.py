@@ -86,7 +86,7 @@ def bound(
             closed, given, errors, _arithmetic(roundoff, operand_roundoff), eager=True
         )
     kinks = tuple(replace(k, count=int(k.count)) for k in walk.kinks if k.count)
-    value, worst, likely = map(shapes.unflatten, parts)
+    value, worst, likely = (shapes.unflatten(map(np.asarray, part)) for part in parts)
     return Bounds(value, worst, likely, kinks, walk.coverage.unexercised())
 
 

@@ -79,11 +79,9 @@ class FunctionModel(nnx.Module):
         return jax.tree.unflatten(self.structure, leaves)
 
     def own_tree(self, named: Mapping[str, Any]) -> Any:
-        """The tree of parameters that the user's optimiser knows, of arrays by name."""
-        constants = self.constants.value
-        tree = jax.tree.unflatten(
-            self.structure, [named.get(n, constants.get(n)) for n in self.names]
-        )
+        """The tree of parameters that the user's optimiser knows, of arrays by name; None in the
+        place of what doesn't train."""
+        tree = jax.tree.unflatten(self.structure, [named.get(n) for n in self.names])
         return tree["params"] if self.collected else tree
 
 

@@ -35,6 +35,9 @@ class JaxPort(jax_mlp.Module):
     def forward(self, *inputs: Any, **named: Any) -> Any:
         return self.net(*inputs, **named)
 
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        return self.forward(*inputs, **named)
+
     def training_step(self, batch: Any) -> Any:
         loss = self._loss(batch)
         self.plot("loss", loss, train=True)
@@ -90,7 +93,8 @@ class JaxPort(jax_mlp.Module):
         else:
             made = own() if callable(own) else optax.sgd(training.lr)
         if training.accumulate > 1 and not isinstance(made, optax.MultiSteps):
-            made = optax.MultiSteps(made, training.accumulate)
+            kind = jax.numpy.zeros(()).dtype  # by default float32, also where all else is float64
+            made = optax.MultiSteps(made, training.accumulate, accumulator_dtype=kind)
         return _seeing(made, self.net)
 
     def train(self, **attributes: Any) -> None:

@@ -20,7 +20,7 @@ from parity.sides.jax_data import JaxData
 from parity.sides.jax_models import as_module, turned_weights
 from parity.sides.jax_port import JaxPort
 from parity.sides.memory import slot_names
-from parity.sides.side import Batch, Evaluation, Pullback, Run
+from parity.sides.side import Batch, Evaluation, Narrowest, Pullback, Run
 from parity.trees import NOTHING, Arrays, Leaves, Tree, arguments, leaves, mapped
 
 
@@ -72,11 +72,17 @@ class JaxSide:
         }
 
     def params(self) -> Arrays:
-        own = self._shared(self._flat(split(self.model)[1]), self._names)
-        return jax.tree.map(_numpy, own)
+        return jax.tree.map(_numpy, self.held()[0])
 
     def state(self) -> Arrays:
-        return jax.tree.map(_numpy, self._started)
+        return jax.tree.map(_numpy, self.held()[1])
+
+    def held(self) -> tuple[Leaves, Leaves]:
+        """Parameters and state at the model's own types, some of which NumPy lacks."""
+        _, params, rest = split(self.model)
+        own = self._shared(self._flat(params), self._names)
+        state = self._shared(self._flat(rest, statistics=True), self._state_names)
+        return jax.tree.map(np.asarray, own), jax.tree.map(np.asarray, state)
 
     def all_state(self) -> list[str]:
         """Own names of all statistics, those without a partner too; paired ones as shared."""
@@ -91,12 +97,24 @@ class JaxSide:
             own = {".".join(map(str, p)): leaf[...] for p, leaf in named}
             return jax.tree.map(_numpy, self._shared(own, self._names))
 
-    def narrowest(self, inputs: Tree) -> tuple[str, str]:
-        """(type, line) of the narrowest float that the forward pass computes."""
+    def narrowest(self, inputs: Tree) -> Narrowest:
+        """The narrowest float that the forward pass computes; numbers go before constants."""
         with self._settings():
-            given = self.params(), self.state(), self.typed(inputs)
+            given = *self.held(), self.typed(inputs)
             jaxpr = jax.make_jaxpr(self.outputs)(*given).jaxpr
-        return min(_results(jaxpr), key=lambda r: jnp.finfo(r[0]).bits, default=("float64", ""))
+        found = [Narrowest(), *_results(jaxpr, set(jaxpr.invars))]
+        return min(found, key=_narrowness)
+
+    def repeatable(self, inputs: Tree) -> bool:
+        """Whether two calls with the same inputs, in training mode, give the same outputs."""
+        with self._settings():
+            if not any(isinstance(leaf, nnx.RngState) for _, leaf in
+                       nnx.to_flat_state(split(self.model)[2])):  # fmt: skip
+                return True
+            model: Any = nnx.clone(self.model)
+            args, named = arguments(self.typed(inputs))
+            first, second = (jax.tree.leaves(model(*args, **named)) for _ in range(2))
+            return all(map(np.array_equal, first, second))
 
     def load(self, params: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray] = {}) -> None:
         with self._settings():
@@ -126,14 +144,12 @@ class JaxSide:
 
     def forward(self, inputs: Tree, training: bool = True) -> Arrays:
         with self._settings():
-            found = self._forward(
-                self.params(), self.state(), self.typed(inputs), training=training
-            )
+            found = self._forward(*self.held(), self.typed(inputs), training=training)
             return jax.tree.map(_numpy, found)
 
     def evaluate(self, inputs: Tree, targets: Tree) -> Evaluation:
         with self._settings():
-            start = self.params(), self.state(), self.memory()
+            start = *self.held(), self.memory()
             found = self._evaluate(*start, self.repeated(inputs, targets))
             return Evaluation(**jax.tree.map(_numpy, found))
 
@@ -217,7 +233,7 @@ class JaxSide:
         carry = Carry(
             self._unflat(own, self._owned(params, self._names)),
             self._unflat(rest, self._owned(state, self._state_names)),
-            jax.tree.unflatten(self._memory[0], list(memory.values())),
+            self._remembered(memory),
         )
         assemble = partial(_assembled, structure)
         step = pure_step(assemble, self.model.configure_optimizers())
@@ -233,7 +249,7 @@ class JaxSide:
             "gradients": self._shared(self._flat(first.gradients), self._names),
             "step": self._shared(self._flat(carry.params), self._names),
             "state": self._shared(self._flat(carry.rest, statistics=True), self._state_names),
-            "memory": dict(zip(memory, jax.tree.leaves(carry.memory), strict=True)),
+            "memory": self._memorised(carry.memory),
         }
 
     def outputs(self, params: Leaves, state: Leaves, inputs: Tree, training: bool = True) -> Leaves:
@@ -263,12 +279,12 @@ class JaxSide:
         _, own, _ = split(self.model)
         trees = (self._unflat(own, self._owned(part, self._names)) for part in (params, gradients))
         given, grads = trees
-        kept = jax.tree.unflatten(self._memory[0], list(memory.values()))
+        kept = self._remembered(memory)
         optimizer = self.model.configure_optimizers()
         for _ in range(self.accumulated):
             given, kept = update(optimizer, given, grads, kept)
         new = self._shared(self._flat(given), self._names)
-        return new, dict(zip(memory, jax.tree.leaves(kept), strict=True))
+        return new, self._memorised(kept)
 
     @property
     def accumulated(self) -> int:
@@ -292,6 +308,14 @@ class JaxSide:
             named[name if name not in named else f"{name}#{len(named)}"] = np.asarray(leaf)
         return structure, named
 
+    # By name: jit sorts a dict, and the optimiser's own order is another.
+    def _remembered(self, memory: Leaves) -> Any:
+        structure, named = self._memory
+        return jax.tree.unflatten(structure, [memory[name] for name in named])
+
+    def _memorised(self, memory: Any) -> Leaves:
+        return dict(zip(self._memory[1], jax.tree.leaves(memory), strict=True))
+
     def typed(self, tree: Tree) -> Tree:
         """Floats as the side computes: in float64, or as they are up to float32. Integers too."""
         return mapped(lambda leaf: _typed(leaf, self.dtype), tree)
@@ -313,14 +337,10 @@ class JaxSide:
 
     def _pulled_back(self, params: Any, X: Any, cotangent: Any) -> tuple:
         def logits_of(params: Any, X: Any) -> Any:
-            return self.assembled(params, self._started)(X)
+            return self.assembled(params, self.held()[1])(X)
 
         logits, back = jax.vjp(logits_of, params, X)
         return logits, back(cotangent)
-
-    @property
-    def _started(self) -> Leaves:
-        return self._shared(self._flat(split(self.model)[2], statistics=True), self._state_names)
 
     def _of(self, examples: Examples) -> JaxData:
         return JaxData(examples, self.dtype, self._data.flat)
@@ -404,15 +424,22 @@ def _numpy(leaf: Any) -> np.ndarray:
     return array.astype(np.float32) if array.dtype.kind == "V" else array
 
 
-def _results(jaxpr: Any) -> Iterator[tuple[str, str]]:
-    """(type, line) of all floating results in a jaxpr."""
+def _narrowness(n: Narrowest) -> tuple[bool, bool, int]:
+    return n.kind == "float64", n.constant, jnp.finfo(n.kind).bits
+
+
+def _results(jaxpr: Any, given: set[Any]) -> Iterator[Narrowest]:
+    """All floating results in a jaxpr that are narrower than float64. given: what isn't constant;
+    what depends on it joins."""
     for eqn in jaxpr.eqns:
+        depends = any(not isinstance(v, core.Literal) and v in given for v in eqn.invars)
         for inner in core.jaxprs_in_params(eqn.params):
-            yield from _results(inner)
+            yield from _results(inner, set(inner.invars) if depends else set())
+        given.update(eqn.outvars if depends else ())
         for v in eqn.outvars:
             kind = getattr(v.aval, "dtype", None)
-            if kind is not None and jnp.issubdtype(kind, jnp.floating):
-                yield kind.name, frames_to_user((eqn,))[1] or ""
+            if kind is not None and jnp.issubdtype(kind, jnp.floating) and kind != np.float64:
+                yield Narrowest(kind.name, frames_to_user((eqn,))[1] or "", not depends)
 
 
 def _word(key: Any) -> str:

@@ -3,7 +3,10 @@
 The names are optax's. A slot that belongs to no parameter (a count) has its name alone.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 # Torch's name of a slot: optax's.
 SLOTS = {
@@ -16,6 +19,7 @@ SLOTS = {
     "acc_delta": "e_x",
     "step": "count",
 }
+KNOWN = frozenset(SLOTS.values()) | {"acc_grads"}
 # Of a gradient that is still being accumulated: Torch keeps its sum, where the gradient is.
 UNPAIRED = ("acc_grads",)
 
@@ -44,3 +48,18 @@ def is_paired(name: str) -> bool:
         return True
     slot, _, param = name.removeprefix("optimizer.").partition(".")
     return bool(param) and slot not in UNPAIRED
+
+
+def paired(step: Mapping[str, T], sides: Sequence[Mapping[str, Any]]) -> dict[str, T]:
+    """The leaves of a step that both sides can have; sides: the leaves of each.
+
+    An optimiser of the user's own keeps what it keeps under names of its own: where a side has
+    such, only what both have is compared. Otherwise what one lacks is a difference.
+    """
+    mine = {name: leaf for name, leaf in step.items() if is_paired(name)}
+    every = [name for side in sides for name in side if name.startswith("optimizer.")]
+    slots = {name.split(".")[1].rstrip("0123456789") for name in filter(is_paired, every)}
+    if slots <= KNOWN:
+        return mine
+    lone = {name for name in every if not all(name in side for side in sides)}
+    return {name: leaf for name, leaf in mine.items() if name not in lone}

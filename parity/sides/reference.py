@@ -49,7 +49,7 @@ class Reference:
     def evaluate(self, inputs: Tree, targets: Tree) -> Expected:
         """What `side.evaluate` should give. Raises UnsupportedPrimitive."""
         side = self.side
-        start = side.params(), side.state(), side.memory()
+        start = *side.held(), side.memory()
         b = self._bound(side.taken, *start, side.repeated(inputs, targets))
         # A ReLU is a max, a comparison and a select on one line: the largest of them counts.
         kinks: dict[str, int] = {}
@@ -96,7 +96,7 @@ class Reference:
         """What `side.forward` should give."""
         side = self.side
         outputs = side.outputs if training else side.outputs_in_validation
-        b = self._bound(outputs, side.params(), side.state(), side.typed(inputs))
+        b = self._bound(outputs, *side.held(), side.typed(inputs))
         value, worst, likely = (
             Evaluation(part, np.zeros(()), {}, {}) for part in (b.value, b.bound, b.likely)
         )

@@ -61,6 +61,16 @@ class Taken:
 
 
 @dataclass(frozen=True)
+class Narrowest:
+    """The narrowest float that a forward pass computes: its type, and where. constant: whether none
+    that narrow depends on inputs or parameters."""
+
+    kind: str = "float64"
+    where: str = ""
+    constant: bool = False
+
+
+@dataclass(frozen=True)
 class Pullback:
     """Logits [batch, classes], and the gradient of sum(logits * cotangent) by each parameter and
     by the inputs: no loss takes part, so integers stay integers."""

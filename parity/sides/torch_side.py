@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import torch_mlp
 from parity.problem import PLAIN, Examples, Training
 from parity.sides.memory import SLOTS
-from parity.sides.side import Batch, Evaluation, Pullback, Run, Taken
+from parity.sides.side import Batch, Evaluation, Narrowest, Pullback, Run, Taken
 from parity.sides.torch_data import TorchData, numpy, tensor, view
 from parity.sides.torch_port import TorchPort
 from parity.sides.weights import Rearrangement, Turned
@@ -97,13 +97,27 @@ class TorchSide:
             model = _shaped(model, next(self.batches())[0])
         return self._named(dict(model.named_parameters()))
 
-    def narrowest(self, inputs: Tree) -> tuple[str, str]:
-        """(type, operation) of the narrowest float that the forward pass computes."""
-        args, named = arguments(self._typed(inputs))
-        with self.borrowed(), torch.no_grad(), _Types() as seen:
+    def narrowest(self, inputs: Tree) -> Narrowest:
+        """The narrowest float that the forward pass computes; numbers go before constants."""
+        typed = self._typed(inputs)
+        args, named = arguments(typed)
+        with self.borrowed(), torch.no_grad():
             self.model.train()
-            self.model(*args, **named)
-        return min(seen.found, key=lambda r: torch.finfo(getattr(torch, r[0])).bits)
+            held = [*self._inner.parameters(), *self._inner.buffers(), *leaves(typed).values()]
+            with _Types(held) as seen:
+                self.model(*args, **named)
+        bits = {
+            kind: torch.finfo(getattr(torch, kind)).bits for kind in {n.kind for n in seen.found}
+        }
+        return min(seen.found, key=lambda n: (n.constant, bits[n.kind]))
+
+    def repeatable(self, inputs: Tree) -> bool:
+        """Whether two calls with the same inputs, in training mode, give the same outputs."""
+        with self.borrowed(), torch.no_grad():
+            self.model.train()
+            args, named = arguments(self._typed(inputs))
+            first, second = (_outputs(self.model(*args, **named)) for _ in range(2))
+            return all(np.array_equal(a, second[n], equal_nan=True) for n, a in first.items())
 
     def load(
         self, params: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray] = NOTHING
@@ -185,12 +199,12 @@ class TorchSide:
         new = self._unnamed(params)
         with torch.no_grad():
             for name, p in self._inner.named_parameters():
-                p.data.copy_(torch.from_numpy(np.array(new[name])))
+                p.data.copy_(tensor(np.array(new[name])))
             back = {shared: own for own, shared in self._state_names.items()}
             buffers = dict(self._inner.named_buffers())
             for name, array in state.items():
                 if name in back:
-                    buffers[back[name]].copy_(torch.tensor(array))
+                    buffers[back[name]].copy_(tensor(np.array(array)))
             if not first:
                 self._remember(memory)
 
@@ -361,18 +375,25 @@ class TorchSide:
         for slot, tensors in self._slots().items():
             own = dict(self._inner.named_parameters())
             whole = {n: tensors.get(n, torch.zeros_like(p)) for n, p in own.items()}
-            named = self._named(whole)
-            found |= {f"{SLOTS.get(slot, slot)}.{name}": array for name, array in named.items()}
+            lacking = {n for n, origin in self.origins.items() if not tensors.keys() >= {*origin}}
+            there = self._layout.there({name: view(t) for name, t in whole.items()})
+            found |= {
+                f"{SLOTS.get(slot, slot)}.{self._names[name]}": array
+                for name, array in there.items()
+                if name not in lacking
+            }
         return found
 
     def _remember(self, memory: Mapping[str, np.ndarray]) -> None:
         for slot, tensors in self._slots().items():
             prefix = f"{SLOTS.get(slot, slot)}."
-            given = {n: memory[prefix + n] for n in self._names.values() if prefix + n in memory}
-            if len(given) == len(self._names):
-                new = self._unnamed(given)
-                for name, kept in tensors.items():
-                    kept.copy_(torch.from_numpy(np.array(new[name])))
+            now = self._memory()
+            given = {n: memory.get(prefix + n, now.get(prefix + n)) for n in self._names.values()}
+            like = self.params()
+            whole = {n: np.zeros_like(like[n]) if a is None else a for n, a in given.items()}
+            new = self._unnamed(whole)
+            for name, kept in tensors.items():
+                kept.copy_(tensor(np.array(new[name])))
 
     def _slots(self) -> dict[str, dict[str, torch.Tensor]]:
         """{slot: {parameter: tensor of its shape}}; an optimiser makes them at the first step."""
@@ -421,6 +442,10 @@ class TorchSide:
             torch.set_float32_matmul_precision(before)
 
 
+def _narrowness(n: Narrowest) -> tuple[bool, bool, int]:
+    return n.kind == "float64", n.constant, torch.finfo(getattr(torch, n.kind)).bits
+
+
 def _shaped(model: torch.nn.Module, inputs: Tree) -> torch.nn.Module:
     """A copy of a model with lazy layers, which have taken their shapes and drawn their weights."""
     # A trainer holds the data: the copy does without.
@@ -451,17 +476,24 @@ def _plain(outputs: Any) -> Any:
 
 
 class _Types(TorchDispatchMode):
-    """While it lasts, keeps the type of every floating result, with its operation."""
+    """While it lasts, keeps the type of every floating result narrower than float64, with its
+    operation. given: what isn't constant; what depends on it joins."""
 
-    def __init__(self) -> None:
+    def __init__(self, given: list[torch.Tensor]) -> None:
         super().__init__()
-        self.found: list[tuple[str, str]] = [("float64", "")]
+        self.found = [Narrowest()]
+        self._given = {id(tensor): tensor for tensor in given}  # kept, so that no id comes twice
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        given = torch.utils._pytree.tree_leaves((args, kwargs or {}))
+        depends = any(id(x) in self._given for x in given if isinstance(x, torch.Tensor))
         for one in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(one, torch.Tensor) and one.is_floating_point():
-                self.found.append((str(one.dtype).removeprefix("torch."), str(func.overloadpacket)))
+            if isinstance(one, torch.Tensor):
+                self._given |= {id(one): one} if depends else {}
+                if one.is_floating_point() and one.dtype != torch.float64:
+                    kind = str(one.dtype).removeprefix("torch.")
+                    self.found.append(Narrowest(kind, str(func.overloadpacket), not depends))
         return out
 
 

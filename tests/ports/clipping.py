@@ -113,8 +113,8 @@ def not_frozen(name: str, says: str, leaf: str, *still: str) -> Wrong:
     return Wrong(name, "step", says, leaf, {"options": options})
 
 
-def held(name: str, says: str, leaf: str, *names: str) -> Wrong:
-    return Wrong(name, "gradients", says, leaf, {"jax": partial(frozen_model, held=names)})
+def held(name: str, level: str, says: str, leaf: str, *names: str) -> Wrong:
+    return Wrong(name, level, says, leaf, {"jax": partial(frozen_model, held=names)})
 
 
 FAMILIES: tuple[Port, ...] = (
@@ -145,7 +145,7 @@ FAMILIES: tuple[Port, ...] = (
             ),
             not_clipped(
                 "after the momentum",
-                "every step",
+                "step",
                 "the buffer is clipped; shows from the second step",
                 KERNEL,
                 optax.chain(optax.trace(MOMENTUM), by_norm(), optax.scale(-RATE)),
@@ -206,9 +206,16 @@ FAMILIES: tuple[Port, ...] = (
         weights=converted,
         options=BATCH | {"optimizer": (torch_adamw, kept_still("body", "unused"))},
         wrong=(
-            held("frozen layer trained", "its gradient isn't stopped", "body.W"),
-            held("head frozen too", "all gradients are stopped", "head.W", "body", "head"),
-            held("head frozen for the body", "the wrong layer", "body.W", "head"),
+            held("frozen layer trained", "step", "its gradient isn't stopped", "body.W"),
+            held(
+                "head frozen too",
+                "gradients",
+                "all gradients are stopped",
+                "head.W",
+                "body",
+                "head",
+            ),
+            held("head frozen for the body", "gradients", "the wrong layer", "head.W", "head"),
             not_frozen("frozen layer decays", "a zero gradient isn't none", "body.W", "unused"),
             not_frozen("unused layer decays", "a zero gradient isn't none", "unused.W", "body"),
             not_frozen(

@@ -214,9 +214,9 @@ FAMILIES = (
                     ),
                 ),
             ),
-            not_adamw("b2 .99", "every step", "shows from the second step", KERNEL, adamw(b2=0.99)),
+            not_adamw("b2 .99", "step", "shows from the second step", KERNEL, adamw(b2=0.99)),
             not_adamw(
-                "betas swapped", "every step", "(.999, .9) for (.9, .999)", KERNEL, adamw(B2, B1)
+                "betas swapped", "step", "(.999, .9) for (.9, .999)", KERNEL, adamw(B2, B1)
             ),
             not_adamw(
                 "Nesterov's Adam", "step", "NAdam for Adam", KERNEL, adamw(nesterov=True)
@@ -245,14 +245,14 @@ FAMILIES = (
             ),
             not_momentum(
                 "decay after the momentum",
-                "every step",
+                "step",
                 "shows from the second step",
                 ALL,
                 optax.chain(momentum, optax.add_decayed_weights(L2), optax.scale(-RATE)),
             ),
             not_momentum("no decay", "step", "it is forgotten", ALL, sgd(momentum, decay=0.0)),
             not_momentum(
-                "no momentum", "every step", "shows from the second step", KERNEL, sgd()
+                "no momentum", "step", "shows from the second step", KERNEL, sgd()
             ),
             not_momentum(
                 "momentum .99", "every step", "shows from the second step", KERNEL,
@@ -279,7 +279,7 @@ FAMILIES = (
             ),
             not_nesterov(
                 "ahead of the buffer alone",
-                "every step",
+                "step",
                 "shows from the second step: b + .9 b, without the gradient",
                 KERNEL,
                 sgd(buffered(
@@ -300,11 +300,11 @@ FAMILIES = (
                 sgd(buffered(lambda g, b, first: MOMENTUM * b + 0.5 * g)),
             ),
             not_dampened(
-                "no dampening", "every step", "shows from the second step", KERNEL, sgd(heavy)
+                "no dampening", "step", "shows from the second step", KERNEL, sgd(heavy)
             ),
             not_dampened(
                 "1 - momentum",
-                "every step",
+                "step",
                 "a gradient counts a tenth, not a half, after the first step",
                 KERNEL,
                 sgd(buffered(lambda g, b, first: MOMENTUM * b + jnp.where(first, g, 0.1 * g))),

@@ -189,7 +189,7 @@ FAMILIES: tuple[Port, ...] = (
         (
             not_early(
                 "rate inside the momentum",
-                "every step",
+                "step",
                 "as in Keras: the buffer holds steps, and old ones keep their old rate",
                 KERNEL,
                 optax.chain(scaled(early), momentum),
@@ -216,14 +216,14 @@ FAMILIES: tuple[Port, ...] = (
         (
             not_momentum(
                 "sum for mean",
-                "every step",
+                "step",
                 "the batches' gradients are added; shows at the second batch, the first step",
                 KERNEL,
                 optax.chain(optax.scale(2.0), optax.sgd(0.1, 0.9)),
             ),
             not_momentum(
                 "divided twice",
-                "every step",
+                "step",
                 "the loss is divided by 2, and MultiSteps takes the mean as well",
                 KERNEL,
                 optax.chain(optax.scale(0.5), optax.sgd(0.1, 0.9)),
@@ -237,7 +237,7 @@ FAMILIES: tuple[Port, ...] = (
             ),
             not_momentum(
                 "decay for each batch",
-                "every step",
+                "step",
                 "a decay that the original hasn't",
                 ALL,
                 optax.chain(optax.add_decayed_weights(1e-2), optax.sgd(0.1, 0.9)),
@@ -265,7 +265,7 @@ FAMILIES: tuple[Port, ...] = (
             ),
             not_early(
                 "sum for mean",
-                "every step",
+                "step",
                 "the batches' gradients are added",
                 KERNEL,
                 optax.chain(optax.scale(2.0), optax.sgd(early, 0.9)),

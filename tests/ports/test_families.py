@@ -25,6 +25,7 @@ def needed(port):
         pytest.importorskip(port.needs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("port", FAMILIES, ids=lambda port: port.name)
 def test_an_honest_pair_agrees(port):
     needed(port)
@@ -33,6 +34,7 @@ def test_an_honest_pair_agrees(port):
     assert not parting(port, shown, rounding), shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "port, wrong", ERRORS, ids=[f"{port.name}: {wrong.name}" for port, wrong in ERRORS]
 )

@@ -137,7 +137,8 @@ def clean_run(
             pair = honest(bench, sides, i, tied=i % TIED == 0)
             for r in bench.judged(pair, LEFT_OUT):
                 count += len(r.comparisons)
-                largest[r.level.name] = max(largest.get(r.level.name, 0.0), r.worst.margin)
+                if r.comparisons:
+                    largest[r.level.name] = max(largest.get(r.level.name, 0.0), r.worst.margin)
                 if not r.ok:
                     alarms.append(f"network {i}, {r.level.name} {r.precision}: {r.worst}")
             turned += any(pair.has_twins(p) for p in PRECISIONS)

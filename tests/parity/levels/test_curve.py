@@ -27,7 +27,7 @@ def run(off=0.0, steps=STEPS, acc=0.5, weight=2.0):
 class Given(Pair):
     """What judge_curve asks of Pair, of runs that are given. strayed: how far off each twin is."""
 
-    val_examples, batches, narrow = EXAMPLES, {"batch": ()}, ""
+    val_examples, batches, narrow, without_float64 = EXAMPLES, {"batch": ()}, "", ""
 
     def __init__(self, torch32, strayed, torch64=None, jax32=None):
         super().__init__({}, {}, Examples(), 1, params={"W1": np.array([1.0])})
