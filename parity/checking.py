@@ -11,7 +11,9 @@ from parity.levels.level import Level, Result
 from parity.levels.pair import Pair
 from parity.locate.divergence import Divergence, locate
 from parity.problem import DEFAULTS, Examples, Known, Loss, Problem, Training, Weights
+from parity.sides.guess import Guess
 from parity.sides.jax_port import JaxPort
+from parity.sides.pairs import guessed
 from parity.sides.torch_port import TorchPort
 from parity.sides.usable import as_arrays, refuse_unusable, told_apart
 from parity.verdict import Verdict
@@ -59,7 +61,8 @@ def check(
     instance {"out.kernel": "head.weight"}, or the other way round, where the weight of an nn.Linear
     is turned to [in, out]; or a function that takes Torch's {name: array}, oriented as in its
     state_dict, and returns JAX's {path: array}, nested or not, by moving its
-    elements; None pairs MLPs by their layers, and equal names. state: such a table of statistics,
+    elements; "guess" finds one by shapes, names and order, prints it, and refuses where two fit;
+    None pairs MLPs by their layers, and equal names. state: such a table of statistics,
     {"bn.mean": "bn.running_mean"}; None pairs those of layers whose parameters are paired.
     mode: "train" or "eval", of both models while they train; None: as they are given.
     known: (level, leaf, reason) of differences that are accepted; level "*" is any, leaf a part of
@@ -101,6 +104,7 @@ def solve(
     on_result: Callable[[Result], None] = lambda result: None,
 ) -> Verdict:
     """Climb the ladder with both models of a Problem. Raises as `check` does."""
+    problem = guessed(problem)
     pair = Pair.of(problem, on_start)
     jax, torch = pair.jax["float32"], pair.torch["float32"]
     refuse_unusable(jax, torch)
@@ -121,6 +125,8 @@ def solve(
         f"{side} {dtype}" if scale == 1.0 else "yardstick": curves(run)
         for (side, dtype, scale), run in pair.runs()
     }
+    if isinstance(problem.weights, Guess):
+        about["weights were guessed"] = problem.weights.text
     label = label or f"{abouts['jax']['model']} = {abouts['torch']['model']}"
     first, notes = _first_divergence(pair, results), tuple(_notes(problem, pair, results))
     return Verdict(label, tuple(results), all_curves, about, first, pair.certified, notes)
@@ -163,6 +169,8 @@ def _notes(problem: Problem, pair: Pair, results: Sequence[Result]) -> Iterable[
             f"cross-entropy was assumed, for {' and '.join(assumed)}'s model has no loss of its "
             "own, and loss= wasn't given"
         )
+    if isinstance(problem.weights, Guess):
+        yield f"weights were guessed: {problem.weights.text}"
     for s, side in (("jax", jax), ("torch", torch)):
         if lone := sorted(set(side.all_state()) - set(pair.state)):
             yield f"{s}: state without a partner, not compared: {', '.join(lone)}"

@@ -1,6 +1,8 @@
 """Where both frameworks meet: both sides of a problem under shared names, and the book's pairs."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import flax.nnx as nnx
@@ -10,6 +12,8 @@ import jax_mlp
 import torch_mlp
 from jax_mlp import keys
 from parity.problem import Examples, Problem, Training
+from parity.sides.guess import guess
+from parity.sides.jax_models import as_module, turned_weights
 from parity.sides.jax_side import JaxSide
 from parity.sides.side import Evaluation, Pullback, Run, Side
 from parity.sides.torch_data import TorchData
@@ -31,6 +35,7 @@ __all__ = [
     "Training",
     "book_models",
     "book_pair",
+    "guessed",
     "paired",
     "sides_of",
     "torch_threads",
@@ -42,7 +47,7 @@ def sides_of(problem: Problem, dtype: str) -> tuple[JaxSide, TorchSide]:
 
     Raises ValueError if parameters can't be paired.
     """
-    weights = problem.weights
+    weights = guessed(problem).weights
     move = weights if callable(weights) else None
     theirs = TorchSide(problem.torch, problem.examples, dtype, problem.training, move)
     mode = problem.training.mode
@@ -53,6 +58,22 @@ def sides_of(problem: Problem, dtype: str) -> tuple[JaxSide, TorchSide]:
     paired(ours, theirs, table, problem.state)
     ours.load(theirs.params(), theirs.state())
     return ours, theirs
+
+
+def guessed(problem: Problem) -> Problem:
+    """The problem with the weights that it asks to guess, printed once; any other as it is.
+
+    Raises ValueError as `guess` does.
+    """
+    if problem.weights != "guess":
+        return problem
+    theirs = TorchSide(problem.torch, problem.examples)
+    ours = JaxSide(problem.jax, problem.examples, turn=False)
+    shapes = {name: array.shape for name, array in ours.params().items()}
+    turned = turned_weights(as_module(problem.jax))
+    found = guess(shapes, theirs.own_shapes, theirs.kinds, turned)
+    print(f"weights were guessed; to keep them, pass weights=\n{found.text}", file=sys.stderr)
+    return replace(problem, weights=found)
 
 
 def paired(

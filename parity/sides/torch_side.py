@@ -136,6 +136,16 @@ class TorchSide:
         return self._layout.origins
 
     @property
+    def kinds(self) -> dict[str, str]:
+        """{own name of a weight: its layer's kind}, see layer_kinds."""
+        return layer_kinds(self._inner)
+
+    @property
+    def own_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the parameters, by their own names, as a state_dict has them."""
+        return {name: tuple(p.shape) for name, p in self._params.items()}
+
+    @property
     def frozen(self) -> set[str]:
         """Parameters that don't train; a function of arrays may have joined them with others."""
         still = {
@@ -537,3 +547,31 @@ def torch_threads(count: int | None = None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def layer_kinds(model: torch.nn.Module) -> dict[str, str]:
+    """{name of a weight: what kind of layer it is of}: "linear" [out, in], "conv" [out, in, ...],
+    "transposed" [in, out, ...], "embedding"; of attention, what packs q, k and v, "attention"; of
+    recurrent layers all, "gates". Others have none."""
+    nn = torch.nn
+    found = {}
+    for at, layer in model.named_modules():
+        for leaf, _ in layer.named_parameters(recurse=False):
+            kind = ""
+            if isinstance(layer, nn.RNNBase):
+                kind = "gates"
+            elif isinstance(layer, nn.MultiheadAttention):
+                kind = "attention" if leaf.startswith("in_proj") else ""
+            elif leaf == "weight":
+                for one, types in (
+                    ("linear", nn.Linear),
+                    ("embedding", (nn.Embedding, nn.EmbeddingBag)),
+                    ("transposed", (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)),
+                    ("conv", (nn.Conv1d, nn.Conv2d, nn.Conv3d)),
+                ):
+                    kind = one if isinstance(layer, types) else kind
+                if kind == "transposed" and layer.groups != 1:
+                    kind = "transposed in groups"
+            if kind:
+                found[f"{at}.{leaf}" if at else leaf] = kind
+    return found
