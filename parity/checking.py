@@ -1,6 +1,8 @@
 """check and assert_parity: the ladder as a library call on a pair of models."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from jax_mlp import programs
@@ -79,6 +81,9 @@ def check(
     inputs.
     """
     jax_model, torch_model = told_apart(one, other)
+    if not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"epochs: {epochs!r}, expected 1 or more")
+    accepted = tuple(_known(difference) for difference in known)
     source = _resolved(data)
     infer = isinstance(source, tuple) and source[1] is None
     problem = Problem(
@@ -88,7 +93,7 @@ def check(
         Training(loss, optimizer, lr, accumulate, mode, infer),
         weights,
         state,
-        tuple(Known(*one) for one in known),
+        accepted,
         initial,
         epochs,
         certify,
@@ -182,8 +187,22 @@ def _notes(problem: Problem, pair: Pair, results: Sequence[Result]) -> Iterable[
         yield f"not exercised by the data: {what}"
 
 
+def _known(given: Sequence[str]) -> Known:
+    """Raises ValueError for what is no (level, leaf, reason)."""
+    if isinstance(given, str) or len(given) != 3 or not all(isinstance(x, str) for x in given):
+        raise ValueError(f"known: {given!r}, expected (level, leaf, reason)")
+    if not any(fnmatchcase(level.name, given[0]) for level in LEVELS):
+        raise ValueError(f"known: no level '{given[0]}'; there are {[x.name for x in LEVELS]}")
+    return Known(*given)
+
+
 def _resolved(data: Any) -> Any:
     """Arrays in the form that both sides take; or where Fashion-MNIST is, announced once."""
+    if not isinstance(data, (tuple, list, str, os.PathLike, type(None))):
+        kind = f"{type(data).__module__}.{type(data).__name__}"
+        raise TypeError(
+            f"data: a {kind}, expected (inputs, targets), a folder of Fashion-MNIST, or 'sample'"
+        )
     if not isinstance(data, (tuple, list)):
         return "sample" if fashion_mnist.load(data).is_sample else data
     return as_arrays(data)

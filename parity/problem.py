@@ -1,8 +1,11 @@
 """What is compared: a pair of models, the data, and how both are trained. NumPy only."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from mlp_core.schedule import Schedule
 from parity.config import CheckConfig
@@ -99,6 +102,51 @@ class Training:
             raise ValueError(f"mode: {self.mode!r}, expected 'train', 'eval' or None")
         if self.accumulate < 1:
             raise ValueError(f"accumulate: {self.accumulate}, expected at least 1")
+        if not isinstance(self.lr, (int, float)) or not math.isfinite(self.lr):
+            raise ValueError(f"lr: {self.lr!r}, expected a finite number")
+        if abs(self.lr) > float(np.finfo(np.float32).max):
+            raise ValueError(f"lr: {self.lr!r}, expected a number that float32 holds")
+        if self.loss is not None and not isinstance(self.loss, str):
+            _check_pair(
+                "loss",
+                self.loss,
+                "torch's function, jax's function",
+                all(map(callable, self.loss)) if _is_pair(self.loss) else False,
+            )
+            homes = [getattr(f, "__module__", "").partition(".")[0] for f in self.loss]
+            if homes[0] in ("optax", "jax") or homes[1] == "torch":
+                raise ValueError(
+                    "loss: (JAX's, Torch's) functions, expected them the other way round"
+                )
+        if self.optimizer is not None:
+            known = (
+                [hasattr(o, "init") and hasattr(o, "update") for o in self.optimizer]
+                if _is_pair(self.optimizer)
+                else []
+            )
+            if known[:1] == [True]:
+                raise ValueError(
+                    "optimizer: (JAX's, Torch's), expected them the other way round: "
+                    "(parameters -> torch.optim..., optax transformation)"
+                )
+            _check_pair(
+                "optimizer",
+                self.optimizer,
+                "parameters -> torch.optim.Optimizer, optax transformation",
+                bool(known) and known[1] and callable(self.optimizer[0]),
+            )
+
+
+def _is_pair(given: Any) -> bool:
+    return isinstance(given, (tuple, list)) and len(given) == 2
+
+
+def _check_pair(what: str, given: Any, expected: str, ok: bool) -> None:
+    if not ok:
+        items = given if isinstance(given, (tuple, list)) else (given,)
+        got = ", ".join(type(item).__name__ for item in items)
+        got = f"({got})" if isinstance(given, (tuple, list)) else got
+        raise TypeError(f"{what}: {got}, expected a pair ({expected})")
 
 
 PLAIN = Training()

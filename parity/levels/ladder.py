@@ -26,6 +26,7 @@ from parity.levels import (
 )
 from parity.levels.level import Level, Result, Skipped
 from parity.levels.pair import Pair
+from parity.sides.side import ModelFails
 
 LEVELS = (
     inputs.LEVEL,
@@ -60,6 +61,9 @@ def climb(pair: Pair, levels: Sequence[Level] = LEVELS) -> Iterator[Result]:
                 note = level.note(pair, dtype)
             except Skipped as reason:
                 skipped = str(reason)
+            except ModelFails as error:
+                where = f"level '{level.name}', {dtype}"
+                raise ModelFails(f"{where}: {error}") from error.__cause__
             known = tuple(_known(pair, level, comparisons))
             seconds = time.perf_counter() - start
             yield Result(level, dtype, comparisons, seconds, skipped, note, known)
@@ -68,6 +72,9 @@ def climb(pair: Pair, levels: Sequence[Level] = LEVELS) -> Iterator[Result]:
 def named(levels: Sequence[Level | str]) -> list[Level]:
     """Levels, given by themselves or by name. Raises ValueError for a name that there isn't."""
     known = {level.name: level for level in LEVELS}
+    levels = [levels] if isinstance(levels, str) else levels
+    if not levels:
+        raise ValueError(f"levels: none, expected some of {list(known)}")
     if unknown := [name for name in levels if isinstance(name, str) and name not in known]:
         raise ValueError(f"levels: no {unknown}; there are {list(known)}")
     return [known[level] if isinstance(level, str) else level for level in levels]

@@ -59,7 +59,10 @@ def judge_masks(pair: Pair, precision: str) -> list[Comparison]:
     read off.
     """
     found = []
-    for layer in layers_of(pair, precision):
+    layers = layers_of(pair, precision)
+    if not layers:
+        raise Skipped("the models have no hidden layer")
+    for layer in layers:
         expected = (layer.Z > 0).astype(np.float64)
         room = layer.uncertain.astype(np.float64)
         for s in SIDES:

@@ -20,7 +20,7 @@ from parity.sides.jax_data import JaxData
 from parity.sides.jax_models import as_module, turned_weights
 from parity.sides.jax_port import JaxPort
 from parity.sides.memory import slot_names
-from parity.sides.side import Batch, Evaluation, Narrowest, Pullback, Run
+from parity.sides.side import Batch, Evaluation, Narrowest, Pullback, Run, told
 from parity.trees import NOTHING, Arrays, Leaves, Tree, arguments, leaves, mapped
 
 
@@ -64,7 +64,7 @@ class JaxSide:
 
     # --- names -----------------------------------------------------------------------------------
 
-    def call(self, params: Mapping[str, str], state: Mapping[str, str] = {}) -> None:
+    def call(self, params: Mapping[str, str], state: Mapping[str, str] = NOTHING) -> None:
         """Name parameters and state as the ladder does. params, state: {name until now: shared}."""
         self._names = {own: params[now] for own, now in self._names.items()}
         self._state_names = {
@@ -105,18 +105,9 @@ class JaxSide:
         found = [Narrowest(), *_results(jaxpr, set(jaxpr.invars))]
         return min(found, key=_narrowness)
 
-    def repeatable(self, inputs: Tree) -> bool:
-        """Whether two calls with the same inputs, in training mode, give the same outputs."""
-        with self._settings():
-            if not any(isinstance(leaf, nnx.RngState) for _, leaf in
-                       nnx.to_flat_state(split(self.model)[2])):  # fmt: skip
-                return True
-            model: Any = nnx.clone(self.model)
-            args, named = arguments(self.typed(inputs))
-            first, second = (jax.tree.leaves(model(*args, **named)) for _ in range(2))
-            return all(map(np.array_equal, first, second))
-
-    def load(self, params: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray] = {}) -> None:
+    def load(
+        self, params: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray] = NOTHING
+    ) -> None:
         with self._settings():
             _, own, rest = split(self.model)
             own = self._unflat(own, self._typed_like(own, params, self._names))
@@ -142,11 +133,29 @@ class JaxSide:
 
     # --- what the ladder asks --------------------------------------------------------------------
 
+    @told("when it is called")
     def forward(self, inputs: Tree, training: bool = True) -> Arrays:
         with self._settings():
             found = self._forward(*self.held(), self.typed(inputs), training=training)
             return jax.tree.map(_numpy, found)
 
+    def is_random(self, inputs: Tree) -> bool:
+        """Whether the outputs depend on the model's random keys, in the mode of training."""
+        found = []
+        with self._settings():
+            for draws in (0, 1):
+                model = nnx.clone(self.model)
+                counts = [x for _, x in nnx.iter_graph(model) if isinstance(x, nnx.RngCount)]
+                if not counts:
+                    return False
+                for count in counts:
+                    count[...] += draws
+                args, named = arguments(self.typed(inputs))
+                found.append(leaves(_plain(model(*args, **named)), "logits"))
+        one, other = found
+        return not all(np.array_equal(one[n], other[n], equal_nan=True) for n in one)
+
+    @told("in a training step")
     def evaluate(self, inputs: Tree, targets: Tree) -> Evaluation:
         with self._settings():
             start = *self.held(), self.memory()
@@ -157,6 +166,7 @@ class JaxSide:
         """One batch as often as batches make a step."""
         return ((self.typed(inputs), self.typed(targets)),) * self.accumulated
 
+    @told("in its optimiser")
     def memory(self) -> Arrays:
         """The state of the optimiser before the first step."""
         return {name: leaf.copy() for name, leaf in self._memory[1].items()}
@@ -171,6 +181,7 @@ class JaxSide:
             named = {name: np.asarray(leaf) for name, leaf in grads.items()}
             return Pullback(np.asarray(logits), named, np.asarray(by_X))
 
+    @told("in training or validation")
     def train(self, epochs: int, update_scale: float = 1.0) -> Run:
         with self._settings():
             model = nnx.clone(self.model)
@@ -222,6 +233,7 @@ class JaxSide:
 
     # --- pure functions, which can be compiled, bounded, mapped ----------------------------------
 
+    @told("in a training step")
     def taken(
         self, params: Leaves, state: Leaves, memory: Leaves, batches: Sequence[Batch]
     ) -> dict[str, Any]:
@@ -242,7 +254,10 @@ class JaxSide:
             carry, taken = step(carry, self._data.joined(inputs, targets))
             seen.append(taken)
         first = seen[0]
-        outputs = {} if first.outputs is None else leaves(_plain(first.outputs), "logits")
+        if first.outputs is None:  # its training_step doesn't call what is compared
+            outputs = self.outputs(params, state, batches[0][0])
+        else:
+            outputs = leaves(_plain(first.outputs), "logits")
         return {
             "outputs": outputs,
             "loss": first.loss,
@@ -252,6 +267,7 @@ class JaxSide:
             "memory": self._memorised(carry.memory),
         }
 
+    @told("when it is called")
     def outputs(self, params: Leaves, state: Leaves, inputs: Tree, training: bool = True) -> Leaves:
         """The model's outputs alone."""
         model = self.assembled(params, state, training)

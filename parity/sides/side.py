@@ -4,9 +4,10 @@ Parameters, gradients, state and optimiser state are named arrays under the name
 share; a weight of a Linear is [in, out]. Inputs and targets are trees of arrays.
 """
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -15,6 +16,38 @@ from parity.trees import NOTHING, Arrays, Tree
 
 SIDES = ("jax", "torch")
 Batch = tuple[Tree, Tree]  # (inputs, targets)
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class ModelFails(ValueError):
+    """A user's own code fails; says on which side, at what, and in its own words."""
+
+
+def told(doing: str) -> Callable[[F], F]:
+    """A method of a side that runs a user's code: what that raises becomes ModelFails.
+
+    An error that already says whose it is, by "jax: " or "torch: ", goes on as it is.
+    """
+
+    def decorated(method: F) -> F:
+        @functools.wraps(method)
+        def run(self: Any, *args: Any, **options: Any) -> Any:
+            try:
+                return method(self, *args, **options)
+            except (ArithmeticError, AttributeError, LookupError, NameError, RuntimeError,
+                    TypeError, ValueError, AssertionError) as error:  # fmt: skip
+                said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+                if isinstance(error, ModelFails) or str(error).startswith(("jax: ", "torch: ")):
+                    raise
+                raise ModelFails(
+                    f"{self.name}: the model fails {doing}, in {self.dtype}: {said:.300}"
+                ) from error
+
+        return run  # type: ignore[return-value]
+
+    return decorated
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import torch_mlp
 from parity.problem import PLAIN, Examples, Training
 from parity.sides.memory import SLOTS
-from parity.sides.side import Batch, Evaluation, Narrowest, Pullback, Run, Taken
+from parity.sides.side import Batch, Evaluation, Narrowest, Pullback, Run, Taken, told
 from parity.sides.torch_data import TorchData, numpy, tensor, view
 from parity.sides.torch_port import TorchPort
 from parity.sides.weights import Rearrangement, Turned
@@ -111,14 +111,6 @@ class TorchSide:
         }
         return min(seen.found, key=lambda n: (n.constant, bits[n.kind]))
 
-    def repeatable(self, inputs: Tree) -> bool:
-        """Whether two calls with the same inputs, in training mode, give the same outputs."""
-        with self.borrowed(), torch.no_grad():
-            self.model.train()
-            args, named = arguments(self._typed(inputs))
-            first, second = (_outputs(self.model(*args, **named)) for _ in range(2))
-            return all(np.array_equal(a, second[n], equal_nan=True) for n, a in first.items())
-
     def load(
         self, params: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray] = NOTHING
     ) -> None:
@@ -169,12 +161,23 @@ class TorchSide:
 
     # --- what the ladder asks --------------------------------------------------------------------
 
+    @told("when it is called")
     def forward(self, inputs: Tree, training: bool = True) -> Arrays:
         with self.borrowed(), torch.no_grad():
             self.model.train(training)
             args, named = arguments(self._typed(inputs))
             return _outputs(self.model(*args, **named))
 
+    def is_random(self, inputs: Tree) -> bool:
+        """Whether the outputs depend on Torch's random numbers, in the mode of training."""
+        found = []
+        for seed in (0, 1):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                found.append(self.forward(inputs))
+        return _unequal(*found)
+
+    @told("in a training step")
     def evaluate(self, inputs: Tree, targets: Tree) -> Evaluation:
         with self.borrowed(), self._optimising():
             for i in range(getattr(self._optimizer, "count", 1)):
@@ -183,7 +186,9 @@ class TorchSide:
                     (outputs, loss), gradients = found, self._gradients()
                 self._optimizer.step()
             now = self._now(loss)
-            return Evaluation(outputs, now.loss, gradients, now.params, now.state, now.memory)
+        if not outputs:  # its training_step doesn't call what is compared
+            outputs = self.forward(inputs)
+        return Evaluation(outputs, now.loss, gradients, now.params, now.state, now.memory)
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
@@ -208,6 +213,7 @@ class TorchSide:
             if not first:
                 self._remember(memory)
 
+    @told("in a training step")
     def step(self, *batches: Batch) -> Taken:
         """The next step of a training: the loss of its first batch, and what it left behind."""
         losses = []
@@ -250,6 +256,7 @@ class TorchSide:
         finally:
             self._params = kept
 
+    @told("in training or validation")
     def train(self, epochs: int, update_scale: float = 1.0) -> Run:
         if update_scale != 1.0:
             raise NotImplementedError("torch: the yardstick is run on the JAX side")
@@ -460,6 +467,10 @@ def _shaped(model: torch.nn.Module, inputs: Tree) -> torch.nn.Module:
     for module, training in modes.items():
         module.training = training
     return made
+
+
+def _unequal(one: Arrays, other: Arrays) -> bool:
+    return not all(np.array_equal(one[n], other[n], equal_nan=True) for n in one)
 
 
 def _outputs(outputs: Any) -> Arrays:

@@ -9,6 +9,7 @@ import numpy as np
 from parity.sides.jax_models import KINDS, as_module
 from parity.sides.jax_port import JaxPort
 from parity.sides.pairs import JaxSide, TorchSide
+from parity.sides.side import ModelFails
 from parity.sides.torch_port import TorchPort
 from parity.trees import Tree, leaves, length, mapped
 
@@ -50,10 +51,18 @@ def as_arrays(data: Sequence[Any]) -> tuple[Tree, ...]:
         for leaf, array in leaves(parts[-1], "array").items():
             where = f"data: {name} '{leaf}'" if leaf != "array" else f"data: {name}"
             _check_array(where, array)
+    for train, validation, name in zip(parts, parts[2:], names[2:], strict=False):
+        ours, theirs = ([*leaves(part, "array")] for part in (train, validation))
+        if ours != theirs:
+            raise ValueError(
+                f"data: {name} are {theirs or None}, expected {ours or None}, as in training"
+            )
     for inputs, targets in zip(parts[::2], parts[1::2], strict=True):
         sizes = {n: len(a) for n, a in leaves({"inputs": inputs, "targets": targets}).items()}
         if not sizes or len(set(sizes.values())) > 1:
             raise ValueError(f"data: lengths {sizes}, expected one length, that of the batch axis")
+        if not all(sizes.values()):
+            raise ValueError("data: no example, expected one at least")
     return tuple(parts)
 
 
@@ -96,7 +105,7 @@ def refuse_unusable(jax_side: JaxSide, torch_side: TorchSide) -> None:
     outputs = {}
     for s, side in (("jax", jax_side), ("torch", torch_side)):
         outputs[s] = _called(s, side, some)
-        if not side.repeatable(some):
+        if side.is_random(some):
             raise ValueError(
                 f"{s}: two calls of the model with the same inputs differ, in training mode; "
                 "is there dropout? Compare with mode='eval', or set its rate to 0"
@@ -116,7 +125,8 @@ def _called(s: str, side: Any, inputs: Tree) -> dict[str, np.ndarray]:
     """The outputs. Raises ValueError, with the model's own words, if it fails."""
     try:
         return side.forward(inputs)
-    except Exception as error:
+    except Exception as failed:
+        error = failed.__cause__ if isinstance(failed, ModelFails) else failed
         given = {name: f"{a.dtype} {a.shape}" for name, a in leaves(inputs, "inputs").items()}
         said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         raise ValueError(

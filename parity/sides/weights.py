@@ -24,13 +24,15 @@ def pair_names(
 ) -> dict[str, tuple[str, str]]:
     """{the ladder's name: (name in JAX, name in Torch)} for every parameter.
 
-    names: {name in JAX: name in Torch} or the other way round; None pairs equal names, or MLPs by
-    their layers.
+    names: {name in JAX: name in Torch} or the other way round; None pairs equal names, where Flax's
+    kernel, scale and embedding are Torch's weight, or MLPs by their layers.
     Raises ValueError, with what there is on both sides, if that is not clear.
     """
     if names is not None:
         table = names.items() if names.keys() <= set(jax) else ((b, a) for a, b in names.items())
         pairs = {name: (name, other) for name, other in table}
+    elif {_as_torch(name) for name in jax} == set(torch):
+        pairs = {name: (name, _as_torch(name)) for name in jax}
     elif set(jax) == set(torch):
         pairs = {name: (name, name) for name in jax}
     else:
@@ -203,6 +205,12 @@ def pair_state(
         if partner is not None and torch[partner].shape == jax[name].shape:
             found[name] = (name, partner)
     return found
+
+
+def _as_torch(name: str) -> str:
+    """Flax's name of a parameter, with the last word that Torch has for it."""
+    layer, dot, last = name.rpartition(".")
+    return f"{layer}{dot}{'weight' if last in ('kernel', 'scale', 'embedding') else last}"
 
 
 def _layer(name: str) -> str:
