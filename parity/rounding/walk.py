@@ -134,14 +134,16 @@ class Walk(Interpreter[Approx]):
             raise self.unsupported(f"{name}' of complex numbers")
         exact = not any(map(real, kinds))
         if name not in RULES or (exact and name in _REAL_ONLY):
-            return self.discrete(eqn, operands)
-        found = self.apply(eqn, operands, exact=exact)
+            found = self.discrete(eqn, operands)
+        else:
+            found = self.apply(eqn, operands, exact=exact)
         if self.worst.double and all(x.constant for x in operands):
             # An integer that nothing given reaches is, in float64, what both must compute.
             found = [replace(x, constant=True) for x in found]
             if name in _STEPS or not any(real(dtype(v)) for v in eqn.outvars):
                 found = [replace(x, bound=EXACT, likely=EXACT) for x in found]
-        self.note(eqn, operands, found[0])
+        if name in RULES:
+            self.note(eqn, operands, found[0])
         return found
 
     def apply(self, eqn: core.JaxprEqn, operands: list[Approx], exact: bool) -> list[Approx]:
