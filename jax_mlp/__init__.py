@@ -1,5 +1,7 @@
 """The multilayer perceptron of d2l 5.2 in JAX: `import jax_mlp as d2l`."""
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from jax_mlp import layers
@@ -15,12 +17,12 @@ from mlp_core.history import History
 from mlp_core.shell import HyperParameters, ProgressBoard, add_to_class, show_images
 
 
-def reshape(x, *args, **kwargs):
+def reshape(x: Any, *args: Any, **kwargs: Any) -> Any:
     """x.reshape of an array or an nnx.Param; the new shape as a tuple or as so many arguments."""
     return jnp.asarray(x).reshape(*args, **kwargs)
 
 
-def matmul(a, b):
+def matmul(a: Any, b: Any) -> Any:
     """jnp.matmul of arrays or nnx.Params."""
     a, b = jnp.asarray(a), jnp.asarray(b)
     plain = a.ndim == b.ndim == 2 and a.dtype == b.dtype

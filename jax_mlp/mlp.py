@@ -70,7 +70,9 @@ def torch_init(fan_in: int) -> dict[str, Any]:
     """What torch.nn.Linear does by default, for weights and biases alike."""
     spread = 1 / math.sqrt(fan_in)
 
-    def uniform(key, shape, dtype=jax.numpy.float32, out_sharding=None):
+    def uniform(
+        key: Any, shape: Any, dtype: Any = jax.numpy.float32, out_sharding: Any = None
+    ) -> Any:
         return jax.random.uniform(key, shape, dtype, -spread, spread, out_sharding=out_sharding)
 
     return {"kernel_init": uniform, "bias_init": uniform}

@@ -6,16 +6,19 @@ from parity import check, assert_parity
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from parity.checking import Verdict, assert_parity, check
+    from parity.checking import assert_parity, check
     from parity.compare import Comparison, compare
     from parity.levels.ladder import LEVELS
     from parity.levels.level import Level
+    from parity.levels.verdict import Verdict
+    from parity.problem import Problem
     from parity.rounding.bound import bound
 
 __all__ = [
     "LEVELS",
     "Comparison",
     "Level",
+    "Problem",
     "Verdict",
     "assert_parity",
     "bound",
@@ -27,7 +30,9 @@ _HOME = {
     "compare": "compare",
     "Comparison": "compare",
     "LEVELS": "levels.ladder",
-    "Level": "levels.rungs",
+    "Level": "levels.level",
+    "Problem": "problem",
+    "Verdict": "levels.verdict",
     "bound": "rounding.bound",
 }
 

@@ -7,18 +7,19 @@ from typing import Any, Literal
 
 from jax_mlp import programs
 from mlp_core import fashion_mnist
+from parity import defaults
 from parity.levels.curve import curves
 from parity.levels.ladder import LEVELS, climb, named
 from parity.levels.level import Level, Result
 from parity.levels.pair import Pair
+from parity.levels.verdict import Verdict
 from parity.locate.divergence import Divergence, locate
-from parity.problem import DEFAULTS, Examples, Known, Loss, Problem, Training, Weights
+from parity.problem import Examples, Known, Loss, Problem, Training, Weights
 from parity.sides.guess import Guess
 from parity.sides.jax_port import JaxPort
 from parity.sides.pairs import guessed
 from parity.sides.torch_port import TorchPort
 from parity.sides.usable import as_arrays, refuse_unusable, told_apart
-from parity.verdict import Verdict
 
 
 @programs.kept()
@@ -35,11 +36,11 @@ def check(
     known: Iterable[Sequence[str]] = (),
     initial: tuple[Callable[[int], Any], Callable[[int], Any]] | None = None,
     accumulate: int = 1,
-    epochs: int = DEFAULTS.epochs,
-    batch_size: int = DEFAULTS.batch_size,
-    seed: int = DEFAULTS.seed,
-    lr: float = DEFAULTS.lr,
-    certify: bool = DEFAULTS.certify,
+    epochs: int = defaults.EPOCHS,
+    batch_size: int = defaults.BATCH_SIZE,
+    seed: int = defaults.SEED,
+    lr: float = defaults.LEARNING_RATE,
+    certify: bool = defaults.CERTIFY,
     levels: Sequence[Level | str] = LEVELS,
     pair: str | None = None,
     on_start: Callable[[str], None] = lambda what: None,

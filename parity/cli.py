@@ -190,7 +190,7 @@ def run_bench(config: BenchConfig) -> int:
     except bench.Missing as reason:
         raise exits.Refused(f"no product on --device {config.device}: {reason}") from None
     found.print(Console())
-    found.write(config.out, config.json)
+    bench.write(found, config.out, config.json)
     print(f"Report: {config.json or config.out / 'bench.json'}")
     return 130 if found.interrupted else 0
 

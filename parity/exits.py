@@ -91,7 +91,7 @@ def _not_read() -> bool:
 
 def _crashed(error: Exception) -> int:
     """Tell whose fault it is, and where the traceback is; with $MLP_PARITY_DEBUG, the traceback."""
-    from parity.report.environment import environment
+    from parity.environment import environment
 
     text = "".join(traceback.format_exception(error))
     where = "what is above"

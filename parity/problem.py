@@ -8,10 +8,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from mlp_core.schedule import Schedule
-from parity.config import CheckConfig
+from parity import defaults
 from parity.trees import Arrays, Tree, length
 
-DEFAULTS = CheckConfig()
 REPRODUCIBLE_EXAMPLES = 20_000
 LOSSES = ("cross_entropy", "mse", "bce_with_logits")
 
@@ -41,8 +40,8 @@ class Examples:
     """
 
     source: Any = None
-    batch_size: int = DEFAULTS.batch_size
-    seed: int = DEFAULTS.seed
+    batch_size: int = defaults.BATCH_SIZE
+    seed: int = defaults.SEED
     limit: int | None = None
     validated: bool = True
 
@@ -87,7 +86,7 @@ class Training:
 
     loss: Loss = None
     optimizer: tuple[Any, Any] | None = None
-    lr: float = DEFAULTS.lr
+    lr: float = defaults.LEARNING_RATE
     accumulate: int = 1
     mode: Literal["train", "eval"] | None = None
     infer: bool = False  # no targets: outputs alone are compared
@@ -168,5 +167,5 @@ class Problem:
     state: Mapping[str, str] | None = None
     known: Sequence[Known] = ()
     initial: tuple[Callable[[int], Any], Callable[[int], Any]] | None = None
-    epochs: int = DEFAULTS.epochs
-    certify: bool = DEFAULTS.certify
+    epochs: int = defaults.EPOCHS
+    certify: bool = defaults.CERTIFY

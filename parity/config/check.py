@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from mlp_core.activations import Activation
+from parity import defaults
 from parity.config import numbers
 
 
@@ -27,7 +28,7 @@ class CheckConfig:
 
     model: Literal["both", "scratch", "mlp"] = "both"
     """Which pair: explicit parameters, layers of the frameworks, or both."""
-    epochs: int = 10
+    epochs: int = defaults.EPOCHS
     """Length of the training curves."""
     hiddens: tuple[int, ...] = (256,)
     """Widths of the hidden layers."""
@@ -35,15 +36,15 @@ class CheckConfig:
     """Of the hidden layers; "gelu" is the exact one, "gelu_tanh" its approximation by tanh."""
     sigma: float | None = None
     """Spread of normal initial weights, biases 0; the default is the model's own way to draw."""
-    lr: float = 0.1
+    lr: float = defaults.LEARNING_RATE
     """Learning rate."""
-    batch_size: int = 256
+    batch_size: int = defaults.BATCH_SIZE
     """Examples in a batch; the last of an epoch may have fewer."""
-    seed: int = 0
+    seed: int = defaults.SEED
     """Of the initial weights and of the shuffles."""
     data: str | None = None
     """A folder of Fashion-MNIST, or "sample"; the default is to look for it: `mlp-parity data`."""
-    certify: bool = True
+    certify: bool = defaults.CERTIFY
     """Whether every step of all epochs is judged by its own rounding bound."""
     out: Path = Path("report")
     """Folder of the report."""

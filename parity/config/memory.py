@@ -65,7 +65,7 @@ def _networks(config: Any) -> list[tuple[tuple[int, ...], int, int]]:
     if isinstance(config, TrajectoryConfig):
         at_once = max(1, config.copies, config.seeds)
     if isinstance(config, SweepConfig):
-        from parity.studies.sweep.exercises import EXERCISES, Setting
+        from parity.config.exercises import EXERCISES, Setting
 
         at_once, base = config.seeds, Setting(config.hiddens, config.lr)
         if config.exercise != "all":

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlp_core.files import write_atomically, write_json
-from parity.report import pictures, trajectory_pictures
+from parity.report import pictures, steps_picture
 from parity.checking import Verdict
 from parity.levels.level import Result
 
@@ -106,7 +106,7 @@ class Report:
             if v.curves:
                 yield f"curves-{v.pair}.png", pictures.curves(v)
             if v.trajectory and v.trajectory.steps:
-                yield f"margins-{v.pair}.png", trajectory_pictures.margins(v.trajectory, v.pair)
+                yield f"margins-{v.pair}.png", steps_picture.margins(v.trajectory, v.pair)
         if any(v.results for v in self.verdicts):
             yield "ladder.png", pictures.ladder(self.verdicts)
 

@@ -13,11 +13,11 @@ from mlp_core import fashion_mnist
 from mlp_core.shell import progress_bar
 from parity.checking import Verdict, check
 from parity.config import CheckConfig
+from parity.environment import command, environment
 from parity.exits import Refused
 from parity.interrupted import Interrupted
 from parity.levels.ladder import LEVELS
 from parity.levels.level import Level, Result
-from parity.report.environment import command, environment
 from parity.report.report import Report, cells
 from parity.sides.pairs import book_pair, torch_threads
 from parity.studies.child import Child, ChildDied, Tell

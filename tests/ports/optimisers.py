@@ -279,7 +279,7 @@ FAMILIES = (
             ),
             not_nesterov(
                 "ahead of the buffer alone",
-                "step",
+                "every step",
                 "shows from the second step: b + .9 b, without the gradient",
                 KERNEL,
                 sgd(buffered(
@@ -300,11 +300,11 @@ FAMILIES = (
                 sgd(buffered(lambda g, b, first: MOMENTUM * b + 0.5 * g)),
             ),
             not_dampened(
-                "no dampening", "step", "shows from the second step", KERNEL, sgd(heavy)
+                "no dampening", "every step", "shows from the second step", KERNEL, sgd(heavy)
             ),
             not_dampened(
                 "1 - momentum",
-                "step",
+                "every step",
                 "a gradient counts a tenth, not a half, after the first step",
                 KERNEL,
                 sgd(buffered(lambda g, b, first: MOMENTUM * b + jnp.where(first, g, 0.1 * g))),

@@ -6,7 +6,7 @@ from port import Port
 
 from parity import check
 from parity.levels.ladder import LEVELS
-from parity.verdict import Verdict
+from parity.levels.verdict import Verdict
 
 ORDER = [level.name for level in LEVELS]
 # Of a perceptron alone, or of the book's own classes.

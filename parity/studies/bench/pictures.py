@@ -1,18 +1,14 @@
 """Pictures of the benchmark: rows side by side, scaling, widths around powers of two, roofline."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mlp_core.files import drawn
+from parity.studies.bench.outcome import ROWS, Bench
 
-if TYPE_CHECKING:
-    from parity.studies.bench.run import Bench
-
-
-def draw(bench: "Bench") -> Iterator[tuple[str, bytes]]:
+def draw(bench: Bench) -> Iterator[tuple[str, bytes]]:
     """(file name, PNG) of each picture that the measured rows allow."""
     sizes = bench.sizes
     if len(sizes) == 1:
@@ -24,7 +20,7 @@ def draw(bench: "Bench") -> Iterator[tuple[str, bytes]]:
         yield "roofline.png", drawn(_roofline(bench))
 
 
-def _rows(bench: "Bench") -> Figure:
+def _rows(bench: Bench) -> Figure:
     """Seconds an epoch, each round a stroke, the median a diamond."""
     rows = sorted(bench.rows, key=lambda row: row.epoch.median)
     figure, axes = _axes(f"{bench.sizes[0]}: seconds an epoch", height=0.8 + 0.32 * len(rows))
@@ -45,7 +41,7 @@ def _rows(bench: "Bench") -> Figure:
     return figure
 
 
-def _scaling(bench: "Bench", axis: str) -> Figure:
+def _scaling(bench: Bench, axis: str) -> Figure:
     """Operations a second over one of the sizes; where it falls, something else than products."""
     figure, axes = _axes(f"GFLOP/s in the products, by {axis}")
     others = [a for a in ("width", "depth", "batch") if a != axis]
@@ -78,7 +74,7 @@ def _scaling(bench: "Bench", axis: str) -> Figure:
     return figure
 
 
-def _roofline(bench: "Bench") -> Figure:
+def _roofline(bench: Bench) -> Figure:
     """Rate over operations a byte, below the measured peak."""
     figure, axes = _axes("Rate of the products over their arithmetic intensity")
     for name in dict.fromkeys(row.name for row in bench.rows):
@@ -95,8 +91,6 @@ def _roofline(bench: "Bench") -> Figure:
 
 def _color(name: str) -> str:
     """One for each row, the same in every picture."""
-    from parity.studies.bench.run import ROWS
-
     return "k" if name == "floor" else f"C{ROWS.index(name) % 10}" if name in ROWS else "0.5"
 
 

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from mlp_core.files import drawn
-from parity.studies.sweep.run import Outcome, Row
+from parity.studies.sweep.outcome import Outcome, Row
 
 COLORED = 10  # as many curves as tab10 tells apart; of more, the best five
 GREY: Any = "0.75"

@@ -7,7 +7,8 @@ from typing import Any
 
 from mlp_core import fashion_mnist
 from mlp_core.files import write_atomically, write_json
-from parity.report import trajectory_pictures
+from parity.report import steps_picture
+from parity.studies.trajectory import pictures
 from parity.studies.trajectory.envelope import Envelope, free_run
 from parity.interrupted import Interrupted
 from parity.studies.trajectory.seeds import Seeds, compare_seeds
@@ -77,15 +78,15 @@ class Journey:
     def pictures(self) -> dict[str, bytes]:
         """{file name: PNG}."""
         drawn = {
-            f"margins-{self.pair}-{t.precision}.png": trajectory_pictures.margins(t, self.pair)
+            f"margins-{self.pair}-{t.precision}.png": steps_picture.margins(t, self.pair)
             for t in self.certified
             if t.steps
         }
         if self.envelope is not None:
-            png = trajectory_pictures.envelope(self.envelope, self.pair)
+            png = pictures.envelope(self.envelope, self.pair)
             drawn[f"envelope-{self.pair}.png"] = png
         if self.seeds:
-            drawn[f"seeds-{self.pair}.png"] = trajectory_pictures.seeds(self.seeds, self.pair)
+            drawn[f"seeds-{self.pair}.png"] = pictures.seeds(self.seeds, self.pair)
         return drawn
 
     def write(self, folder: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 import torch_mlp
 from parity.interrupted import Interrupted
 from parity.levels.every_step import LAG, certify
-from parity.report import trajectory_pictures
+from parity.report import steps_picture
 from parity.sides.pairs import JaxSide, TorchSide, book_pair, paired
 from parity.sides.reference import Reference
 from parity.sides.side import Taken
@@ -61,7 +61,7 @@ def test_every_step_of_a_faithful_port_is_certified(examples, kind, dtype):
         for name, array in side.params().items():
             np.testing.assert_array_equal(array, kept[name])
     assert json.loads(json.dumps(t.to_json(), allow_nan=False))["ok"]
-    assert trajectory_pictures.margins(t, kind).startswith(b"\x89PNG")
+    assert steps_picture.margins(t, kind).startswith(b"\x89PNG")
 
 
 def test_the_first_loss_and_the_way_are_those_of_the_trainer(examples):

@@ -7,8 +7,8 @@ import pytest
 
 import torch_mlp
 from parity.problem import Problem
-from parity.report import trajectory_pictures
 from parity.sides.pairs import JaxSide, book_models, book_pair, sides_of
+from parity.studies.trajectory import pictures
 from parity.studies.trajectory.envelope import Envelope, free_run
 from parity.studies.trajectory.seeds import ALARM, Equivalence, compare_seeds
 
@@ -31,7 +31,7 @@ def test_a_faithful_port_stays_inside_the_envelope(examples, kind):
     assert (e.copies < 1e-3 * e.way).all()
     assert "inside" in str(e) and json.loads(json.dumps(e.to_json(), allow_nan=False))["ok"]
     assert all(np.array_equal(a, before[n]) for n, a in other.params().items())
-    assert trajectory_pictures.envelope(e, kind).startswith(b"\x89PNG")
+    assert pictures.envelope(e, kind).startswith(b"\x89PNG")
 
 
 def test_a_learning_rate_off_by_a_hundred_thousandth_leaves_it(examples):
@@ -115,7 +115,7 @@ def test_seeds_agree_for_a_faithful_port_and_not_for_another_rate(examples, lr, 
     assert (loss.verdict == "different") is not ok and len(loss.torch) == 8
     assert len(set(loss.jax)) == len(set(loss.torch)) == 8
     assert json.dumps(s.to_json(), allow_nan=False)
-    assert trajectory_pictures.seeds(s, "scratch").startswith(b"\x89PNG")
+    assert pictures.seeds(s, "scratch").startswith(b"\x89PNG")
 
 
 def test_jax_seeds_in_one_compiled_call_give_what_its_trainer_gives(examples):

@@ -18,8 +18,8 @@ from jax_mlp import scratch
 from mlp_core.history import Epoch, History
 from parity.cli import main, parse
 from parity.config import SweepConfig
+from parity.config.exercises import EXERCISES, GRID, Setting, ValueMissed
 from parity.rounding.bound import bound
-from parity.studies.sweep.exercises import EXERCISES, GRID, Setting, ValueMissed
 from parity.studies.sweep.pictures import picture
 from parity.studies.sweep.run import Outcome, Row, apart
 
