@@ -92,7 +92,8 @@ def compared(pair: Pair, one: Evaluation, part: str) -> Arrays:
     if part == "gradients":
         return {name: leaf for name, leaf in found.items() if name not in pair.frozen}
     if part == "step":
-        return {name: leaf for name, leaf in found.items() if is_paired(name)}
+        held = pair.jax["float32"].memory()
+        return {name: leaf for name, leaf in found.items() if is_paired(name, held)}
     if part == "state":
         return {name: leaf for name, leaf in found.items() if name in pair.state}
     return found

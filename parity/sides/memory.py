@@ -38,9 +38,14 @@ def slot_names(
     return found
 
 
-def is_paired(name: str) -> bool:
-    """Whether a leaf of a step, a parameter or "optimizer.mu.W1", is one that both sides keep."""
+def is_paired(name: str, held: Collection[str] = ()) -> bool:
+    """Whether a leaf of a step, a parameter or "optimizer.mu.W1", is one that both sides keep.
+
+    held: what JAX's optimiser remembers; of parameters that it masks it remembers nothing, where
+    Torch's side shows zeros.
+    """
     if not name.startswith("optimizer."):
         return True
     slot, _, param = name.removeprefix("optimizer.").partition(".")
-    return bool(param) and slot not in UNPAIRED
+    masked = any(other.startswith(f"{slot}.") for other in held) and f"{slot}.{param}" not in held
+    return bool(param) and slot not in UNPAIRED and not masked
