@@ -82,10 +82,12 @@ def check(
     inputs.
     """
     jax_model, torch_model = told_apart(one, other)
+    source = _resolved(data)
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs: {epochs!r}, expected 1 or more")
+    if accumulate > (batches := epochs * (Examples(source, batch_size).steps or accumulate)):
+        raise ValueError(f"accumulate: {accumulate} batches a step, and {batches} in all epochs")
     accepted = tuple(_known(difference) for difference in known)
-    source = _resolved(data)
     infer = isinstance(source, tuple) and source[1] is None
     problem = Problem(
         torch_model,

@@ -1,6 +1,6 @@
 """First divergence: one step taken apart, from its inputs to its new weights."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -121,13 +121,17 @@ def locate(
             values[s] = side.evaluate(*mine)
         weights, statistics = jax.held()
         held = compare_trees(jax.params(), torch.params(), sides=SIDES)
+        held_slots = jax.memory()
         margins["weights"] = max(c.margin for c in held)
         if wrong := [c for c in held if not c.ok]:
             return found("weights", wrong[0], margins)
         expected = reference.evaluate(*mine)
-        right = {part: _parts(expected.value, part, torch) for part in PARTS}
-        bounds = {part: _parts(expected.bound, part, torch) for part in PARTS}
-        own = {s: {part: _parts(v, part, torch) for part in PARTS} for s, v in values.items()}
+        right = {part: _parts(expected.value, part, torch, held_slots) for part in PARTS}
+        bounds = {part: _parts(expected.bound, part, torch, held_slots) for part in PARTS}
+        own = {
+            s: {part: _parts(v, part, torch, held_slots) for part in PARTS}
+            for s, v in values.items()
+        }
         if given is not None:
             b = reference.after(weights, statistics, kept_memory, ((mine),) * jax.accumulated)
             shared = [n for n in b.value if all(n in after for after in given.values())]
@@ -197,7 +201,7 @@ def _origin(
         return "unknown"
 
 
-def _parts(one: Evaluation, part: str, torch: TorchSide) -> Arrays:
+def _parts(one: Evaluation, part: str, torch: TorchSide, held: Collection[str]) -> Arrays:
     """The leaves of a part that both sides have."""
     found = one.part(part)
     if part == "gradients":

@@ -46,20 +46,31 @@ def is_paired(name: str) -> bool:
     """Whether a leaf of a step, a parameter or "optimizer.mu.W1", is one that both sides keep."""
     if not name.startswith("optimizer."):
         return True
-    slot, _, param = name.removeprefix("optimizer.").partition(".")
+    slot, param = _slot(name)
     return bool(param) and slot not in UNPAIRED
 
 
 def paired(step: Mapping[str, T], sides: Sequence[Mapping[str, Any]]) -> dict[str, T]:
     """The leaves of a step that both sides can have; sides: the leaves of each.
 
-    An optimiser of the user's own keeps what it keeps under names of its own: where a side has
-    such, only what both have is compared. Otherwise what one lacks is a difference.
+    A slot that a side keeps for other parameters is masked for those that lack it: optax.masked,
+    or a parameter that Torch never gave a gradient. An optimiser of the user's own keeps what it
+    keeps under names of its own: where a side has such, only what both have is compared. Otherwise
+    what one lacks is a difference.
     """
-    mine = {name: leaf for name, leaf in step.items() if is_paired(name)}
-    every = [name for side in sides for name in side if name.startswith("optimizer.")]
-    slots = {name.split(".")[1].rstrip("0123456789") for name in filter(is_paired, every)}
-    if slots <= KNOWN:
-        return mine
-    lone = {name for name in every if not all(name in side for side in sides)}
-    return {name: leaf for name, leaf in mine.items() if name not in lone}
+    every = {n for side in sides for n in side if n.startswith("optimizer.") and is_paired(n)}
+    slots = [{_slot(name)[0] for name in every if name in side} for side in sides]
+    strange = any(slot.rstrip("0123456789") not in KNOWN for slot in set().union(*slots))
+    excused = {
+        name
+        for name in every
+        for side, own in zip(sides, slots, strict=True)
+        if name not in side and (strange or _slot(name)[0] in own)
+    }
+    return {n: leaf for n, leaf in step.items() if is_paired(n) and n not in excused}
+
+
+def _slot(name: str) -> tuple[str, str]:
+    """(slot, parameter) of "optimizer.mu.W1"."""
+    slot, _, param = name.removeprefix("optimizer.").partition(".")
+    return slot, param

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,7 @@ class TorchSide:
         self._layout = Rearrangement(weights, arrays) if weights else Turned(self.turned, arrays)
         self._names = {name: name for name in self._layout.there(arrays)}
         self._state_names = {n: n for n, b in self._buffers.items() if b.is_floating_point()}
+        self._arrived: dict[str, torch.Tensor] = {}
         self._optimizer: Any = None  # of the training that goes on
 
     @staticmethod
@@ -361,12 +363,24 @@ class TorchSide:
         finally:
             tap.remove()
         self._optimizer.zero_grad()
-        loss.backward()
+        self._arrived = {}
+        # A hook behind the accumulation may step, and leave no gradient: kept when it arrives.
+        hooks = [
+            p.register_hook(partial(self._arrived.__setitem__, name))
+            for name, p in self._inner.named_parameters()
+            if p.requires_grad and getattr(p, "_post_accumulate_grad_hooks", None)
+        ]
+        try:
+            loss.backward()
+        finally:
+            for hook in hooks:
+                hook.remove()
         return _outputs(seen[0]) if seen else {}, loss
 
     def _gradients(self) -> Arrays:
         own = {n: p for n, p in self._inner.named_parameters()}
-        grads = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in own.items()}
+        nothing = {n: self._arrived.get(n, torch.zeros_like(p)) for n, p in own.items()}
+        grads = {n: nothing[n] if p.grad is None else p.grad for n, p in own.items()}
         return self._named(grads)
 
     def _now(self, loss: torch.Tensor) -> Taken:
