@@ -62,7 +62,7 @@ def test_divergence_and_chance_are_marked_and_kept_out_of_the_means(tmp_path, ca
     _, found = sweep(tmp_path, "lr", "--values", "0.1", "1e20")
     calm, wild = found["rows"]
     assert calm["diverged"] == 0 and wild["diverged"] == 2
-    assert wild["val_loss"][0][-1] is None and wild["best_epoch"] is None
+    assert wild["val_loss"][0][-1] == "nan" and wild["best_epoch"] is None
     assert "1e20: 2 of 2 diverged" in found["answer"]
     assert "2 of 2 diverged" in capsys.readouterr().out
     _, found = sweep(tmp_path, "spread", "--values", "0")  # all units alike and blank
