@@ -164,4 +164,5 @@ LEVEL = Level(
     "further than weights off by 6.5 bits of their precision at the start bring a run",
     judge_curve,
     note=note_curve,
+    needs="train",
 )

@@ -28,6 +28,7 @@ def level_of(part: str, asks: str, name: str = "") -> Level:
         judge_part(part),
         note=lambda pair, precision: _note(pair, precision, part),
         part=part,
+        needs="forward" if part == "logits" else "gradient",
     )
 
 

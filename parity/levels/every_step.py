@@ -295,4 +295,5 @@ LEVEL = Level(
     judge_every_step,
     ("float32",),
     note_every_step,
+    needs="train",
 )

@@ -26,7 +26,7 @@ from parity.levels import (
 )
 from parity.levels.level import Level, Result, Skipped
 from parity.levels.pair import Pair
-from parity.sides.side import ModelFails
+from parity.sides.side import ModelFails, lacks
 
 LEVELS = (
     inputs.LEVEL,
@@ -57,6 +57,9 @@ def climb(pair: Pair, levels: Sequence[Level] = LEVELS) -> Iterator[Result]:
             comparisons: tuple[Comparison, ...] = ()
             skipped = note = ""
             try:
+                for s, side in pair.sides("float32").items():
+                    if lacks(side, level.needs):
+                        raise Skipped(f"{s}: this side has no {level.needs}")
                 comparisons = tuple(level.judge(pair, dtype))
                 note = level.note(pair, dtype)
             except Skipped as reason:

@@ -20,7 +20,8 @@ class Level:
 
     judge: (pair, precision) -> comparisons; raises Skipped where the level doesn't apply. note:
     what a reader should know beside the verdict. part: of the step from the shared weights that is
-    judged, if it is one; what fails there can be located.
+    judged, if it is one; what fails there can be located. needs: what both sides must be able to
+    do: "forward", "gradient" or "train".
     """
 
     name: str
@@ -30,6 +31,7 @@ class Level:
     precisions: tuple[str, ...] = ("float64", "float32")
     note: Callable[["Pair", str], str] = lambda pair, precision: ""
     part: str = ""
+    needs: str = "forward"
 
 
 class Skipped(Exception):

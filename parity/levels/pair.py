@@ -11,7 +11,7 @@ from parity.problem import Examples, Known, Problem
 from parity.rounding.bound import UnsupportedPrimitive
 from parity.sides.pairs import Evaluation, JaxSide, Run, TorchSide, sides_of
 from parity.sides.reference import Expected, Reference
-from parity.sides.side import SIDES, Batch
+from parity.sides.side import SIDES, Batch, lacks
 from parity.trees import Arrays, length
 
 
@@ -87,7 +87,7 @@ class Pair:
         if key not in self.kept:
             contestant = self.sides(precision)[side]
             inputs, targets = self.batches[batch]
-            if self.infer:
+            if self.infer or lacks(contestant, "gradient"):
                 self.kept[key] = Evaluation(contestant.forward(inputs), np.zeros(()), {}, {})
             else:
                 self.kept[key] = contestant.evaluate(inputs, targets)

@@ -22,7 +22,8 @@ from parity.compare import Comparison, compare
 from parity.levels.level import Level
 from parity.levels.pair import Pair
 from parity.levels.perceptrons import NoProbe, perceptron
-from parity.sides.pairs import Arrays, Pullback, Side
+from parity.sides.side import Differentiable, Pullback
+from parity.trees import Arrays
 
 # Sizes of numbers to try: for ReLU; for GELU, whose erf is 1 there; for tanh, where 1 + x is 1.
 UNITS = (1.0, 2.0**7, 2.0**-30)
@@ -63,7 +64,7 @@ class Product:
 
 
 def measure(
-    side: Side, names: dict[str, str], shape: tuple[int, ...], unit: float = 1.0
+    side: Differentiable, names: dict[str, str], shape: tuple[int, ...], unit: float = 1.0
 ) -> list[Product]:
     """All products of a perceptron. names: {W1: its name on this side, b1: ...}.
 
@@ -93,7 +94,7 @@ def measure(
     return found
 
 
-def passing(side: Side, names: dict[str, str], shape: tuple[int, ...]) -> float:
+def passing(side: Differentiable, names: dict[str, str], shape: tuple[int, ...]) -> float:
     """The first of UNITS that passes the activations of a perceptron, forward and backward.
 
     Operands are powers of two here, so that every product is exact in any format.
@@ -110,7 +111,7 @@ def passing(side: Side, names: dict[str, str], shape: tuple[int, ...]) -> float:
 
 
 def _through(
-    side: Side,
+    side: Differentiable,
     names: dict[str, str],
     shape: tuple[int, ...],
     unit: float,
@@ -158,7 +159,7 @@ def _judged(side: str, product: Product) -> Comparison:
     return replace(judged, problem=f"as of {nearest}, expected 24. To cure it: {CURES[side]}")
 
 
-def _sizes(side: Side, names: dict[str, str]) -> list[int]:
+def _sizes(side: Differentiable, names: dict[str, str]) -> list[int]:
     params = side.params()
     layers = range(1, len(names) // 2 + 1)
     return [params[names["W1"]].shape[0], *(params[names[f"W{i}"]].shape[1] for i in layers)]
@@ -175,4 +176,5 @@ LEVEL = Level(
     "half an ulp of float32",
     judge_precision,
     ("float32",),
+    needs="gradient",
 )

@@ -275,4 +275,5 @@ LEVEL = Level(
     "same bits",
     judge_probes,
     ("float32",),
+    needs="gradient",
 )

@@ -85,4 +85,5 @@ LEVEL = Level(
     "closer than a run with updates off by 1e-9",
     judge_refit,
     ("float64",),
+    needs="train",
 )

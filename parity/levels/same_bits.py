@@ -51,4 +51,5 @@ LEVEL = Level(
     judge_bits,
     ("bits",),
     _note,
+    needs="train",
 )

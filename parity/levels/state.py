@@ -41,4 +41,5 @@ LEVEL = Level(
     "rounding bound",
     judge_state,
     part="state",
+    needs="gradient",
 )

@@ -28,7 +28,6 @@ class JaxSide:
     """A JAX model of any kind. At float64 everything runs under jax.enable_x64."""
 
     name = "jax"
-    capabilities = frozenset({"forward", "gradient", "train"})
 
     def __init__(
         self,

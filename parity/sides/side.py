@@ -124,14 +124,11 @@ class Run:
 
 @runtime_checkable
 class Side(Protocol):
-    """A model in one framework, at one precision. The user's model is left as it was."""
+    """A model in one framework, at one precision: what every side can do. A saved model or a file
+    of outputs may do no more. The user's model is left as it was."""
 
     name: str
     dtype: str
-
-    @property
-    def capabilities(self) -> frozenset[str]:
-        """Of "forward", "gradient", "train": what may be asked of it."""
 
     def params(self) -> Arrays: ...
 
@@ -146,11 +143,18 @@ class Side(Protocol):
     def batches(self, train: bool = True) -> Iterator[Batch]:
         """The batches of the first epoch as this side's own pipeline makes them, in float32."""
 
-    def stream(self, epochs: int) -> Iterator[Batch]:
-        """The training batches of whole epochs in a row, as this side's own pipeline makes them."""
-
     def forward(self, inputs: Tree, training: bool = True) -> Arrays:
         """The outputs, in the mode of training or of validation."""
+
+    def accuracy(self, logits: np.ndarray, labels: np.ndarray) -> list[np.ndarray] | None:
+        """(hits, their mean) as the model counts them; None if it doesn't."""
+
+    def about(self) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class Differentiable(Side, Protocol):
+    """A side that has gradients, and takes a step."""
 
     def evaluate(self, inputs: Tree, targets: Tree) -> Evaluation:
         """One batch, and one step from it by an optimiser that remembers nothing yet."""
@@ -160,14 +164,19 @@ class Side(Protocol):
     ) -> Pullback:
         """With these parameters; the loaded ones stay."""
 
+
+@runtime_checkable
+class Trainable(Differentiable, Protocol):
+    """A side that trains, by its own Trainer and from its own batches."""
+
+    def stream(self, epochs: int) -> Iterator[Batch]:
+        """The training batches of whole epochs in a row, as this side's own pipeline makes them."""
+
     def train(self, epochs: int, update_scale: float = 1.0) -> Run:
-        """Train by the side's own Trainer, from the loaded parameters, which stay as they are.
+        """Train from the loaded parameters, which stay as they are.
 
         update_scale multiplies every update: 1 + 1e-9 is a fault of known size.
         """
-
-    def accuracy(self, logits: np.ndarray, labels: np.ndarray) -> list[np.ndarray] | None:
-        """(hits, their mean) as the model counts them; None if it doesn't."""
 
     def not_reproducible(self) -> list[str]:
         """Why the model can't train in reproducible arithmetic; empty if it can."""
@@ -175,4 +184,14 @@ class Side(Protocol):
     def reproducible_epoch(self) -> Run:
         """One epoch in reproducible arithmetic, without validation, from the loaded parameters."""
 
-    def about(self) -> dict[str, Any]: ...
+
+CAPABILITIES: dict[str, type] = {
+    "forward": Side,
+    "gradient": Differentiable,
+    "train": Trainable,
+}
+
+
+def lacks(side: Any, capability: str) -> bool:
+    """Whether a side can't be asked for it."""
+    return not isinstance(side, CAPABILITIES[capability])

@@ -29,7 +29,6 @@ class TorchSide:
     """
 
     name = "torch"
-    capabilities = frozenset({"forward", "gradient", "train"})
 
     def __init__(
         self,

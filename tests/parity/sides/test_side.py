@@ -1,0 +1,52 @@
+"""The protocol: what a side that can do less is asked, and what it is not."""
+
+import pytest
+
+from parity.levels.ladder import climb, named
+from parity.levels.pair import Pair
+from parity.problem import Problem
+from parity.sides.pairs import JaxSide, book_pair
+from parity.sides.side import CAPABILITIES, Differentiable, Side, Trainable, lacks
+
+
+class Golden:
+    """A side that knows outputs and nothing else, as a saved model does."""
+
+    name = "torch"
+
+    def __init__(self, side):
+        self.dtype, self._side = side.dtype, side
+
+    def __getattr__(self, name):
+        if name in ("evaluate", "pullback", "train", "stream"):
+            raise AttributeError(name)
+        return getattr(self._side, name)
+
+
+@pytest.fixture(scope="module")
+def pair(examples):
+    ours, theirs = book_pair("scratch", (6,), 0.1, 1, inputs=12, outputs=4, sigma=0.5)
+    found = Pair.of(Problem(theirs, ours, examples, epochs=1))
+    found.torch = {dtype: Golden(side) for dtype, side in found.torch.items()}
+    return found
+
+
+def test_both_frameworks_sides_fulfil_the_whole_protocol(examples):
+    ours, theirs = book_pair("scratch", (6,), 0.1, 1, inputs=12, outputs=4)
+    pair = Pair.of(Problem(theirs, ours, examples), precisions=["float32"])
+    for side in pair.sides("float32").values():
+        assert isinstance(side, Side) and isinstance(side, Differentiable)
+        assert isinstance(side, Trainable) and not any(lacks(side, c) for c in CAPABILITIES)
+    assert isinstance(pair.jax["float32"], JaxSide)
+
+
+def test_a_side_with_outputs_alone_is_asked_for_outputs_alone(pair):
+    asked = named(["inputs", "weights", "probes", "logits", "gradients", "every step", "curve"])
+    results = list(climb(pair, asked))
+    assert all(r.ok for r in results), results
+    skipped = {r.level.name: r.skipped for r in results if r.skipped}
+    assert set(skipped) == {"probes", "gradients", "every step", "curve"}
+    assert skipped["gradients"] == "torch: this side has no gradient"
+    assert skipped["curve"] == "torch: this side has no train"
+    logits = [r for r in results if r.level.name == "logits"]
+    assert len(logits) == 2 and all(r.comparisons for r in logits)
