@@ -116,6 +116,7 @@ def solve(
     pair = Pair.of(problem, on_start)
     jax, torch = pair.jax["float32"], pair.torch["float32"]
     refuse_unusable(jax, torch)
+    pair.outputs_alone = all(level.needs == "forward" for level in levels)
     results = []
     for result in climb(pair, levels):
         results.append(result)
@@ -152,7 +153,12 @@ def _first_divergence(pair: Pair, results: Sequence[Result]) -> Divergence | Non
     """The step from the shared weights taken apart, where a level of one batch failed; or the first
     certified step that did."""
     for r in results:
-        if r.level.part and r.failed and not pair.infer and not pair.unbounded(r.precision):
+        if (
+            r.level.part
+            and r.failed
+            and not (pair.infer or pair.outputs_alone)
+            and not pair.unbounded(r.precision)
+        ):
             reference, torch = pair.reference(r.precision), pair.torch[r.precision]
             memory = reference.side.memory()
             for batch in pair.batches.values():

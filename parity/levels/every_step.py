@@ -141,12 +141,15 @@ def certify(
     take, judge = jax_side.compiled(reference.step), StepJudge(reference, total)
     found: list[tuple[float, Judged]] = []
     divergence = None
-    interrupted = False
+    interrupted, diverged = False, None
     steps = _behind(_taken(take, judge, jax_side, torch_side, epochs, count), LAG)
     try:
         bar = progress_bar(total, "step", f"certify {jax_side.dtype}")
         with torch_side.training(), torch_threads(), bar:
             for step, at in enumerate(steps):
+                if at.given is not None and all(map(_overflowed, at.given.values())):
+                    diverged = step  # both alike: one story, told until here
+                    break
                 if at.judged is not None:
                     found.append(jax.device_get((at.loss, at.judged)))
                     bar.update()
@@ -177,7 +180,7 @@ def certify(
         losses,
         time.perf_counter() - start,
         divergence,
-        {"epochs": epochs},
+        {"epochs": epochs} | ({} if diverged is None else {"diverged": diverged}),
         int(sum(judged.unjudged for _, judged in found)),
     )
     if interrupted:
@@ -216,7 +219,16 @@ def judge_every_step(pair: Pair, precision: str) -> list[Comparison]:
 
 
 def note_every_step(pair: Pair, precision: str) -> str:
-    return str(pair.certified)
+    end = pair.certified.about.get("diverged")
+    until = (
+        "" if end is None else f"both runs diverge at step {end:,}, and were judged until there; "
+    )
+    return until + str(pair.certified)
+
+
+def _overflowed(after: Leaves) -> bool:
+    """Whether a side's loss, or anything else after the step, isn't finite."""
+    return not all(np.isfinite(np.asarray(leaf)).all() for leaf in after.values())
 
 
 class At(NamedTuple):

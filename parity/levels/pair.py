@@ -34,6 +34,7 @@ class Pair:
     known: tuple[Known, ...] = ()
     initial: Any = None
     infer: bool = False
+    outputs_alone: bool = False  # no level that is asked needs more
     certified: Any = None
     kept: dict[Any, Any] = field(default_factory=dict)
     _runs: dict[Any, Run] = field(default_factory=dict)
@@ -87,7 +88,7 @@ class Pair:
         if key not in self.kept:
             contestant = self.sides(precision)[side]
             inputs, targets = self.batches[batch]
-            if self.infer or lacks(contestant, "gradient"):
+            if self.infer or self.outputs_alone or lacks(contestant, "gradient"):
                 self.kept[key] = Evaluation(contestant.forward(inputs), np.zeros(()), {}, {})
             else:
                 self.kept[key] = contestant.evaluate(inputs, targets)
@@ -113,7 +114,9 @@ class Pair:
         if key not in self.kept:
             reference, batches = self.reference(precision), self.batches[batch]
             self.kept[key] = (
-                reference.forward(batches[0]) if self.infer else reference.evaluate(*batches)
+                reference.forward(batches[0])
+                if self.infer or self.outputs_alone
+                else reference.evaluate(*batches)
             )
         return self.kept[key]
 

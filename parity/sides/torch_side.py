@@ -370,7 +370,8 @@ class TorchSide:
             if p.requires_grad and getattr(p, "_post_accumulate_grad_hooks", None)
         ]
         try:
-            loss.backward()
+            if loss.requires_grad:  # not where all parameters are frozen
+                loss.backward()
         finally:
             for hook in hooks:
                 hook.remove()

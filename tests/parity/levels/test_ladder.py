@@ -157,14 +157,14 @@ def test_weights_that_do_not_survive_the_round_trip_are_caught(digits, monkeypat
 
 
 def test_low_precision_in_float32_fails_the_bound_while_float64_is_right(digits, monkeypatch):
-    honest = JaxSide.evaluate
+    honest = JaxSide.forward
 
-    def bf16(self, X, y):
+    def bf16(self, X, training=True):
         if self.dtype == "float32":
             X = np.asarray(jnp.asarray(X, jnp.bfloat16).astype(jnp.float32))
-        return honest(self, X, y)
+        return honest(self, X, training)
 
-    monkeypatch.setattr(JaxSide, "evaluate", bf16)
+    monkeypatch.setattr(JaxSide, "forward", bf16)
     verdict = check(*scratch_pair(), data=digits, levels=[BY_NAME["logits"]], **SMALL)
     assert found(verdict) == {"logits": ["float32"]}
 
@@ -226,7 +226,8 @@ def test_a_model_with_operations_of_its_own_skips_the_same_bits_and_says_so(digi
 
 
 def test_no_level_at_all_is_no_agreement(digits):
-    assert not check(*scratch_pair(), data=digits, levels=[], **SMALL).ok
+    with pytest.raises(ValueError, match="levels: none, expected some of"):
+        check(*scratch_pair(), data=digits, levels=[], **SMALL)
 
 
 def test_plain_modules_are_checked_too_with_names(digits):
