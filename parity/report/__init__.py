@@ -1,0 +1,1 @@
+"""What a check found, as a table, JSON, a page and pictures."""

@@ -1,0 +1,1 @@
+"""The exercises of the book, answered by many runs."""

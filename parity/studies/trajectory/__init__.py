@@ -1,0 +1,1 @@
+"""A whole training of one pair: every step certified, free runs, seeds."""
