@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mlp_core.files import write_atomically, write_json
-from parity.report import pictures, steps_picture
 from parity.checking import Verdict
 from parity.levels.level import Result
+from parity.report import pictures, steps_picture
 
 CAPTION = """\
 of bound   share of its bound that the worst element used; at most 1 agrees

@@ -1,26 +1,13 @@
 """What the benchmark measured: rows at each size, as a table and as JSON."""
 
-import json
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from itertools import product
-from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mlp_core.files import write_atomically, write_json
-from mlp_core.shell import progress_bar
-from parity.config import BenchConfig
-from parity.environment import command, environment
-from parity.studies.bench.timing import Figure, Row, Size, figure
-from parity.studies.bench.workers import Missing, Worker, measure
+from parity.studies.bench.timing import Figure, Row, Size
 
 ROWS = (
     "floor",

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from mlp_core.files import drawn
 from parity.studies.bench.outcome import ROWS, Bench
 
+
 def draw(bench: Bench) -> Iterator[tuple[str, bytes]]:
     """(file name, PNG) of each picture that the measured rows allow."""
     sizes = bench.sizes

@@ -14,12 +14,12 @@ import jax_mlp.checkpoint
 from mlp_core.activations import NAMES
 from mlp_core.weights import canonical_names
 from parity.levels.ladder import LEVELS, climb
-from parity.studies.faults.changes import CLIP, MOMENTUM, optimizer
-from parity.studies.faults.port import Plant, Port, same
 from parity.levels.level import Level, Result
 from parity.levels.pair import Pair
 from parity.problem import Examples
 from parity.sides.pairs import JaxSide, Pullback, Run, book_pair, paired, torch_threads
+from parity.studies.faults.changes import CLIP, MOMENTUM, optimizer
+from parity.studies.faults.port import Plant, Port, same
 from parity.trees import Arrays
 
 PRECISIONS = ("float32", "float64")

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from parity.studies.faults.port import Layers, Plant, Port, Tensor, same
 from parity.sides.pairs import TorchTrainer as Trainer
+from parity.studies.faults.port import Layers, Plant, Port, Tensor, same
 
 # --- model -----------------------------------------------------------------------------------
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from mlp_core.schedule import Schedule
 from mlp_core.weights import canonical_names
+from parity.sides.pairs import Examples, TorchSide, TorchTrainer, book_pair
 from parity.trees import NOTHING, Arrays
-from parity.sides.pairs import Examples, Run, TorchData, TorchSide, TorchTrainer, book_pair
 
 # A tensor of Torch; the type itself lives behind parity.sides.pairs.
 Tensor = Any

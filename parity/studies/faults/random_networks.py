@@ -16,10 +16,10 @@ import numpy as np
 
 from mlp_core.history import Epoch, History
 from parity.interrupted import Interrupted
-from parity.studies.faults.bench import BATCH, EPOCHS, PRECISIONS, Bench, Remembered, small_images
 from parity.levels.pair import Pair
 from parity.sides.pairs import Examples, JaxSide, Run
 from parity.sides.reference import Reference
+from parity.studies.faults.bench import BATCH, EPOCHS, PRECISIONS, Bench, Remembered, small_images
 
 # Drawn once for all: probes hold fixed integers; init and refit look at no network's weights.
 LEFT_OUT = ("initial weights", "probes", "accuracy", "refit", "same bits")

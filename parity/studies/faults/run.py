@@ -19,11 +19,11 @@ from rich.table import Table
 
 from mlp_core.files import write_atomically, write_json
 from parity.interrupted import Interrupted
-from parity.studies.faults.catalogue import CATALOGUE, Fault
+from parity.levels.level import Level, Result
 from parity.studies.faults.bench import Bench
+from parity.studies.faults.catalogue import CATALOGUE, Fault
 from parity.studies.faults.picture import matrix
 from parity.studies.faults.random_networks import CleanRun, clean_run
-from parity.levels.level import Level, Result
 
 CAPTION = """\
 A number is the effect over the bound: above 1 caught, first in [bold green]green[/].

@@ -1,12 +1,7 @@
 """What an exercise found: its rows, a table, a sentence, JSON."""
 
-import contextlib
-import csv
-import io
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mlp_core.files import write_atomically, write_json
 from mlp_core.history import History
-from parity.config import SweepConfig
-from parity.config.exercises import EXERCISES, Exercise, Setting
+from parity.config.exercises import Exercise, Setting
 
 CLASSES = 10
 

@@ -3,25 +3,14 @@
 import contextlib
 import csv
 import io
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from mlp_core.files import write_atomically, write_json
-from mlp_core.history import History
 from parity.config import SweepConfig
 from parity.config.exercises import EXERCISES, Exercise, Setting
-
-CLASSES = 10
-from parity.studies.sweep.outcome import Outcome, Row
+from parity.studies.sweep.outcome import CLASSES, Outcome, Row
 
 
 def run(config: SweepConfig) -> Iterator[Outcome]:

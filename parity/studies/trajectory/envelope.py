@@ -26,12 +26,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from mlp_core.files import plain
 from mlp_core.shell import progress_bar
 from parity.interrupted import Interrupted
 from parity.sides.pairs import JaxSide, TorchSide
 from parity.sides.reference import Reference
 from parity.trees import Leaves
-from mlp_core.files import plain
 
 FALSE_ALARM = 1e-4
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from mlp_core import fashion_mnist
 from mlp_core.files import write_atomically, write_json
+from parity.interrupted import Interrupted
+from parity.levels.every_step import Trajectory, certify
+from parity.problem import Examples, Problem
 from parity.report import steps_picture
+from parity.sides.pairs import JaxSide, TorchSide, book_models, book_pair, sides_of
 from parity.studies.trajectory import pictures
 from parity.studies.trajectory.envelope import Envelope, free_run
-from parity.interrupted import Interrupted
 from parity.studies.trajectory.seeds import Seeds, compare_seeds
-from parity.problem import Examples, Problem
-from parity.sides.pairs import JaxSide, TorchSide, book_models, book_pair, sides_of
-from parity.levels.every_step import Trajectory, certify
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ import numpy as np
 from jaxtyping import Float
 
 from jax_mlp.training import scan_batches
+from mlp_core.files import plain
 from mlp_core.shell import progress_bar
-from parity.sides.pairs import Examples, JaxSide, TorchSide, book_pair
 from parity.problem import Training
+from parity.sides.pairs import Examples, JaxSide, TorchSide
 from parity.sides.reference import Reference
 from parity.trees import Leaves
-from mlp_core.files import plain
 
 LEVEL, POWER = 0.05, 0.9
 ALARM = 1e-3  # how often a faithful port may be called different
