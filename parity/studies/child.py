@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -102,7 +103,7 @@ class Child:
 def _work(writer: Connection, work: str, args: tuple[Any, ...]) -> None:
     """The process: in a session of its own, where Ctrl-C comes from its parent alone."""
     os.setsid()
-    signal.signal(signal.SIGINT, _once)
+    signal.signal(signal.SIGINT, _seldom)
 
     def tell(what: str, value: Any) -> None:
         writer.send(("told", (what, value)))
@@ -122,6 +123,15 @@ def _work(writer: Connection, work: str, args: tuple[Any, ...]) -> None:
             writer.send(("error", (None, text)))
 
 
-def _once(number: int, frame: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt
+def _seldom(number: int, frame: Any) -> None:
+    """One Ctrl-C, and no other while it is dealt with: unless it went astray, as one does that
+    falls into a callback whose errors nobody sees."""
+    global _last
+    now = time.monotonic()
+    if now - _last > PATIENCE:
+        _last = now
+        raise KeyboardInterrupt
+
+
+PATIENCE = 5.0  # seconds
+_last = -PATIENCE

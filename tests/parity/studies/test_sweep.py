@@ -21,7 +21,7 @@ from parity.config import SweepConfig
 from parity.config.exercises import EXERCISES, GRID, Setting, ValueMissed
 from parity.rounding.bound import bound
 from parity.studies.sweep.pictures import picture
-from parity.studies.sweep.run import Outcome, Row, apart
+from parity.studies.sweep.outcome import Outcome, Row, apart
 
 QUICK = ["--data", "sample", "--epochs", "2", "--seeds", "2", "--hiddens", "8"]
 
