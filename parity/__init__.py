@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from parity.checking import assert_parity, check
-    from parity.compare import Comparison, compare
+    from parity.comparison import Comparison, compare
     from parity.levels.ladder import LEVELS
     from parity.levels.level import Level
     from parity.levels.verdict import Verdict
@@ -27,8 +27,8 @@ __all__ = [
 ]
 
 _HOME = {
-    "compare": "compare",
-    "Comparison": "compare",
+    "compare": "comparison",
+    "Comparison": "comparison",
     "LEVELS": "levels.ladder",
     "Level": "levels.level",
     "Problem": "problem",

@@ -180,8 +180,8 @@ def _notes(problem: Problem, pair: Pair, results: Sequence[Result]) -> Iterable[
     ]
     if assumed and not pair.infer:
         yield (
-            f"cross-entropy was assumed, for {' and '.join(assumed)}'s model has no loss of its "
-            "own, and loss= wasn't given"
+            f"cross-entropy was assumed: no loss= was given, and the model of {' and '.join(assumed)} "
+            "has none of its own"
         )
     if isinstance(problem.weights, Guess):
         yield f"weights were guessed: {problem.weights.text}"

@@ -38,7 +38,9 @@ def run_check(config: CheckConfig) -> int:
     report.print(Console())
     report.write(config.out)
     print(f"Report: {config.out / 'index.html'}")
-    return 130 if report.interrupted else 0 if report.ok else 1
+    if report.interrupted:
+        return 130
+    return 0 if report.ok else 2 if report.undecided else 1
 
 
 def run_train(config: TrainConfig) -> int:

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from parity.compare import Comparison, compare
+from parity.comparison import Comparison, compare
 from parity.levels.level import Level, Skipped
 from parity.levels.pair import Pair
 from parity.sides.side import SIDES

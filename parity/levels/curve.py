@@ -23,7 +23,7 @@ many signs. Of 120 more honest networks 8 needed twins; a quarter of the room wa
 
 import numpy as np
 
-from parity.compare import Comparison, compare
+from parity.comparison import Comparison, compare
 from parity.levels.effective_bits import RATIO, distance, float64_room, same_bits
 from parity.levels.level import Level, Skipped
 from parity.levels.pair import Pair

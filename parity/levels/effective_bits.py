@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.compare import Comparison, compare
+from parity.comparison import Comparison, compare
 from parity.sides.reference import ROUNDOFF
 from parity.sides.side import SIDES
 

@@ -7,7 +7,7 @@ each other, within twice the bound, since both err. Without a bound, by effectiv
 from collections import Counter
 from collections.abc import Mapping
 
-from parity.compare import Comparison, compare_trees
+from parity.comparison import Comparison, compare_trees
 from parity.levels.effective_bits import same_bits, same_in_float64
 from parity.levels.level import Judge, Level, Skipped
 from parity.levels.pair import Pair

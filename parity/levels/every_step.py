@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from mlp_core.shell import progress_bar
-from parity.compare import Comparison, compare
+from parity.comparison import Comparison, compare
 from parity.interrupted import Interrupted
 from parity.levels.level import Level, Skipped
 from parity.levels.pair import Pair

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from parity.compare import Comparison, compare
+from parity.comparison import Comparison, compare
 from parity.levels.level import Level, Skipped
 from parity.levels.pair import Pair
 from parity.sides.side import SIDES

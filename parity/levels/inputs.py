@@ -2,7 +2,7 @@
 
 from itertools import zip_longest
 
-from parity.compare import Comparison, compare
+from parity.comparison import Comparison, compare
 from parity.levels.level import Level
 from parity.levels.pair import Pair
 from parity.sides.side import SIDES, Batch

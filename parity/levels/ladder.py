@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
-from parity.compare import Comparison
+from parity.comparison import Comparison
 from parity.levels import (
     accuracy,
     curve,

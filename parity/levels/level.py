@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from parity.compare import Comparison
+from parity.comparison import Comparison
 
 if TYPE_CHECKING:
     from parity.levels.pair import Pair

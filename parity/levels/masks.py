@@ -18,7 +18,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Bool, Float
 
-from parity.compare import Comparison, compare
+from parity.comparison import Comparison, compare
 from parity.levels.level import Level, Skipped
 from parity.levels.pair import Pair
 from parity.levels.perceptrons import of_relu, perceptron

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from parity.compare import Comparison, compare
+from parity.comparison import Comparison, compare
 from parity.levels.level import Level
 from parity.levels.pair import Pair
 from parity.levels.perceptrons import NoProbe, perceptron

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from parity.compare import Comparison, compare, compare_trees
+from parity.comparison import Comparison, compare, compare_trees
 from parity.levels.level import Level
 from parity.levels.pair import Pair
 from parity.levels.perceptrons import NoProbe, of_relu, perceptron

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.compare import Comparison, compare
+from parity.comparison import Comparison, compare
 from parity.levels.curve import YARDSTICK, curves, loss_floor
 from parity.levels.level import Level, Skipped
 from parity.levels.pair import Pair

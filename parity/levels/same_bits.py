@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from parity.compare import Comparison, compare, compare_trees
+from parity.comparison import Comparison, compare, compare_trees
 from parity.levels.level import Level, Skipped
 from parity.levels.pair import Pair
 from parity.sides.side import SIDES

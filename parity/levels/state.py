@@ -1,6 +1,6 @@
 """State: what a model holds and doesn't train, as running means, after a step and after a run."""
 
-from parity.compare import Comparison, compare_trees
+from parity.comparison import Comparison, compare_trees
 from parity.levels.evaluated import judge_part
 from parity.levels.level import Level, Skipped
 from parity.levels.pair import Pair

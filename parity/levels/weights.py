@@ -1,6 +1,6 @@
 """Weights: what both sides hold after the shared weights were loaded."""
 
-from parity.compare import Comparison, compare_trees
+from parity.comparison import Comparison, compare_trees
 from parity.levels.level import Level
 from parity.levels.pair import Pair
 from parity.sides.side import SIDES

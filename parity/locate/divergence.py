@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.compare import Comparison, compare, compare_trees
+from parity.comparison import Comparison, compare, compare_trees
 from parity.rounding.bound import Bounds
 from parity.sides.pairs import TorchSide
 from parity.sides.reference import Reference, room

@@ -38,6 +38,11 @@ class Report:
         return bool(self.verdicts) and not self.interrupted and all(v.ok for v in self.verdicts)
 
     @property
+    def undecided(self) -> bool:
+        """Whether nothing differs, and yet something could not be judged."""
+        return not self.ok and all(v.ok or v.undecided for v in self.verdicts)
+
+    @property
     def verdict(self) -> str:
         """One sentence."""
         if self.interrupted:

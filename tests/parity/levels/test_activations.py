@@ -14,7 +14,7 @@ from mlp_core.activations import NAMES
 from mlp_core.history import History
 from parity.checking import check
 from parity.cli import main
-from parity.compare import compare_trees
+from parity.comparison import compare_trees
 from parity.levels.ladder import LEVELS
 from parity.problem import Examples, Problem
 from parity.rounding.bound import bound

@@ -20,8 +20,8 @@ from parity.cli import main, parse
 from parity.config import SweepConfig
 from parity.config.exercises import EXERCISES, GRID, Setting, ValueMissed
 from parity.rounding.bound import bound
-from parity.studies.sweep.pictures import picture
 from parity.studies.sweep.outcome import Outcome, Row, apart
+from parity.studies.sweep.pictures import picture
 
 QUICK = ["--data", "sample", "--epochs", "2", "--seeds", "2", "--hiddens", "8"]
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from parity.compare import compare, compare_trees
+from parity.comparison import compare, compare_trees
 
 finite = st.floats(-(2.0**100), 2.0**100, width=32)
 arrays = hnp.arrays(np.float32, hnp.array_shapes(max_dims=3), elements=finite)
