@@ -1,6 +1,6 @@
 # make parity   set up if needed, then the main job: prove that both models agree
-# make test     set up if needed, then the tests: within 8 minutes on two cores
-# make test-all the same, with those marked slow: what CI runs
+# make test     set up if needed, then the tests, but for those marked slow
+# make test-all all of them: what CI runs
 # make lint     ruff, import-linter, mypy
 PYTHON ?= $(shell for v in 3.11 3.12 3.13 3; do p=$$(command -v python$$v) && \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)

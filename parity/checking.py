@@ -180,8 +180,8 @@ def _notes(problem: Problem, pair: Pair, results: Sequence[Result]) -> Iterable[
     ]
     if assumed and not pair.infer:
         yield (
-            f"cross-entropy was assumed: no loss= was given, and the model of {' and '.join(assumed)} "
-            "has none of its own"
+            "cross-entropy was assumed: no loss= was given, and the model of "
+            f"{' and '.join(assumed)} has none of its own"
         )
     if isinstance(problem.weights, Guess):
         yield f"weights were guessed: {problem.weights.text}"

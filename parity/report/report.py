@@ -57,6 +57,8 @@ class Report:
             for r in v.results
             if not r.ok
         ]
+        if self.undecided:
+            return f"UNDECIDED: nothing differs, but {failed[0]} could not be judged."
         return f"DIFFER: first at {failed[0]} ({len(failed)} checks failed)."
 
     def table(self) -> Table:
