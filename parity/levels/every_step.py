@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
+from mlp_core.files import plain
 from mlp_core.shell import progress_bar
 from parity.comparison import Comparison, compare
 from parity.interrupted import Interrupted
@@ -290,14 +291,6 @@ def _behind(items: Iterable[T], count: int) -> Iterator[T]:
         if len(waiting) > count:
             yield waiting.popleft()
     yield from waiting
-
-
-def plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: plain(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [plain(v) for v in (value.tolist() if isinstance(value, np.ndarray) else value)]
-    return str(value) if isinstance(value, float) and not np.isfinite(value) else value
 
 
 LEVEL = Level(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mlp_core.files import plain
 from parity.levels.every_step import Trajectory
 from parity.levels.level import Result
 from parity.locate.divergence import Divergence
@@ -104,14 +105,4 @@ class Verdict:
         found = {"pair": self.pair, "ok": self.ok, "verdict": self.word, "about": self.about}
         steps = self.trajectory.to_json() if self.trajectory else None
         rest = {"levels": levels, "first divergence": first, "every step": steps}
-        return _plain(found | rest | {"notes": list(self.notes)})
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return str(value)
-    return value
+        return plain(found | rest | {"notes": list(self.notes)})
