@@ -16,6 +16,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from parity.interrupted import heard
+
 USAGE, CRASHED, INTERRUPTED, NOT_READ = 2, 70, 130, 141
 NO_MEMORY = ("can't allocate memory", "not enough memory", "RESOURCE_EXHAUSTED", "Out of memory")
 
@@ -36,7 +38,8 @@ def guarded(command: Callable[[], int]) -> int:
             getattr(sys, name).reconfigure(errors="replace")
     try:
         try:
-            return command()
+            with heard():
+                return command()
         finally:
             sys.stdout.flush()  # what can't be written shows here, and not after the exit code
     except KeyboardInterrupt:

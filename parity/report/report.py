@@ -79,11 +79,13 @@ class Report:
         console.print(f"Parity of JAX and Torch on {self.about['data']}", highlight=False)
         console.print("", self.table(), "", sep="\n")
         console.print(CAPTION, highlight=False)
+        skipped: dict[str, dict[str, None]] = {}  # why, and the pairs in order
         for v in self.verdicts:
             for r in v.results:
                 if r.skipped:
-                    note = f"{v.pair}: '{r.level.name}' skipped: {r.skipped}"
-                    console.print(note, highlight=False, markup=False)
+                    skipped.setdefault(f"'{r.level.name}' skipped: {r.skipped}", {})[v.pair] = None
+        for why, pairs in skipped.items():
+            console.print(f"{', '.join(pairs)}: {why}", highlight=False, markup=False)
         for v in self.verdicts:
             if not v.ok and not self.interrupted:
                 console.print(str(v), highlight=False, markup=False)

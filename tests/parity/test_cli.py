@@ -1,5 +1,6 @@
 """The commands as a user types them: what they print, write and return."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -142,18 +143,28 @@ def test_help_shows_examples_and_loads_no_framework():
     assert "Examples" in done.stdout and "--data sample" in done.stdout
 
 
+@contextlib.contextmanager
+def running(arguments):
+    """A command in a process of its own, which doesn't outlive the test."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "parity.cli", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ, text=True,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+
+
 def interrupted(arguments, stream, after, seconds):
     """The output of a command that gets SIGINT so long after a line on stderr or stdout."""
-    command = [sys.executable, "-m", "parity.cli", *arguments]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ, text=True
-    )
-    for line in getattr(process, stream):
-        if after in line:
-            break
-    time.sleep(seconds)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    with running(arguments) as process:
+        for line in getattr(process, stream):
+            if after in line:
+                break
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     return out
 
@@ -168,40 +179,42 @@ def test_ctrl_c_keeps_weights_and_history(tmp_path, side):
     assert load_file(tmp_path / "weights.safetensors")
 
 
-def started(arguments):
+@contextlib.contextmanager
+def beside(folder):
     """A check of both pairs that goes on for long, when its second process has begun."""
-    command = [sys.executable, "-m", "parity.cli", "check", "--data", "sample", "--hiddens", "8"]
-    process = subprocess.Popen(
-        [*command, "--epochs", "100000", "--no-certify", *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ, text=True,
-    )  # fmt: skip
-    children, deadline = [], time.monotonic() + 60
-    while not children and time.monotonic() < deadline:
-        time.sleep(0.1)
-        of_this = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        names = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in of_this}
-        children = [int(pid) for pid, name in names.items() if "spawn_main" in name]
-    return process, children[0]
+    command = ["check", "--data", "sample", "--hiddens", "8", "--epochs", "100000", "--no-certify"]
+    with running([*command, "--out", str(folder)]) as process:
+        children, deadline = [], time.monotonic() + 60
+        while not children and time.monotonic() < deadline:
+            time.sleep(0.1)
+            of_this = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            names = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in of_this}
+            children = [int(pid) for pid, name in names.items() if "spawn_main" in name]
+        try:
+            yield process, children[0]
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(children[0], signal.SIGKILL)
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="finds processes in /proc")
 def test_ctrl_c_keeps_what_both_pairs_have(tmp_path):
-    process, child = started(["--out", str(tmp_path)])
-    time.sleep(12)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "INTERRUPTED" in out and "Traceback" not in err, err
+    with beside(tmp_path) as (process, child):
+        time.sleep(12)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 130 and "INTERRUPTED" in out and "Traceback" not in err, err
+        assert not os.path.exists(f"/proc/{child}")
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["interrupted"] and not report["ok"]
     assert [pair["pair"] for pair in report["pairs"]] == ["scratch", "mlp"]
-    assert not os.path.exists(f"/proc/{child}")
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="finds processes in /proc")
 def test_a_process_that_was_killed_ends_the_check_with_2_and_a_word(tmp_path):
-    process, child = started(["--out", str(tmp_path)])
-    os.kill(child, signal.SIGKILL)
-    _, err = process.communicate(timeout=120)
+    with beside(tmp_path) as (process, child):
+        os.kill(child, signal.SIGKILL)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 2 and "mlp: a process was ended by signal 9" in err
     assert "Traceback" not in err
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -225,3 +226,17 @@ def test_an_output_that_cannot_be_written_is_told():
 def test_a_terminal_without_the_letters_gets_the_help_all_the_same(environment):
     (code,), out, err = shell("mlp-parity check --help", **environment)
     assert code == "0" and "Learning rate" in out and err == ""
+
+
+def test_ctrl_c_that_falls_into_a_finalizer_comes_again(capsys):
+    class Collected:
+        def __del__(self):
+            raise KeyboardInterrupt
+
+    def command():
+        Collected()
+        time.sleep(60)
+        return 0
+
+    assert exits.guarded(command) == 130
+    assert capsys.readouterr().err == "mlp-parity: interrupted\n"

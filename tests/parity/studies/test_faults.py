@@ -23,16 +23,35 @@ def benches():
     return {}
 
 
+HERE = [f for f in CATALOGUE if f.pair in ("scratch", "bits")]
+# Of each kind at each level the first, and a NaN; the whole catalogue is slow.
+FIRST = {(f.kind, f.level): f.name for f in reversed(HERE)}
+FEW = [f for f in HERE if f.name in {*FIRST.values(), "NaN for one unit"}]
+
+
+@pytest.fixture(scope="module")
+def few(benches):
+    return plant_faults(FEW, clean=3, benches=benches)
+
+
 @pytest.fixture(scope="module")
 def report(benches):
     return plant_faults(clean=15, benches=benches)
 
 
+def test_the_first_fault_of_each_kind_is_caught_at_its_level(few):
+    assert {o.fault.name: o.first for o in few.outcomes} == {f.name: f.level for f in FEW}
+    assert few.ok and not few.slipped and not few.false_alarms, few
+    assert few.clean.networks == 3 and few.clean.comparisons > 3 * 50
+
+
+@pytest.mark.slow
 def test_every_fault_is_caught_first_at_the_level_that_can_show_it(report):
     assert {o.fault.name: o.first for o in report.outcomes} == {f.name: f.level for f in CATALOGUE}
     assert report.ok and not report.slipped, report
 
 
+@pytest.mark.slow
 def test_honest_pairs_and_random_networks_raise_no_alarm(report):
     assert set(report.pairs) == {"scratch", "mlp", "bits", "tanh", "gelu", "gelu_tanh"}
     assert not report.false_alarms
@@ -41,6 +60,7 @@ def test_honest_pairs_and_random_networks_raise_no_alarm(report):
     assert 0 < report.clean.largest["step"] <= 1
 
 
+@pytest.mark.slow
 def test_every_level_catches_something_and_is_asked_by_somebody(report):
     assert report.vacuous == []
     # Perceptrons hold nothing but parameters: the state's faults are among the ports.
@@ -72,7 +92,7 @@ NOTHING = {
 
 
 @pytest.mark.parametrize("name", NOTHING)
-def test_planting_nothing_slips_through_and_is_said_to(name, report, benches):
+def test_planting_nothing_slips_through_and_is_said_to(name, benches):
     fault = Fault(name, "state", "step", "Nothing is wrong.", NOTHING[name])
     found = plant_faults([fault], benches=benches)
     assert not found.ok and [o.fault.name for o in found.slipped] == [name], found
@@ -80,7 +100,7 @@ def test_planting_nothing_slips_through_and_is_said_to(name, report, benches):
     assert f"{name} (scratch): SLIPPED THROUGH. Nothing is wrong." in str(found)
 
 
-def test_a_fault_that_shows_elsewhere_than_expected_is_not_ok(report, benches):
+def test_a_fault_that_shows_elsewhere_than_expected_is_not_ok(benches):
     fault = next(f for f in CATALOGUE if f.name == "missing bias")
     found = plant_faults([replace(fault, level="step")], benches=benches)
     assert not found.ok and not found.slipped
@@ -88,7 +108,7 @@ def test_a_fault_that_shows_elsewhere_than_expected_is_not_ok(report, benches):
     assert found.verdict.startswith("MISPLACED: 1 of 1")
 
 
-def test_a_level_that_catches_nothing_is_named_vacuous(report, benches, capsys):
+def test_a_level_that_catches_nothing_is_named_vacuous(benches, capsys):
     from rich.console import Console
 
     fault = next(f for f in CATALOGUE if f.name == "last of tied logits")
@@ -99,7 +119,7 @@ def test_a_level_that_catches_nothing_is_named_vacuous(report, benches, capsys):
     assert "VACUOUS: level 'curve' catches nothing." in capsys.readouterr().out
 
 
-def test_a_false_alarm_on_an_honest_network_is_counted(report, benches):
+def test_a_false_alarm_on_an_honest_network_is_counted(few, benches):
     bench = benches["scratch"]
     dishonest = PARTNERS["scratch"]
     with pytest.MonkeyPatch.context() as patch:
@@ -108,11 +128,11 @@ def test_a_false_alarm_on_an_honest_network_is_counted(report, benches):
     assert PARTNERS["scratch"] is dishonest
     assert not found.ok and len(found.alarms) >= 2 and "step float64" in found.alarms[0]
     assert "FALSE ALARMS" in str(found)
-    broken = replace(report, clean=found)
+    broken = replace(few, clean=found)
     assert not broken.ok and broken.verdict.startswith("NOT SOUND")
 
 
-def test_ctrl_c_keeps_the_honest_networks_that_were_judged(report, benches):
+def test_ctrl_c_keeps_the_honest_networks_that_were_judged(benches):
     def stop(number):
         if number == 2:
             raise KeyboardInterrupt
@@ -124,24 +144,23 @@ def test_ctrl_c_keeps_the_honest_networks_that_were_judged(report, benches):
     assert found.clean.networks == 2 and found.clean.ok
 
 
-def test_after_random_networks_the_bench_is_what_it_was(report, benches):
-    fault = CATALOGUE[0]
-    first = report.outcomes[0]
+def test_after_random_networks_the_bench_is_what_it_was(few, benches):
+    fault, first = few.outcomes[0].fault, few.outcomes[0]
     clean_run(benches["scratch"], 1)
     assert plant_faults([fault], benches=benches).outcomes[0] == first
 
 
-def test_the_report_prints_and_writes_all_that_it_found(report, tmp_path, capsys):
+def test_the_report_prints_and_writes_all_that_it_found(few, tmp_path, capsys):
     from rich.console import Console
 
-    report.print(Console())
+    few.print(Console())
     out = capsys.readouterr().out
-    assert all(f.name in out for f in CATALOGUE)
-    assert "SHARP: all" in out and "VACUOUS" not in out
-    report.write(tmp_path)
+    assert all(f.name in out for f in FEW)
+    assert "SHARP: all" in out
+    few.write(tmp_path)
     written = json.loads((tmp_path / "faults.json").read_text())
-    assert written["ok"] and len(written["faults"]) == len(CATALOGUE)
-    assert written["clean"]["networks"] == 15
+    assert written["ok"] and len(written["faults"]) == len(FEW)
+    assert written["clean"]["networks"] == 3
     nan = next(f for f in written["faults"] if f["name"] == "NaN for one unit")
     assert nan["first"] == "probes" and nan["levels"]["logits"]["margin"] == "inf"
     assert (tmp_path / "faults.png").read_bytes().startswith(b"\x89PNG")
