@@ -139,7 +139,9 @@ def certify(
     reference = reference or Reference(jax_side)
     count = jax_side.accumulated
     total = epochs * len(jax_side.loader()) // count
-    take, judge = jax_side.compiled(reference.step), StepJudge(reference, total)
+    judge = StepJudge(reference, total)
+    # `evaluate`'s program gives gradients too: they cost less than another compilation, or more.
+    take = jax_side.compiled(reference.step) if judge.compiled else reference.evaluated_step
     found: list[tuple[float, Judged]] = []
     divergence = None
     interrupted, diverged = False, None

@@ -76,6 +76,7 @@ class StepJudge:
             given = {s: {name: given[s][name] for name in value} for s in SIDES}
             if self.compiled:
                 return self._judge(params, value, bounds, given)._replace(kinks=kinks)
+            params, given = jax.tree.map(np.asarray, (params, given))
             return _judged(params, value, bounds, given, np)._replace(kinks=kinks)
 
     def _bounded(self, params: Any, state: Any, memory: Any, batches: Any) -> tuple[Any, Any, Any]:

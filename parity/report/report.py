@@ -17,7 +17,7 @@ from parity.report import pictures, steps_picture
 
 CAPTION = """\
 of bound   share of its bound that the worst element used; at most 1 agrees
-differ by  largest difference over the largest value
+apart      largest difference over the largest value
 Bounds: none for bits; the rounding bound computed from the tensors; for curves,
 a run whose updates are off by one part in 10^9, and in float32 the distance of
 the other side from the float64 curve, to 6.5 bits.
@@ -64,12 +64,12 @@ class Report:
     def table(self) -> Table:
         """A row for each level and precision, three columns for each pair."""
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
-        table.add_column("level")
+        table.add_column("level", no_wrap=True)
         table.add_column("in")
         for v in self.verdicts:
             table.add_column(v.pair)
             table.add_column("of bound", justify="right")
-            table.add_column("differ by", justify="right")
+            table.add_column("apart", justify="right")
         by_place = [{(r.level.name, r.precision): r for r in v.results} for v in self.verdicts]
         for place in dict.fromkeys(place for found in by_place for place in found):
             table.add_row(*place, *(cell for found in by_place for cell in cells(found.get(place))))
@@ -137,6 +137,6 @@ def cells(result: Result | None) -> tuple[str, str, str]:
     if result.vacuous:
         return "[yellow]VACUOUS[/]", "", ""
     verdict = "[green]ok[/]" if result.ok else "[red]FAILED[/]"
-    if result.precision == "bits" and result.ok:
+    if result.precision == "bits" and result.ok and not result.worst.margin:
         return verdict, "", "0"
     return verdict, f"{result.worst.margin:.2g}", f"{result.relative:.0e}"

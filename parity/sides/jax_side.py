@@ -161,6 +161,13 @@ class JaxSide:
             found = self._evaluate(*start, self.repeated(inputs, targets))
             return Evaluation(**jax.tree.map(_numpy, found))
 
+    def step(
+        self, params: Leaves, state: Leaves, memory: Leaves, batches: Sequence[Batch]
+    ) -> dict[str, Any]:
+        """`taken`, by the program that `evaluate` compiled."""
+        with self._settings():
+            return self._evaluate(params, state, memory, batches)
+
     def repeated(self, inputs: Tree, targets: Tree) -> tuple[Batch, ...]:
         """One batch as often as batches make a step."""
         return ((self.typed(inputs), self.typed(targets)),) * self.accumulated
@@ -184,7 +191,7 @@ class JaxSide:
     def train(self, epochs: int, update_scale: float = 1.0) -> Run:
         with self._settings():
             model = nnx.clone(self.model)
-            trainer = _JaxTrainer(epochs, update_scale)
+            trainer = _JaxTrainer(epochs, update_scale, self.dtype)
             history = trainer.fit(model, self._of(self.examples))
             return self._run(history, model)
 
@@ -311,7 +318,7 @@ class JaxSide:
         """(structure, {name: initial value}) of the optimiser's state."""
         with self._settings():
             _, params, _ = split(self.model)
-            memory = self.model.configure_optimizers().init(params)
+            memory = jax.jit(self.model.configure_optimizers().init)(params)
         paths, structure = jax.tree_util.tree_flatten_with_path(memory)
         own = {tuple(name.split(".")): name for name in self._names}
         words = [
@@ -417,7 +424,7 @@ class JaxSide:
             if np.shape(array) != np.shape(own[name]):
                 shape = np.shape(array)
                 raise ValueError(f"jax: '{name}' has shape {shape}, expected {own[name].shape}")
-        return {name: jnp.asarray(array, own[name].dtype) for name, array in given.items()}
+        return {n: jax.device_put(np.asarray(a).astype(own[n].dtype)) for n, a in given.items()}
 
 
 def _assembled(structure: Any, params: Any, rest: Any) -> Any:
@@ -488,20 +495,31 @@ def _of_type(dtype: str, model: nnx.Module) -> nnx.Module:
         if not jnp.issubdtype(kind, np.floating):
             return leaf
         narrow = jnp.finfo(kind).bits < 32 and dtype == "float32"
-        return leaf if narrow else jnp.asarray(leaf, dtype)
+        return leaf if narrow else jax.device_put(np.asarray(leaf).astype(dtype))
 
     nnx.update(model, jax.tree.map(cast, nnx.state(model)))
     return model
 
 
 class _JaxTrainer(jax_mlp.Trainer):
-    def __init__(self, max_epochs: int, update_scale: float) -> None:
+    """update_scale is a part of the optimiser's state, so that it needs no program of its own;
+    in float32 every update counts, and there is none but 1."""
+
+    def __init__(self, max_epochs: int, update_scale: float, dtype: str) -> None:
         super().__init__(max_epochs, arithmetic="native")
-        self.update_scale = update_scale
+        self.update_scale, self.dtype = update_scale, dtype
 
     def prepare_model(self, model: Any) -> None:
         super().prepare_model(model)
-        if self.update_scale != 1.0:
+        if self.dtype == "float64" or self.update_scale != 1.0:
             plain: Callable = model.configure_optimizers
-            scale = optax.scale(self.update_scale)
+            scale = _scaled(self.update_scale)
             model.configure_optimizers = lambda: optax.chain(plain(), scale)
+
+
+def _scaled(factor: float) -> optax.GradientTransformation:
+    """Updates, times a factor that is the state."""
+    return optax.GradientTransformation(
+        lambda params: jnp.asarray(factor),
+        lambda updates, state, params=None: (jax.tree.map(lambda u: u * state, updates), state),
+    )

@@ -78,8 +78,13 @@ class Reference:
         self, params: Leaves, state: Leaves, memory: Leaves, batches: Sequence[Batch]
     ) -> tuple[Any, dict[str, Leaves]]:
         """(loss before the step, {"step", "state", "memory"} after it); traceable."""
-        taken = self.side.taken(params, state, memory, batches)
-        return taken["loss"], {part: taken[part] for part in ("step", "state", "memory")}
+        return _after(self.side.taken(params, state, memory, batches))
+
+    def evaluated_step(
+        self, params: Leaves, state: Leaves, memory: Leaves, batches: Sequence[Batch]
+    ) -> tuple[Any, dict[str, Leaves]]:
+        """`step`, by the program that evaluates a batch."""
+        return _after(self.side.step(params, state, memory, batches))
 
     def after(
         self, params: Leaves, state: Leaves, memory: Leaves, batches: Sequence[Batch]
@@ -123,6 +128,10 @@ class Reference:
     def _bound(self, function: Callable[..., Any], *args: Any) -> Bounds:
         with self.side._settings():
             return bound(function, *args, roundoff=self.roundoff)
+
+
+def _after(taken: dict[str, Any]) -> tuple[Any, dict[str, Leaves]]:
+    return taken["loss"], {part: taken[part] for part in ("step", "state", "memory")}
 
 
 def flat(loss: Any, parts: dict[str, Leaves]) -> Leaves:

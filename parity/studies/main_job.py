@@ -19,7 +19,7 @@ from parity.interrupted import Interrupted
 from parity.levels.ladder import LEVELS
 from parity.levels.level import Level, Result
 from parity.report.report import Report, cells
-from parity.sides.pairs import book_pair, torch_threads
+from parity.sides.pairs import book_models, book_pair, torch_threads
 from parity.studies.child import Child, ChildDied, Tell
 
 Climbed = tuple[Verdict, bool]  # what was found, and whether Ctrl-C ended it
@@ -78,6 +78,7 @@ def climbed(tell: Tell, config: CheckConfig, data: str | None, name: str) -> Cli
             epochs=config.epochs,
             batch_size=config.batch_size,
             seed=config.seed,
+            initial=book_models(name, config.hiddens, config.lr, **options)[::-1],
             certify=config.certify,
             pair=name,
             on_start=lambda what: tell("start", what),

@@ -46,6 +46,7 @@ class WithMomentum(d2l.MLPScratch):
         return self.ops.SGD(self.lr, momentum=0.9)
 
 
+@pytest.mark.slow
 def test_the_compiled_trainer_has_the_bits_of_eager_functions_with_momentum_and_clipping(blobs):
     blobs.batch_size = 35  # two batches of one shape: what is eager is compiled shape by shape
     model = WithMomentum(6, 3, 5, lr=0.1, sigma=0.5, arithmetic="reproducible")

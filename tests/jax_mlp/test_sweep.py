@@ -81,6 +81,7 @@ def test_each_run_is_the_single_run(blobs, kind, clip):
         assert distance(runs[0], runs[1]) > 1e-3  # so a rate that got mixed up would show
 
 
+@pytest.mark.slow
 def test_in_reproducible_arithmetic_each_run_has_the_bits_of_the_single_run(blobs):
     runs = together(blobs, [build(*run) for run in RUNS], [0, 0, 1], arithmetic="reproducible")
     for (seed, lr), run in zip(RUNS, runs, strict=True):
@@ -250,6 +251,7 @@ print(json.dumps([bits[0] == bits[1], native, found, many]))
 """
 
 
+@pytest.mark.slow
 def test_runs_are_spread_over_devices_that_exchange_nothing():
     house = str(Path(d2l.__file__).parents[1])
     command = [sys.executable, "-P", "-c", ON_DEVICES]

@@ -219,6 +219,7 @@ def test_a_process_that_was_killed_ends_the_check_with_2_and_a_word(tmp_path):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_a_trajectory_has_certified(tmp_path):
     command = ["trajectory", *QUICK, "--copies", "3", "--copy-epochs", "100000"]
     out = interrupted([*command, "--out", str(tmp_path)], "stderr", "3 copies", 8)
@@ -230,6 +231,7 @@ def test_ctrl_c_keeps_what_a_trajectory_has_certified(tmp_path):
     assert not (tmp_path / "trajectory-mlp.json").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_faults_that_were_planted(tmp_path):
     command = ["faults", "--only", "initialisation", "--clean", "100000"]
     out = interrupted([*command, "--out", str(tmp_path)], "stderr", "faults planted", 1)

@@ -218,6 +218,7 @@ def test_train_takes_activation_and_sigma_and_writes_them_down(tmp_path, side, m
     assert about["activation"] == "gelu" and about["sigma"] == 0.1
 
 
+@pytest.mark.slow
 def test_check_and_trajectory_take_activation_and_sigma(tmp_path, capsys):
     options = ["--model", "scratch", "--activation", "tanh", "--sigma", "0.1"]
     assert main(["check", *QUICK, *options, "--out", str(tmp_path / "check")]) == 0

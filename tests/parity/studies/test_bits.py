@@ -89,12 +89,14 @@ def test_the_readme_publishes_these_hashes():
     assert [h for pair in bits.PUBLISHED.values() for h in pair if h not in text] == []
 
 
+@pytest.mark.slow
 @pytest.mark.full_data
 def test_one_side_of_one_epoch_on_the_full_data_agrees_with_the_other(full_data, capsys):
     assert main(["bits", "--data", str(full_data), "--epochs", "1", "--hiddens", "16"]) == 0
     assert "SAME" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_jax_without_torch_has_the_same_hash_on_1_2_4_8_devices(small):
     runs = [["--side", "jax", *SMALL, "--devices", str(k)] for k in (8, 4, 2)]
     runs += [["--side", "jax", "--model", "mlp", *SMALL]]

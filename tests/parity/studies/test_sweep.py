@@ -226,6 +226,7 @@ def test_sweep_needs_no_torch(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_runs_spread_over_devices_are_the_same_runs(tmp_path):
     """In processes of their own: the number of devices is settled when JAX starts."""
     found = {}
@@ -252,6 +253,7 @@ def test_devices_that_there_are_not_are_exit_code_2(tmp_path, capsys):
     assert "devices = 99, expected 1 to" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_finished(tmp_path):
     command = [sys.executable, "-m", "parity.cli", "sweep", "lr", "--values", "0.1", "0.2"]
     command += ["--data", "sample", "--epochs", "100000", "--seeds", "1", "--hiddens", "8"]
