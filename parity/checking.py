@@ -192,6 +192,7 @@ def _notes(problem: Problem, pair: Pair, results: Sequence[Result]) -> Iterable[
     for known in problem.known:
         if known.reason not in reasons:
             yield f"a known difference was not seen: {known.level} {known.leaf} ({known.reason})"
+    yield from dict.fromkeys(pair.remarks)
     for what in pair.unexercised:
         yield f"not exercised by the data: {what}"
 

@@ -62,6 +62,7 @@ def judge_curve(pair: Pair, precision: str) -> list[Comparison]:
 
 def note_curve(pair: Pair, precision: str) -> str:
     if end := _diverged(pair, precision):
+        pair.remarks.append(f"both {precision} runs diverge at step {end:,}: one story until there")
         return f"both runs diverge at step {end:,}, and were compared until there"
     if not pair.has_twins(precision):
         return ""
@@ -78,7 +79,8 @@ def _in_float64(pair: Pair, twins: list[Run]) -> list[Comparison]:
         curve, other = (curves(run)["train_loss"][:end] for run in (ours, theirs))
         wrong = off["train_loss"][:end]
         with np.errstate(invalid="ignore"):
-            away = np.nan_to_num(_furthest(wrong - curve[: len(wrong)]), nan=np.inf)
+            away = _furthest(wrong - curve[: len(wrong)])
+        away = np.where(np.isnan(away), np.inf, away)
         room = 2 * loss_floor(pair) + _lengthened(away, end)
         return [compare(curve, other, room, name="train_loss", sides=SIDES)]
     floor = loss_floor(pair)
@@ -87,9 +89,9 @@ def _in_float64(pair: Pair, twins: list[Run]) -> list[Comparison]:
         # An accuracy is a count over n, rounded in float32: half an example is none.
         least = 0.5 / pair.val_examples if name == "val_acc" else 2 * floor
         # How far it has come by then: it may cross the curve again and again.
-        away = [FURTHER * _furthest(curves(run)[name] - curve) for run in twins]
-        away += [_furthest(off[name] - curve[: len(off[name])])]
-        room = least + np.max([_lengthened(a, len(curve)) for a in away], axis=0)
+        ways = [FURTHER * _furthest(curves(run)[name] - curve) for run in twins]
+        ways += [_furthest(off[name] - curve[: len(off[name])])]
+        room = least + np.max([_lengthened(way, len(curve)) for way in ways], axis=0)
         found.append(compare(curve, curves(theirs)[name], room, name=name, sides=SIDES))
     for name, array in ours.params.items():
         room = YARDSTICK * np.abs(array - pair.params[name]).max()

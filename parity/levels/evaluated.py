@@ -94,7 +94,8 @@ def compared(pair: Pair, one: Evaluation, part: str) -> Arrays:
         return {name: leaf for name, leaf in found.items() if name not in pair.frozen}
     if part == "step":
         batch = next(iter(pair.batches))
-        return paired(found, [pair.evaluate(s, "float32", batch).part(part) for s in SIDES])
+        each = [pair.evaluate(s, "float32", batch).part(part) for s in SIDES]
+        return paired(found, each, lambda: pair.idle)
     if part == "state":
         return {name: leaf for name, leaf in found.items() if name in pair.state}
     return found

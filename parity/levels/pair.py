@@ -20,7 +20,7 @@ class Pair:
     """The contestants at each precision, with the same names and the same weights.
 
     params, state: the shared ones that both start from. certified: the Trajectory of the level
-    that judges every step, once it was climbed.
+    that judges every step, once it was climbed. remarks: what a reader of the verdict must know.
     """
 
     jax: dict[str, JaxSide]
@@ -36,6 +36,7 @@ class Pair:
     infer: bool = False
     outputs_alone: bool = False  # no level that is asked needs more
     certified: Any = None
+    remarks: list[str] = field(default_factory=list)
     kept: dict[Any, Any] = field(default_factory=dict)
     _runs: dict[Any, Run] = field(default_factory=dict)
 
@@ -188,6 +189,12 @@ class Pair:
     def frozen(self) -> set[str]:
         """Parameters that Torch's model doesn't train."""
         return self.torch["float32"].frozen
+
+    @cached_property
+    def idle(self) -> set[str]:
+        """Slots of JAX's optimiser that no step reads."""
+        ours = self.jax["float32"]
+        return ours.idle(self.evaluate("jax", "float32", next(iter(self.batches))).gradients)
 
     @property
     def unexercised(self) -> list[str]:

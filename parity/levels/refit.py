@@ -8,6 +8,7 @@ from parity.comparison import Comparison, compare
 from parity.levels.curve import YARDSTICK, curves, loss_floor
 from parity.levels.level import Level, Skipped
 from parity.levels.pair import Pair
+from parity.levels.same_bits import diverged
 from parity.sides.side import SIDES, Run
 from parity.trees import Arrays
 
@@ -32,6 +33,10 @@ def judge_refit(pair: Pair, precision: str) -> list[Comparison]:
         whole = epochs == pair.epochs
         first = _of_epochs(pair.run(s, precision), epochs, whole)
         second = _of_epochs(again, epochs, whole)
+        if end := diverged(first["train_loss"], second["train_loss"]):  # one story, told until then
+            first, second = ({"train_loss": run["train_loss"][:end]} for run in (first, second))
+            room = reach["train_loss"][:end]
+            reach = reach | {"train_loss": np.where(np.isnan(room), np.inf, room)}
         for name in first:
             label = f"{s} second fit: {name}"
             room, sides = _of_length(reach[name], first[name]), ("first", "second")

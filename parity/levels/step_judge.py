@@ -77,7 +77,8 @@ class StepJudge:
             if self.compiled:
                 return self._judge(params, value, bounds, given)._replace(kinks=kinks)
             params, given = jax.tree.map(np.asarray, (params, given))
-            return _judged(params, value, bounds, given, np)._replace(kinks=kinks)
+            with np.errstate(all="ignore"):  # inf / inf: not finite, so never inside
+                return _judged(params, value, bounds, given, np)._replace(kinks=kinks)
 
     def _bounded(self, params: Any, state: Any, memory: Any, batches: Any) -> tuple[Any, Any, Any]:
         """(leaves after the step, their bounds, kinks)."""

@@ -89,6 +89,9 @@ class Report:
         for v in self.verdicts:
             if not v.ok and not self.interrupted:
                 console.print(str(v), highlight=False, markup=False)
+            elif v.notes:
+                notes = "\n".join(f"{v.pair}: {note}" for note in v.notes)
+                console.print(notes, highlight=False, markup=False)
         console.print(self.verdict, style="bold green" if self.ok else "bold red", highlight=False)
 
     def to_json(self) -> dict[str, Any]:

@@ -308,6 +308,29 @@ class JaxSide:
         new = self._shared(self._flat(given), self._names)
         return new, self._memorised(kept)
 
+    def idle(self, gradients: Arrays) -> set[str]:
+        """Slots of the optimiser whose values change nothing, neither a step nor what follows it:
+        trace = gradient + 0 trace, for a momentum of 0."""
+        with self._settings():
+            given, memory, step = self.held()[0], self.memory(), jax.jit(self.updated)
+            plain = jax.tree.map(np.asarray, step(given, gradients, memory))
+            slots = {name.partition(".")[0] for name in memory}
+            return {
+                slot
+                for slot in slots
+                if _equal(
+                    plain,
+                    step(
+                        given,
+                        gradients,
+                        {
+                            n: leaf + 1 if n.partition(".")[0] == slot else leaf
+                            for n, leaf in memory.items()
+                        },
+                    ),
+                )
+            }
+
     @property
     def accumulated(self) -> int:
         """Batches that make one step."""
@@ -429,6 +452,10 @@ class JaxSide:
 
 def _assembled(structure: Any, params: Any, rest: Any) -> Any:
     return nnx.merge(structure, params, rest, copy=True)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))
 
 
 def _turned(array: Any, turn: bool) -> Any:

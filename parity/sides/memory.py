@@ -3,7 +3,7 @@
 The names are optax's. A slot that belongs to no parameter (a count) has its name alone.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -50,13 +50,18 @@ def is_paired(name: str) -> bool:
     return bool(param) and slot not in UNPAIRED
 
 
-def paired(step: Mapping[str, T], sides: Sequence[Mapping[str, Any]]) -> dict[str, T]:
+def paired(
+    step: Mapping[str, T],
+    sides: Sequence[Mapping[str, Any]],
+    idle: Callable[[], Collection[str]] = lambda: (),
+) -> dict[str, T]:
     """The leaves of a step that both sides can have; sides: the leaves of each.
 
     A slot that a side keeps for other parameters is masked for those that lack it: optax.masked,
     or a parameter that Torch never gave a gradient. An optimiser of the user's own keeps what it
-    keeps under names of its own: where a side has such, only what both have is compared. Otherwise
-    what one lacks is a difference.
+    keeps under names of its own: where a side has such, only what both have is compared. idle:
+    asked for slots that no step reads, as that of a momentum of 0. Otherwise what one lacks is a
+    difference.
     """
     every = {n for side in sides for n in side if n.startswith("optimizer.") and is_paired(n)}
     slots = [{_slot(name)[0] for name in every if name in side} for side in sides]
@@ -65,7 +70,7 @@ def paired(step: Mapping[str, T], sides: Sequence[Mapping[str, Any]]) -> dict[st
         name
         for name in every
         for side, own in zip(sides, slots, strict=True)
-        if name not in side and (strange or _slot(name)[0] in own)
+        if name not in side and (strange or _slot(name)[0] in own or _slot(name)[0] in idle())
     }
     return {n: leaf for n, leaf in step.items() if is_paired(n) and n not in excused}
 

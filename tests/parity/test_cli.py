@@ -35,6 +35,12 @@ def test_the_main_job_ends_to_end_on_the_sample(tmp_path, capsys):
         assert (tmp_path / "report" / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("edge", [["--lr", "0"], ["--sigma", "0"], ["--lr", "1e38"]])
+def test_a_run_that_stands_still_or_overflows_agrees(tmp_path, edge):
+    assert main(["check", *QUICK, *edge, "--out", str(tmp_path)]) == 0
+
+
 def test_a_difference_gives_exit_code_1_and_names_the_level(tmp_path, capsys, monkeypatch):
     import jax_mlp
 

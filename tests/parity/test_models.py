@@ -85,6 +85,25 @@ def test_softmax_regression_pairs_its_parameters_by_itself():
     assert {r.level.name for r in verdict.results if r.skipped} == {"masks"}
 
 
+def test_a_momentum_of_zero_is_no_momentum():
+    def plain(p):
+        return torch.optim.SGD(p, lr=0.1)
+
+    def told(beta):
+        return checked(net(), optimizer=(plain, optax.sgd(0.1, momentum=beta)), levels=("step",))
+
+    assert told(0.0).ok
+    assert "optimizer.trace" in str(told(0.9)) and not told(0.9).ok
+
+
+def test_runs_that_overflow_alike_are_one_story():
+    data = X, rng.normal(size=(20, 3)).astype(np.float32)
+    levels = "curve", "refit"
+    verdict = checked(net(), data=data, loss="mse", lr=1e30, epochs=3, levels=levels)
+    assert verdict.ok, verdict
+    assert any("both float64 runs diverge at step" in note for note in verdict.notes)
+
+
 def test_gradients_accumulate_over_batches():
     assert (verdict := checked(net(), accumulate=2)).ok, verdict
 

@@ -162,6 +162,7 @@ def test_jax_has_one_result_on_every_code_path(flags: str, jax_hash: str) -> Non
     assert in_a_process("jax", XLA_FLAGS=flags) == [jax_hash]
 
 
+@pytest.mark.slow
 def test_a_batch_over_2_4_8_devices_gives_the_same_bits(jax_hash: str) -> None:
     flags = "--xla_force_host_platform_device_count=8"
     assert in_a_process("jax", "2", "4", "8", XLA_FLAGS=flags) == [jax_hash] * 3

@@ -195,6 +195,7 @@ def outcome(port):
     return "right" if same else "wrong"
 
 
+@pytest.mark.slow
 def test_of_all_ports_none_is_guessed_wrongly_and_most_are_guessed():
     found = {
         port.name: outcome(port)

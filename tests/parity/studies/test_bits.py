@@ -123,6 +123,7 @@ print("jax losses", bits.digest({"losses": bits.np.array(losses, "f4")}))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [1, 2])
 def test_two_processes_have_the_same_hash_as_one_and_as_torch(small, own):
     """jax.distributed over loopback: `own` devices in each process, collectives by gloo."""
