@@ -81,7 +81,7 @@ def _in_float64(pair: Pair, twins: list[Run]) -> list[Comparison]:
         with np.errstate(invalid="ignore"):
             away = _furthest(wrong - curve[: len(wrong)])
         away = np.where(np.isnan(away), np.inf, away)
-        room = 2 * loss_floor(pair) + _lengthened(away, end)
+        room = 2 * loss_floor(pair) + _lengthened(away, curve)
         return [compare(curve, other, room, name="train_loss", sides=SIDES)]
     floor = loss_floor(pair)
     found = []
@@ -91,7 +91,7 @@ def _in_float64(pair: Pair, twins: list[Run]) -> list[Comparison]:
         # How far it has come by then: it may cross the curve again and again.
         ways = [FURTHER * _furthest(curves(run)[name] - curve) for run in twins]
         ways += [_furthest(off[name] - curve[: len(off[name])])]
-        room = least + np.max([_lengthened(way, len(curve)) for way in ways], axis=0)
+        room = least + np.max([_lengthened(way, curve) for way in ways], axis=0)
         found.append(compare(curve, curves(theirs)[name], room, name=name, sides=SIDES))
     for name, array in ours.params.items():
         room = YARDSTICK * np.abs(array - pair.params[name]).max()
@@ -144,8 +144,14 @@ def _furthest(difference: np.ndarray) -> np.ndarray:
     return np.maximum.accumulate(np.abs(difference))
 
 
-def _lengthened(curve: np.ndarray, length: int) -> np.ndarray:
-    return np.pad(curve, (0, length - len(curve)), mode="edge")
+def _lengthened(away: np.ndarray, curve: np.ndarray) -> np.ndarray:
+    """How far an update off by 10^-9 brings a run, past its end: as far as it was there, or, where
+    the curve has grown since, by the same share of it."""
+    last = len(away) - 1
+    so_far, later = np.abs(curve[: last + 1]).max(), np.maximum.accumulate(np.abs(curve[last:]))[1:]
+    with np.errstate(over="ignore"):
+        grown = np.maximum(later, so_far) / so_far if so_far else np.ones_like(later)
+        return np.concatenate([away, away[-1] * grown])
 
 
 def loss_floor(pair: Pair) -> float:
