@@ -73,26 +73,16 @@ def ladder(verdicts: Sequence[Verdict]) -> bytes:
     for i, v in enumerate(verdicts):
         found = {(r.level.name, r.precision): r for r in v.results}
         for y, place in enumerate(rows):
-            if place not in found or not found[place].comparisons:
+            if place not in found:
                 continue
-            margin = found[place].worst.margin
-            color = f"C{i}" if found[place].ok else "tab:red"
-            shown = float(np.clip(margin, least, 1e3))
-            axes.barh(
-                y + (i - (len(verdicts) - 1) / 2) * height,
-                shown - least,
-                height,
-                least,
-                color=color,
-            )
+            result, at = found[place], y + (i - (len(verdicts) - 1) / 2) * height
+            margin = result.worst.margin if result.comparisons else 0.0
+            said = result.verdict if not result.comparisons else "no difference"
             if margin == 0:
-                axes.text(
-                    least * 1.3,
-                    y + (i - (len(verdicts) - 1) / 2) * height,
-                    f"{v.pair}: same bits",
-                    va="center",
-                    fontsize="x-small",
-                )
+                axes.text(least * 1.3, at, f"{v.pair}: {said}", va="center", fontsize="x-small")
+            shown = float(np.clip(margin, least, 1e3))
+            color = f"C{i}" if result.ok else "tab:red"
+            axes.barh(at, shown - least, height, least, color=color)
         axes.barh(0, 0, color=f"C{i}", label=v.pair)
     axes.axvline(1, color="k", lw=1)
     axes.set_yticks(range(len(rows)), [f"{level} {precision}" for level, precision in rows])
