@@ -203,9 +203,13 @@ class Trainer(HyperParameters):
         """`function` compiled for these arguments, once a fit; the time is recorded apart."""
         if key not in self._compiled:
             start = time.perf_counter()
-            self._compiled[key] = jax.jit(function).lower(*args).compile()
+            self._compiled[key] = self.compile(function, *args)
             self.history.compile_seconds += time.perf_counter() - start
         return self._compiled[key]
+
+    def compile(self, function: Callable, *args: Any) -> Callable:
+        """`function` as a program for such arguments."""
+        return jax.jit(function).lower(*args).compile()
 
     def _check_labels(self, batch: Any, labels: Any) -> None:
         """XLA can't raise: labels are checked here, where data enters.

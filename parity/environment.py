@@ -28,7 +28,8 @@ def environment() -> dict[str, Any]:
 def command() -> str:
     """The command line that repeats this run."""
     program, *arguments = sys.argv
-    return shlex.join([Path(program).name, *arguments])
+    name = Path(program).name
+    return shlex.join(["mlp-parity" if name == "cli.py" else name, *arguments])
 
 
 def _processor() -> str:

@@ -1,14 +1,17 @@
 """What one batch gives, part by part: logits, loss, gradients, step, state.
 
 float32: each side against the float64 value, within its rounding bound. float64: the sides against
-each other, within twice the bound, since both err. Without a bound, by effective bits.
+each other, within twice the bound, since both err. Without a bound, or where it says nothing, by
+effective bits; the step then from each side's own gradients, for Adam turns their rounding to more.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+
+import numpy as np
 
 from parity.comparison import Comparison, compare_trees
-from parity.levels.effective_bits import same_bits, same_in_float64
+from parity.levels.effective_bits import FLOAT32, same_bits, same_in_float64
 from parity.levels.level import Judge, Level, Skipped
 from parity.levels.pair import Pair
 from parity.sides.memory import paired
@@ -52,12 +55,19 @@ def judge_part(part: str) -> Judge:
 def _judged(pair: Pair, precision: str, part: str) -> list[Comparison]:
     if pair.unbounded(precision):
         return _by_bits(pair, part, precision)
-    found = []
+    without = _wide(pair, precision, part)
+    judge = _by_own_gradients if part == "step" else _by_bits
+    found = judge(pair, part, precision, without) if without else []
     for batch in pair.batches:
         sides = {s: compared(pair, pair.evaluate(s, precision, batch), part) for s in SIDES}
         expected = pair.expected(precision, batch)
         value, bound = (compared(pair, e, part) for e in (expected.value, expected.bound))
         name = f"{batch}: "
+        value, bound, *own = (
+            {n: leaf for n, leaf in tree.items() if n not in without}
+            for tree in (value, bound, *(sides[s] for s in SIDES))
+        )
+        sides = dict(zip(SIDES, own, strict=True))
         if precision == "float64":
             twice = {key: 2 * leaf for key, leaf in bound.items()}
             found += compare_trees(sides["jax"], sides["torch"], twice, sides=SIDES, name=name)
@@ -101,7 +111,49 @@ def compared(pair: Pair, one: Evaluation, part: str) -> Arrays:
     return found
 
 
-def _by_bits(pair: Pair, part: str, precision: str) -> list[Comparison]:
+def _wide(pair: Pair, precision: str, part: str) -> set[str]:
+    """The leaves whose bound says nothing, for a deep model amplifies its worst case: wherever it
+    is wider than all values of the part, or in float64 than one rounding of them to float32."""
+    if (pair.narrow or pair.without_float64) and precision == "float64":
+        return set()
+    share, found = {"float64": FLOAT32}.get(precision, 1.0), set()
+    for batch in pair.batches:
+        expected = pair.expected(precision, batch)
+        value, bound = (compared(pair, e, part) for e in (expected.value, expected.bound))
+        scale = max(float(np.abs(leaf).max(initial=0.0)) for leaf in value.values())
+        found |= {n for n, leaf in bound.items() if np.min(leaf, initial=np.inf) > share * scale}
+    return found
+
+
+def _by_own_gradients(
+    pair: Pair, part: str, precision: str, only: Collection[str]
+) -> list[Comparison]:
+    """Each side's step from its own gradients, within the rounding bound of the optimiser alone."""
+    reference, found = pair.reference(precision), []
+    memory = reference.side.memory()
+    for batch in pair.batches:
+        of_jax = pair.evaluate("jax", precision, batch).gradients
+        for s in SIDES:
+            one = pair.evaluate(s, precision, batch)
+            own = compared(pair, one, part)
+            gradients = reference.side.typed(of_jax | one.gradients)
+            b = reference.update(pair.params, gradients, memory)
+            value, limit = (
+                params | {f"optimizer.{name}": leaf for name, leaf in kept.items()}
+                for params, kept in (b.value, b.bound)
+            )
+            names = [name for name in own if name in only and name in value]
+            found += compare_trees(
+                {name: own[name] for name in names},
+                {name: value[name] for name in names},
+                {name: room(limit[name]) for name in names},
+                sides=(s, "its gradients' step"),
+                name=f"{batch}: ",
+            )
+    return found
+
+
+def _by_bits(pair: Pair, part: str, precision: str, only: Collection[str] = ()) -> list[Comparison]:
     found = []
     for batch in pair.batches:
         exact, own = (
@@ -109,6 +161,8 @@ def _by_bits(pair: Pair, part: str, precision: str) -> list[Comparison]:
             for p in ("float64", "float32")
         )
         for leaf, value in exact["jax"].items():
+            if only and leaf not in only:
+                continue
             name = f"{batch}: .{leaf}"
             float64, float32 = ({s: tree[s][leaf] for s in SIDES} for tree in (exact, own))
             if precision == "float64":
@@ -125,6 +179,9 @@ def _note(pair: Pair, precision: str, part: str) -> str:
     """
     if why := pair.unbounded(precision):
         return f"judged by effective bits, for there is no rounding bound: {why}"
+    if without := _wide(pair, precision, part):
+        how = "from each side's own gradients" if part == "step" else "by effective bits"
+        return f"judged {how}, for the bound says nothing: {', '.join(sorted(without))}"
     if precision == "float64":
         return ""
     share, kinks = 0.0, Counter[str]()

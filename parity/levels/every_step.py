@@ -44,7 +44,8 @@ class Trajectory:
     error of the whole update that would certainly have been seen at that step,
     2 min(bound / |update|) over all elements. apart: {leaf or "loss": [steps]}, the sides' largest
     difference over the largest value. kinks: {"max mlp.py:30": [steps]}, how many decisions
-    of that line rounding could have turned. losses: of JAX's run, in nats.
+    of that line rounding could have turned. losses: of JAX's run, in nats. unjudged:
+    {leaf: elements of all steps whose bound is infinite}.
     """
 
     precision: str
@@ -56,7 +57,7 @@ class Trajectory:
     seconds: float
     divergence: Divergence | None = None
     about: dict[str, Any] = field(default_factory=dict)
-    unjudged: int = 0  # elements, of all steps, that no bound could be found for
+    unjudged: dict[str, int] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
@@ -184,7 +185,10 @@ def certify(
         time.perf_counter() - start,
         divergence,
         {"epochs": epochs} | ({} if diverged is None else {"diverged": diverged}),
-        int(sum(judged.unjudged for _, judged in found)),
+        {
+            leaf: int(sum(judged.unjudged[i] for _, judged in found))
+            for i, leaf in enumerate(leaves)
+        },
     )
     if interrupted:
         raise Interrupted(result)
@@ -217,7 +221,10 @@ def judge_every_step(pair: Pair, precision: str) -> list[Comparison]:
             judged = compare(margin[worst], 0.0, 1.0, name=name, sides=(s, "expected"))
             size = sizes.get(leaf.rpartition("optimizer.")[2].partition(".")[2] or leaf, 1)
             apart, elements = float(t.apart[leaf].max()), t.steps * sizes.get(leaf, size)
-            found.append(replace(judged, relative=apart, elements=elements))
+            never = t.unjudged[leaf]
+            found.append(replace(judged, relative=apart, elements=elements, unjudged=never))
+    if found and all(c.ok and c.unjudged >= c.elements for c in found):
+        raise Skipped("the rounding bound of every step is infinite: too much is amplified")
     return found
 
 

@@ -24,8 +24,8 @@ class Judged(NamedTuple):
     margins: [sides, leaves], the largest error over its bound; at most 1 inside, inf where
     something isn't finite or is missing. visible: the smallest relative error of the update that
     would certainly have been seen. apart: [leaves], largest difference of the sides over the
-    largest value. kinks: [decisions], how many rounding could have turned. unjudged: elements whose
-    bound is infinite.
+    largest value. kinks: [decisions], how many rounding could have turned. unjudged: [leaves],
+    elements whose bound is infinite.
     """
 
     margins: Any
@@ -111,7 +111,7 @@ def _judged(params: Leaves, value: Leaves, bounds: Leaves, given: Any, xp: Any =
     ]
     apart = [_apart(xp, given["jax"][x], given["torch"][x], value[x]) for x in value]
     visible = 2 * xp.min(xp.array(seen))
-    unjudged = sum(xp.sum(xp.isposinf(leaf)) for leaf in bounds.values())
+    unjudged = xp.array([xp.sum(xp.isposinf(bounds[leaf])) for leaf in value])
     return Judged(xp.array(margins), visible, xp.array(apart), None, unjudged)
 
 

@@ -13,6 +13,7 @@ import optax
 from jax.extend import core
 
 import jax_mlp
+from jax_mlp import programs
 from jax_mlp.step import Carry, pure_step, split, update
 from parity.problem import PLAIN, Examples, Training
 from parity.rounding.jaxpr import frames_to_user
@@ -57,7 +58,7 @@ class JaxSide:
         _, params, rest = split(self.model)
         self._names = {name: name for name in self._flat(params)}
         self._state_names = {name: name for name in self._flat(rest, statistics=True)}
-        self._evaluate = jax.jit(self.taken)
+        self._evaluate = programs.Quick(self.taken)
         self._pull_back = jax.jit(self._pulled_back)
         self._forward = jax.jit(self.outputs, static_argnames="training")
 
@@ -535,6 +536,9 @@ class _JaxTrainer(jax_mlp.Trainer):
     def __init__(self, max_epochs: int, update_scale: float, dtype: str) -> None:
         super().__init__(max_epochs, arithmetic="native")
         self.update_scale, self.dtype = update_scale, dtype
+
+    def compile(self, function: Callable, *args: Any) -> Callable:
+        return programs.Quick(function).compiled(*args)
 
     def prepare_model(self, model: Any) -> None:
         super().prepare_model(model)
