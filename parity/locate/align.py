@@ -1,0 +1,97 @@
+"""Tensors of two graphs aligned by value, and the place where the graphs part.
+
+Tensors correspond if their fingerprints can be of the same numbers, within the rounding bound of
+JAX's: so whatever names, layouts and fusions there are, what both compute is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from parity.sides.tensors import Graph, Traced
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Which tensors of JAX's graph each of Torch's may be, and the reverse."""
+
+    jax: Graph
+    torch: Graph
+    of_torch: dict[int, list[int]]
+    of_jax: dict[int, list[int]]
+
+    @cached_property
+    def share(self) -> float:
+        """Of Torch's computed tensors, those with a partner."""
+        computed = self.torch.computed
+        return sum(t.number in self.of_torch for t in computed) / max(1, len(computed))
+
+    def graph(self, side: str) -> Graph:
+        return self.jax if side == "jax" else self.torch
+
+    def partners(self, side: str) -> dict[int, list[int]]:
+        return self.of_jax if side == "jax" else self.of_torch
+
+
+def paired_tensors(jax: Graph, torch: Graph) -> Pairing:
+    """All pairs of tensors whose numbers agree; layouts of a tensor count as that tensor."""
+    of_torch: dict[int, list[int]] = {}
+    of_jax: dict[int, list[int]] = {}
+    there = [t for t in jax.tensors if t.moved is None and t.shape.count(0) == 0]
+    sizes = [len(t.fingerprint.low) for t in there]
+    there = [t for t, size in zip(there, sizes, strict=True) if size]
+    if not there:
+        return Pairing(jax, torch, of_torch, of_jax)
+    low = np.stack([t.fingerprint.low for t in there])
+    high = np.stack([t.fingerprint.high for t in there])
+    known = np.array([t.depends for t in there])
+    for t in torch.tensors:
+        if t.moved is not None or not len(t.fingerprint.low):
+            continue
+        for i in np.flatnonzero((known == t.depends) & t.fingerprint.meets(low, high)):
+            of_torch.setdefault(t.number, []).append(there[i].number)
+            of_jax.setdefault(there[i].number, []).append(t.number)
+    return Pairing(jax, torch, of_torch, of_jax)
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Where one graph leaves the other: first are the operations all of whose operands agree,
+    agreeing the operands, region all tensors behind them without a partner."""
+
+    first: list[Traced]
+    agreeing: list[Traced]
+    region: list[Traced]
+
+
+def frontier(pairing: Pairing, side: str, wrong: Iterable[int]) -> Frontier:
+    """Walk from wrong tensors back to the latest that agree."""
+    graph, partners = pairing.graph(side), pairing.partners(side)
+    tensors = graph.tensors
+
+    def agrees(t: Traced) -> bool:
+        return bool(t.given) or not t.depends or t.number in partners
+
+    region: dict[int, Traced] = {}
+    agreeing: dict[int, Traced] = {}
+    first: list[Traced] = []
+    waiting = [graph.origin(n) for n in wrong]
+    roots = set(waiting)
+    while waiting:
+        number = waiting.pop()
+        t = tensors[number]
+        if number in region or (agrees(t) and number not in roots):
+            continue
+        region[number] = t
+        before = [tensors[graph.origin(i)] for i in t.inputs]
+        waiting += [b.number for b in before if not agrees(b)]
+        if all(map(agrees, before)):
+            first.append(t)
+    first.sort(key=lambda t: t.number)
+    for t in first:
+        agreeing |= {graph.origin(i): tensors[graph.origin(i)] for i in t.inputs}
+    return Frontier(first, [*agreeing.values()], sorted(region.values(), key=lambda t: t.number))

@@ -1,0 +1,201 @@
+"""Every tensor that Torch's training step makes, as data: operation, module, the user's line."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from parity.sides.side import Batch, Evaluation
+from parity.sides.tensors import Fingerprint, Graph
+from parity.sides.torch_side import TorchSide
+
+_LIBRARIES = tuple(
+    str(home) for home in (Path(torch.__file__).parent, Path(__file__).resolve().parents[1])
+)
+_MADE_UP = ("lift_fresh", "_local_scalar_dense", "empty", "empty_like", "new_empty")
+
+
+def torch_tensors(side: TorchSide, batch: Batch, infer: bool = False) -> tuple[Graph, Evaluation]:
+    """The graph of one training step from what the side holds, and what the step gave.
+
+    infer: the forward pass alone. The model is the user's own, and is left as it was.
+    """
+    recorder = Recorder(side)
+    with recorder.watching():
+        if infer:
+            outputs = side.forward(batch[0])
+            found = Evaluation(outputs, np.zeros(()), {}, {})
+        else:
+            found = side.evaluate(*batch)
+    recorder.find_results(found)
+    return recorder.graph, found
+
+
+class Recorder(TorchDispatchMode):
+    """While it lasts, notes every tensor that an operation gives or changes."""
+
+    def __init__(self, side: TorchSide) -> None:
+        super().__init__()
+        self.graph = Graph("torch")
+        self._side = side
+        self._paths = {id(module): name for name, module in side._inner.named_modules()}
+        self._within: list[str] = []
+        self._places: dict[int, tuple[str, str]] = {}  # of forward operations, by sequence number
+        # A view is known by where it lies; written to, it's another tensor.
+        self._numbers: dict[tuple[Any, ...], tuple[int, int]] = {}
+        self._writes: dict[int, list[int]] = {}
+        self._backward_seen = False
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        def enter(module: torch.nn.Module, args: Any) -> None:
+            if not self._within:
+                self._backward_seen = False
+            path = self._paths.get(id(module))
+            self._within.append(
+                path if path is not None else (self._within[-1] if self._within else "")
+            )
+
+        def leave(module: torch.nn.Module, args: Any, out: Any) -> None:
+            if self._within:
+                self._within.pop()
+
+        hooks = [
+            register_module_forward_pre_hook(enter),
+            register_module_forward_hook(leave, always_call=True),
+        ]
+        try:
+            with self:
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        schema = func._schema.arguments
+        given = {a.name: x for a, x in zip(schema, args, strict=False)} | kwargs
+        written = [
+            given[a.name]
+            for a in schema
+            if a.alias_info is not None and a.alias_info.is_write and a.name in given
+        ]
+        tensors = {n: [t for t in tree_leaves(x) if _usable(t)] for n, x in given.items()}
+        before = {n: [self._number(t) for t in ts] for n, ts in tensors.items()}
+        scalars = [float(x) for x in tree_leaves((args, kwargs)) if type(x) in (int, float)]
+        out = func(*args, **kwargs)
+        name = str(func.overloadpacket).removeprefix("aten.")
+        module, line, phase = self._place()
+        changed = [t for t in tree_leaves(written) if _usable(t)]
+        made = [t for t in tree_leaves(out) if _usable(t)]
+        results = changed or made
+        lists = name.startswith("_foreach") and len(results) > 1
+        for i, t in enumerate(results):
+            inputs = [
+                n
+                for numbers in before.values()
+                for n in ([numbers[i]] if lists and len(numbers) == len(results) else numbers)
+            ]
+            if any(name.startswith(n) for n in ("zero_", "fill_")):
+                inputs = inputs[1:]
+            number = self.graph.add(
+                name,
+                inputs,
+                _numpy(t),
+                module=module,
+                line=line,
+                phase=phase,
+                moves=func.is_view,
+                scalars=scalars,
+                depends=False if name in _MADE_UP or not inputs else None,
+            )
+            storage = t.untyped_storage()._cdata
+            if changed:
+                self._writes.setdefault(storage, []).append(number)
+            self._numbers[_key(t)] = number, len(self._writes.get(storage, ()))
+        return out
+
+    def find_results(self, found: Evaluation) -> None:
+        """Which tensors are the parts of an Evaluation: the last with the same numbers."""
+        latest: dict[bytes, int] = {}
+        for t in self.graph.tensors:
+            latest[t.fingerprint.low.tobytes()] = self.graph.origin(t.number)
+        for part in ("logits", "loss", "gradients", "step", "state"):
+            leaves = found.part(part)
+            self.graph.results[part] = {}
+            for name, leaf in leaves.items():
+                number = latest.get(Fingerprint.of(np.asarray(leaf)).low.tobytes())
+                if number is not None:
+                    self.graph.results[part][name] = number
+
+    def _number(self, t: torch.Tensor) -> int:
+        key, storage = _key(t), t.untyped_storage()._cdata
+        writes = self._writes.get(storage, [])
+        number, seen = self._numbers.get(key, (None, 0))
+        if number is not None and seen == len(writes):
+            return number
+        names = {p.untyped_storage()._cdata: n for n, p in self._side._inner.named_parameters()}
+        if number is None and not writes:
+            given = names.get(storage, "input")
+            number = self.graph.add("given", (), _numpy(t), given=given, depends=True)
+        else:  # an operation wrote to a part of it, or to what it's a part of
+            inputs = [*([number] if number is not None else []), *writes[seen:]]
+            module, line, phase = self._place()
+            number = self.graph.add(
+                "written", inputs, _numpy(t), module=module, line=line, phase=phase
+            )
+        self._numbers[key] = number, len(writes)
+        return number
+
+    def _place(self) -> tuple[str, str, str]:
+        """(module, the user's line, phase) of the operation at hand."""
+        node: Any = torch._C._current_autograd_node()
+        if node is not None:
+            self._backward_seen = True
+            module, line = self._places.get(node._sequence_nr(), ("", ""))
+            return module, line or _line(), "backward"
+        module = self._within[-1] if self._within else ""
+        line = _line()
+        if self._within or not self._backward_seen:
+            last = torch.autograd._get_sequence_nr() - 1  # of the node that autograd just made
+            self._places.setdefault(last, (module, line))
+            return module, line, "forward"
+        return module, line, "optimiser"
+
+
+def _usable(t: Any) -> bool:
+    return isinstance(t, torch.Tensor) and not t.is_complex() and t.layout == torch.strided
+
+
+def _key(t: torch.Tensor) -> tuple[Any, ...]:
+    return (t.untyped_storage()._cdata, t.storage_offset(), tuple(t.shape), t.stride(), t.dtype)
+
+
+def _numpy(t: torch.Tensor) -> np.ndarray:
+    return t.detach().double().numpy()
+
+
+def _line() -> str:
+    """file:line (function) of the innermost frame that is the user's, within our own call."""
+    frame: Any = sys._getframe(2)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "torch_tensors" and code.co_filename == __file__:
+            return ""
+        file = code.co_filename
+        if not file.startswith(_LIBRARIES) and Path(file).is_absolute():
+            return f"{file}:{frame.f_lineno} ({code.co_name})"
+        frame = frame.f_back
+    return ""
