@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from parity.sides.tensors import Graph, Traced
+from parity.sides.tensors import PHASES, Graph, Traced
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,14 @@ class Frontier:
     region: list[Traced]
 
 
-def frontier(pairing: Pairing, side: str, wrong: Iterable[int]) -> Frontier:
-    """Walk from wrong tensors back to the latest that agree."""
+def frontier(pairing: Pairing, side: str, wrong: Iterable[int], phase: str) -> Frontier:
+    """Walk from wrong tensors of a phase back to the latest that agree; earlier phases do."""
     graph, partners = pairing.graph(side), pairing.partners(side)
     tensors = graph.tensors
 
     def agrees(t: Traced) -> bool:
-        return bool(t.given) or not t.depends or t.number in partners
+        before = PHASES.index(t.phase) < PHASES.index(phase)
+        return bool(t.given) or not t.depends or t.number in partners or before
 
     region: dict[int, Traced] = {}
     agreeing: dict[int, Traced] = {}

@@ -60,6 +60,11 @@ class Fingerprint:
         )
         return fp
 
+    @property
+    def key(self) -> bytes:
+        """Of the order statistics; two layouts of the same numbers have the same."""
+        return self.low[: _RANKS + 1].tobytes()
+
     def meets(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """Which of the fingerprints [n, k] may be of the same numbers."""
         return np.all((self.low <= high) & (low <= self.high), axis=1)
@@ -73,6 +78,7 @@ class Traced:
     "file:line (function)", the user's; "" where no frame is. moved: number of the tensor whose
     numbers these are, only laid out otherwise. given: name of what the step was given. depends:
     whether anything given reaches it. scalars: literal numbers among the operands.
+    inside: the fused operation that this is a step of.
     """
 
     number: int
@@ -87,7 +93,7 @@ class Traced:
     moved: int | None = None
     given: str = ""
     scalars: tuple[float, ...] = ()
-    sample: float = 0.0
+    inside: str = ""
 
     def __str__(self) -> str:
         shape = ", ".join(map(str, self.shape))
@@ -121,6 +127,7 @@ class Graph:
         depends: bool | None = None,
         moves: bool = False,
         scalars: Sequence[float] = (),
+        inside: str = "",
     ) -> int:
         """Number of a new tensor. moves: whether the operation only lays out its first input."""
         made = [self.tensors[i] for i in inputs]
@@ -148,6 +155,7 @@ class Graph:
                 moved,
                 given,
                 tuple(scalars),
+                inside,
             )
         )
         return number
@@ -168,9 +176,22 @@ class Graph:
 
     @property
     def computed(self) -> list[Traced]:
-        """Tensors with numbers of their own, on which what was given has an influence."""
-        return [t for t in self.tensors if t.moved is None and t.depends and not t.given]
+        """Tensors with numbers of their own, on which what was given has an influence.
+
+        Steps of a fused operation aren't among them, nor is a tensor all of one number."""
+        return [
+            t
+            for t in self.tensors
+            if t.moved is None
+            and t.depends
+            and not t.given
+            and not t.inside
+            and not (t.fingerprint.constant and t.shape)
+        ]
 
 
 def _same(one: Fingerprint, other: Fingerprint) -> bool:
-    return np.array_equal(one.low, other.low) and np.array_equal(one.high, other.high)
+    """Means are of sums in another order."""
+    ranks = slice(None, _RANKS + 1)
+    exact = np.array_equal(one.low[ranks], other.low[ranks])
+    return exact and bool(one.meets(other.low[None], other.high[None])[0])

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch._decomp import decomposition_table
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from parity.sides.side import Batch, Evaluation
 from parity.sides.tensors import Fingerprint, Graph
@@ -24,7 +25,26 @@ from parity.sides.torch_side import TorchSide
 _LIBRARIES = tuple(
     str(home) for home in (Path(torch.__file__).parent, Path(__file__).resolve().parents[1])
 )
-_MADE_UP = ("lift_fresh", "_local_scalar_dense", "empty", "empty_like", "new_empty")
+# What these give has no number of their operands'.
+_MADE_UP = {"lift_fresh", "_local_scalar_dense", "empty", "empty_like", "new_empty", "zeros_like",
+            "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "rand_like"}  # fmt: skip
+# Operations of many steps in one: run a second time step by step, as Torch itself defines them, so
+# that each step may find its partner.
+_FUSED = {"addmm", "baddbmm", "addmv", "native_layer_norm", "native_layer_norm_backward",
+          "native_group_norm", "native_group_norm_backward", "native_batch_norm",
+          "native_batch_norm_backward", "gelu", "gelu_backward", "silu", "silu_backward",
+          "_log_softmax", "_log_softmax_backward_data", "_softmax", "_softmax_backward_data",
+          "_safe_softmax", "nll_loss_forward", "nll_loss_backward", "nll_loss2d_forward",
+          "nll_loss2d_backward", "mse_loss", "mse_loss_backward", "huber_loss",
+          "huber_loss_backward", "smooth_l1_loss", "smooth_l1_loss_backward",
+          "binary_cross_entropy_with_logits", "binary_cross_entropy",
+          "binary_cross_entropy_backward", "elu", "elu_backward", "leaky_relu",
+          "leaky_relu_backward", "softplus", "softplus_backward", "sigmoid_backward",
+          "tanh_backward", "addcmul", "addcdiv", "lerp", "linalg_vector_norm", "logsumexp",
+          "threshold_backward", "hardtanh", "hardtanh_backward", "embedding_dense_backward",
+          "_fused_rms_norm", "_fused_rms_norm_backward", "var_mean", "std",
+          "log_sigmoid_forward", "log_sigmoid_backward", "glu", "glu_backward", "mish", "hardswish",
+          "mean", "var", "upsample_bilinear2d", "upsample_bicubic2d"}  # fmt: skip
 
 
 def torch_tensors(side: TorchSide, batch: Batch, infer: bool = False) -> tuple[Graph, Evaluation]:
@@ -57,6 +77,7 @@ class Recorder(TorchDispatchMode):
         self._numbers: dict[tuple[Any, ...], tuple[int, int]] = {}
         self._writes: dict[int, list[int]] = {}
         self._backward_seen = False
+        self._inside = ""
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -95,8 +116,9 @@ class Recorder(TorchDispatchMode):
         tensors = {n: [t for t in tree_leaves(x) if _usable(t)] for n, x in given.items()}
         before = {n: [self._number(t) for t in ts] for n, ts in tensors.items()}
         scalars = [float(x) for x in tree_leaves((args, kwargs)) if type(x) in (int, float)]
-        out = func(*args, **kwargs)
         name = str(func.overloadpacket).removeprefix("aten.")
+        steps = self._steps(func, name, args, kwargs)
+        out = func(*args, **kwargs)
         module, line, phase = self._place()
         changed = [t for t in tree_leaves(written) if _usable(t)]
         made = [t for t in tree_leaves(out) if _usable(t)]
@@ -108,8 +130,9 @@ class Recorder(TorchDispatchMode):
                 for numbers in before.values()
                 for n in ([numbers[i]] if lists and len(numbers) == len(results) else numbers)
             ]
-            if any(name.startswith(n) for n in ("zero_", "fill_")):
+            if name in ("zero_", "fill_", "copy_"):  # nothing is left of what was there
                 inputs = inputs[1:]
+            inputs = inputs if i >= len(steps) or steps[i] is None else [steps[i]]
             number = self.graph.add(
                 name,
                 inputs,
@@ -120,6 +143,7 @@ class Recorder(TorchDispatchMode):
                 moves=func.is_view,
                 scalars=scalars,
                 depends=False if name in _MADE_UP or not inputs else None,
+                inside=self._inside,
             )
             storage = t.untyped_storage()._cdata
             if changed:
@@ -127,16 +151,47 @@ class Recorder(TorchDispatchMode):
             self._numbers[_key(t)] = number, len(self._writes.get(storage, ()))
         return out
 
+    def _steps(self, func: Any, name: str, args: Any, kwargs: Any) -> list[Any]:
+        """Numbers of what a fused operation gives, when it is run step by step."""
+        plain = name.removesuffix("_") if name not in ("_", "__") else name
+        if plain not in _FUSED:
+            return []
+        packet = getattr(torch.ops.aten, plain, None)
+        which = decomposition_table.get(getattr(packet, func._overloadname, None))
+        if which is None:
+            return []
+
+        def own(t: Any) -> Any:
+            if not _usable(t):
+                return t
+            number, copy = self._number(t), t.detach().clone()
+            self._numbers[_key(copy)] = number, 0
+            self._writes.pop(copy.untyped_storage()._cdata, None)
+            copies.append(copy)
+            return copy
+
+        copies: list[torch.Tensor] = []
+        outside, self._inside = self._inside, self._inside or name
+        try:
+            given = tree_map(own, (args, kwargs))
+            with self:
+                found = which(*given[0], **given[1])
+        except (RuntimeError, TypeError, NotImplementedError):
+            return []
+        finally:
+            self._inside = outside
+        return [self._number(t) if _usable(t) else None for t in tree_leaves(found)]
+
     def find_results(self, found: Evaluation) -> None:
         """Which tensors are the parts of an Evaluation: the last with the same numbers."""
         latest: dict[bytes, int] = {}
         for t in self.graph.tensors:
-            latest[t.fingerprint.low.tobytes()] = self.graph.origin(t.number)
+            latest[t.fingerprint.key] = self.graph.origin(t.number)
         for part in ("logits", "loss", "gradients", "step", "state"):
             leaves = found.part(part)
             self.graph.results[part] = {}
             for name, leaf in leaves.items():
-                number = latest.get(Fingerprint.of(np.asarray(leaf)).low.tobytes())
+                number = latest.get(Fingerprint.of(np.asarray(leaf)).key)
                 if number is not None:
                     self.graph.results[part][name] = number
 
