@@ -28,7 +28,7 @@ class Pairing:
     def share(self) -> float:
         """Of Torch's computed tensors, those with a partner."""
         computed = self.torch.computed
-        return sum(t.number in self.of_torch for t in computed) / max(1, len(computed))
+        return sum(self.torch.origin(t.number) in self.of_torch for t in computed) / max(1, len(computed))
 
     def graph(self, side: str) -> Graph:
         return self.jax if side == "jax" else self.torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,6 +13,8 @@ from jax.extend import core
 
 from parity.rounding.arithmetic import Approx, dense
 from parity.rounding.bound import walked
+from parity.rounding.jaxpr import _OWN as _BOUND
+from parity.rounding.jaxpr import _of_user
 from parity.rounding.walk import CONTROL, Walk
 from parity.sides.jax_side import JaxSide
 from parity.sides.side import Batch, Evaluation
@@ -129,7 +132,7 @@ class Recording(Walk):
         phase = "backward" if stack else "forward"
         if not stack and phases & {"backward", "optimiser"}:
             phase = "optimiser"
-        line = self.line
+        line = _line(self.around)
         literals = [t for t in map(tensors.__getitem__, inputs) if t.op == "constant"]
         self.numbers[x] = self.graph.add(
             name,
@@ -137,7 +140,7 @@ class Recording(Walk):
             x.value,
             ROOM * dense(x.bound, x.value),
             module=_module(self.around),
-            line="" if line == "an unknown line" else line,
+            line=line,
             phase=phase,
             moves=name in _LAYOUT or moves,
             scalars=[float(t.fingerprint.low[0]) for t in literals if t.shape == ()],
@@ -188,6 +191,32 @@ def _is_real(value: Any) -> bool:
 
 def _real(value: Any) -> Any:
     return value if _is_real(value) else np.zeros(())
+
+
+def _line(around: tuple[core.JaxprEqn, ...]) -> str:
+    """file:line (function) of the innermost frame that is the user's; where there is none, of the
+    innermost of the libraries' layers and optimisers, or of our losses."""
+    fallback = ""
+    for eqn in reversed(around):
+        traceback: Any = eqn.source_info.traceback
+        for frame in traceback.frames if traceback else ():
+            file = frame.file_name
+            if file == _BOUND:
+                break
+            kind = _kind(file)
+            if kind == "user":
+                return f"{file}:{frame.line_num} ({frame.function_name.split('.')[-1]})"
+            if kind and not fallback:
+                fallback = f"{file}:{frame.line_num} ({frame.function_name.split('.')[-1]})"
+    return fallback
+
+
+@lru_cache(maxsize=4096)
+def _kind(file: str) -> str:
+    if any(part in file for part in ("/optax/", "/flax/", "jax_losses", "/jax/_src/nn/")):
+        return "layer"
+    own = file.endswith("jax_mlp/step.py")  # the trainer's
+    return "user" if _of_user(file) and not own else ""
 
 
 def _module(around: tuple[core.JaxprEqn, ...]) -> str:

@@ -182,7 +182,7 @@ class Graph:
         return [
             t
             for t in self.tensors
-            if t.moved is None
+            if (t.moved is None or self.tensors[t.moved].inside)
             and t.depends
             and not t.given
             and not t.inside

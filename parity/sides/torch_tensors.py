@@ -78,6 +78,7 @@ class Recorder(TorchDispatchMode):
         self._writes: dict[int, list[int]] = {}
         self._backward_seen = False
         self._inside = ""
+        self._own: dict[str, dict[str, int]] = {"gradients": {}, "step": {}}
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -148,16 +149,24 @@ class Recorder(TorchDispatchMode):
             storage = t.untyped_storage()._cdata
             if changed:
                 self._writes.setdefault(storage, []).append(number)
+                if name_ := self._named().get(storage):
+                    self._own["step"][name_] = number
+            node: Any = torch._C._current_autograd_node()
+            if node is not None and hasattr(node, "variable") and not self._inside:
+                if name_ := self._named().get(node.variable.untyped_storage()._cdata):
+                    self._own["gradients"].setdefault(name_, number)
             self._numbers[_key(t)] = number, len(self._writes.get(storage, ()))
         return out
 
     def _steps(self, func: Any, name: str, args: Any, kwargs: Any) -> list[Any]:
         """Numbers of what a fused operation gives, when it is run step by step."""
         plain = name.removesuffix("_") if name not in ("_", "__") else name
-        if plain not in _FUSED:
+        if plain not in _FUSED and name not in _ATTENTION:
             return []
         packet = getattr(torch.ops.aten, plain, None)
-        which = decomposition_table.get(getattr(packet, func._overloadname, None))
+        which = _ATTENTION.get(name) or decomposition_table.get(
+            getattr(packet, func._overloadname, None)
+        )
         if which is None:
             return []
 
@@ -192,8 +201,16 @@ class Recorder(TorchDispatchMode):
             self.graph.results[part] = {}
             for name, leaf in leaves.items():
                 number = latest.get(Fingerprint.of(np.asarray(leaf)).key)
+                if number is None:  # a leaf that the side shows otherwise than Torch holds it
+                    origins = self._side.own_names(name)
+                    own = self._own.get(part, {})
+                    number = next((own[n] for n in origins if n in own), None)
                 if number is not None:
                     self.graph.results[part][name] = number
+
+    def _named(self) -> dict[int, str]:
+        """{storage: name} of the parameters."""
+        return {p.untyped_storage()._cdata: n for n, p in self._side._inner.named_parameters()}
 
     def _number(self, t: torch.Tensor) -> int:
         key, storage = _key(t), t.untyped_storage()._cdata
@@ -201,9 +218,8 @@ class Recorder(TorchDispatchMode):
         number, seen = self._numbers.get(key, (None, 0))
         if number is not None and seen == len(writes):
             return number
-        names = {p.untyped_storage()._cdata: n for n, p in self._side._inner.named_parameters()}
         if number is None and not writes:
-            given = names.get(storage, "input")
+            given = self._named().get(storage, "input")
             number = self.graph.add("given", (), _numpy(t), given=given, depends=True)
         else:  # an operation wrote to a part of it, or to what it's a part of
             inputs = [*([number] if number is not None else []), *writes[seen:]]
@@ -230,6 +246,66 @@ class Recorder(TorchDispatchMode):
         return module, line, "optimiser"
 
 
+def _attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    attn_mask: torch.Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[torch.Tensor]:
+    """softmax(q k^T scale + mask) v, which Torch computes without these steps."""
+    weights = _weights(q, k, is_causal, attn_mask, scale)
+    return (weights @ v,)
+
+
+def _weights(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    is_causal: bool,
+    mask: torch.Tensor | None,
+    scale: float | None,
+) -> torch.Tensor:
+    scores = (q @ k.transpose(-2, -1)) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        blocked = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+        scores = scores.masked_fill(blocked, -torch.inf)
+    if mask is not None:
+        blocked = mask.logical_not() if mask.dtype == torch.bool else mask == -torch.inf
+        added = scores if mask.dtype == torch.bool else scores + mask
+        scores = added.masked_fill(blocked, -torch.inf)
+    return torch.ops.aten._softmax(scores, -1, False)
+
+
+def _attention_backward(
+    out_gradient: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    logsumexp: torch.Tensor,
+    dropout_p: float,
+    is_causal: bool,
+    *,
+    attn_mask: torch.Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[torch.Tensor, ...]:
+    weights = _weights(q, k, is_causal, attn_mask, scale)
+    of_v = weights.transpose(-2, -1) @ out_gradient
+    of_weights = out_gradient @ v.transpose(-2, -1)
+    of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, q.dtype)
+    of_products = of_scores * (q.shape[-1] ** -0.5 if scale is None else scale)
+    return of_products @ k, of_products.transpose(-2, -1) @ q, of_v
+
+
+_ATTENTION = {
+    "_scaled_dot_product_flash_attention_for_cpu": _attention,
+    "_scaled_dot_product_flash_attention_for_cpu_backward": _attention_backward,
+}
+
+
 def _usable(t: Any) -> bool:
     return isinstance(t, torch.Tensor) and not t.is_complex() and t.layout == torch.strided
 
@@ -243,14 +319,26 @@ def _numpy(t: torch.Tensor) -> np.ndarray:
 
 
 def _line() -> str:
-    """file:line (function) of the innermost frame that is the user's, within our own call."""
+    """file:line (function) of the innermost frame that is the user's, within our own call; where
+    there is none, of the innermost of Torch's layers and optimisers, or of our losses."""
     frame: Any = sys._getframe(2)
+    fallback = ""
     while frame is not None:
         code = frame.f_code
-        if code.co_name == "torch_tensors" and code.co_filename == __file__:
-            return ""
         file = code.co_filename
-        if not file.startswith(_LIBRARIES) and Path(file).is_absolute():
+        if code.co_name == "torch_tensors" and file == __file__:
+            break
+        if file not in _KINDS:
+            theirs = file.startswith(_LIBRARIES) or not Path(file).is_absolute()
+            layer = any(part in file for part in _LAYERS)
+            _KINDS[file] = "user" if not theirs else "layer" if layer else ""
+        if _KINDS[file] == "user":
             return f"{file}:{frame.f_lineno} ({code.co_name})"
+        if _KINDS[file] and not fallback:
+            fallback = f"{file}:{frame.f_lineno} ({code.co_name})"
         frame = frame.f_back
-    return ""
+    return fallback
+
+
+_LAYERS = ("torch/nn/functional", "torch/nn/modules", "torch/optim", "torch_losses")
+_KINDS: dict[str, str] = {}
