@@ -28,7 +28,9 @@ class Pairing:
     def share(self) -> float:
         """Of Torch's computed tensors, those with a partner."""
         computed = self.torch.computed
-        return sum(self.torch.origin(t.number) in self.of_torch for t in computed) / max(1, len(computed))
+        return sum(self.torch.origin(t.number) in self.of_torch for t in computed) / max(
+            1, len(computed)
+        )
 
     def graph(self, side: str) -> Graph:
         return self.jax if side == "jax" else self.torch
@@ -75,7 +77,8 @@ def frontier(pairing: Pairing, side: str, wrong: Iterable[int], phase: str) -> F
 
     def agrees(t: Traced) -> bool:
         before = PHASES.index(t.phase) < PHASES.index(phase)
-        return bool(t.given) or not t.depends or t.number in partners or before
+        count = t.integer and t.phase == "optimiser"  # Torch counts steps outside of its graph
+        return bool(t.given) or not t.depends or t.number in partners or before or count
 
     region: dict[int, Traced] = {}
     agreeing: dict[int, Traced] = {}
@@ -85,7 +88,7 @@ def frontier(pairing: Pairing, side: str, wrong: Iterable[int], phase: str) -> F
     while waiting:
         number = waiting.pop()
         t = tensors[number]
-        if number in region or (agrees(t) and number not in roots):
+        if not t.depends or number in region or (agrees(t) and number not in roots):
             continue
         region[number] = t
         before = [tensors[graph.origin(i)] for i in t.inputs]

@@ -106,9 +106,7 @@ def walked(
     with jax.enable_x64(True), np.errstate(all="ignore"):
         closed, shapes = _traced(fn, structure, tuple(map(_type, given)))
         variables, worst = closed.jaxpr.invars, _arithmetic(roundoff, 0.0)
-        inputs = [
-            _input(x, EXACT, dtype(v), True) for x, v in zip(given, variables, strict=True)
-        ]
+        inputs = [_input(x, EXACT, dtype(v), True) for x, v in zip(given, variables, strict=True)]
         units = [unit(dtype(v)) for v in variables if real(dtype(v))]
         chance = replace(worst, statistical=True)
         walk = make(worst, chance, min(units, default=FLOAT32), True)

@@ -15,85 +15,71 @@ from parity.rounding.arithmetic import Approx, dense
 from parity.rounding.bound import walked
 from parity.rounding.jaxpr import _OWN as _BOUND
 from parity.rounding.jaxpr import _of_user
-from parity.rounding.walk import CONTROL, Walk
+from parity.rounding.walk import Walk
 from parity.sides.jax_side import JaxSide
 from parity.sides.side import Batch, Evaluation
 from parity.sides.tensors import ROOM, Graph
-from parity.trees import leaves
 
 _LAYOUT = {"reshape", "transpose", "squeeze", "expand_dims", "copy", "stop_gradient", "name",
            "optimization_barrier", "convert_element_type"}  # fmt: skip
 
 
 def jax_tensors(
-    side: JaxSide, batch: Batch, infer: bool = False
+    side: JaxSide, batch: Batch, start: Any = None, infer: bool = False
 ) -> tuple[Graph, Evaluation, Evaluation]:
     """(graph of one training step, its values, their bounds), in float64.
 
+    start: (parameters, state, optimiser state), by default those that the side holds before its
+    first step. infer: the forward pass alone.
     Raises UnsupportedPrimitive for an operation without a rounding rule.
     """
     inputs, targets = batch
+    held = start or (*side.held(), side.memory())
     if infer:
-        given: tuple[Any, ...] = (*side.held(), side.typed(inputs))
+        given: tuple[Any, ...] = (*held[:2], side.typed(inputs))
         function: Any = side.outputs
     else:
-        given = (*side.held(), side.memory(), side.repeated(inputs, targets))
-        function = side.taken
-    graph = Graph("jax")
-    names = ("params", "state", "memory", "batch") if not infer else ("params", "state", "batch")
-    recorder: list[Recording] = []
-
-    def make(*args: Any) -> Recording:
-        recorder.append(Recording(*args, graph=graph))
-        return recorder[0]
-
-    paths = jax.tree_util.tree_flatten_with_path(dict(enumerate(given)))[0]
+        given, function = (*held, side.repeated(inputs, targets)), side.taken
+    kinds = ("params", "state", "batch" if infer else "memory", "batch")
     labels = [
-        (names[p[0].key], jax.tree_util.keystr(p[1:], simple=True, separator=".")) for p, _ in paths
+        (kinds[path[0].idx], jax.tree_util.keystr(path[1:], simple=True, separator="."))
+        for path, _ in jax.tree_util.tree_flatten_with_path(given)[0]
     ]
-    outputs, shapes = walked(function, given, side_roundoff(side), make, labels)
-    walk = recorder[0]
-    numbers = [walk.number(x) for x in outputs]
+    graph = Graph("jax")
+    walks: list[Recording] = []
+
+    def make(worst: Any, chance: Any, base: float, eager: bool) -> Recording:
+        walks.append(Recording(worst, chance, base, eager, graph=graph))
+        return walks[0]
+
+    outputs, shapes = walked(function, given, ROUNDOFF[side.dtype], make, labels)
+    found = shapes.unflatten(map(walks[0].number, outputs))
+    value = shapes.unflatten([np.asarray(x.value) for x in outputs])
+    bound = shapes.unflatten([np.asarray(dense(x.bound, x.value)) for x in outputs])
     if infer:
-        value, bound, found = ({"outputs": shapes.unflatten(part)} for part in (
-            [np.asarray(x.value) for x in outputs],
-            [np.asarray(dense(x.bound, x.value)) for x in outputs],
-            numbers,
-        ))  # fmt: skip
-        rest: dict[str, Any] = {"loss": np.zeros(()), "gradients": {}, "step": {}}
-        found = found | {"loss": None, "gradients": {}, "step": {}}
-    else:
-        value, bound, found = (
-            shapes.unflatten(part)
-            for part in (
-                [np.asarray(x.value) for x in outputs],
-                [np.asarray(dense(x.bound, x.value)) for x in outputs],
-                numbers,
-            )
-        )
-        rest = {}
-    value, bound = Evaluation(**value, **rest), Evaluation(**bound, **rest)
+        graph.results = {"logits": found}
+        nothing: dict[str, Any] = {"loss": np.zeros(()), "gradients": {}, "step": {}}
+        return graph, Evaluation(value, **nothing), Evaluation(bound, **nothing)
+    memory = {f"optimizer.{name}": number for name, number in found["memory"].items()}
     graph.results = {
         "logits": found["outputs"],
-        "loss": {} if infer else leaves(found["loss"], "loss"),
+        "loss": {"loss": found["loss"]},
         "gradients": found["gradients"],
-        "step": found["step"],
-        "state": found.get("state", {}),
+        "step": found["step"] | memory,
+        "state": found["state"],
     }
-    graph.results["loss"] = {} if infer else {"loss": found["loss"]}
-    graph.results["step"] = found["step"] | {
-        f"optimizer.{n}": i for n, i in found.get("memory", {}).items()
-    }
-    return graph, value, bound
+    return graph, Evaluation(**value), Evaluation(**bound)
 
 
-def side_roundoff(side: JaxSide) -> float:
-    return 2.0**-53 if side.dtype == "float64" else 2.0**-24
+ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53}
 
 
 @dataclass
 class Recording(Walk):
-    """The walk that bounds every value, which notes them in a graph."""
+    """The walk that bounds every value, which notes them in a graph.
+
+    Calls are inlined and scans unrolled; a loop and a branch are what goes on inside them.
+    """
 
     graph: Graph = field(default_factory=lambda: Graph("jax"))
     numbers: WeakKeyDictionary[Approx, int] = field(default_factory=WeakKeyDictionary)
@@ -170,7 +156,8 @@ class Recording(Walk):
         found = found[::-1] if p["reverse"] else found
         made = []
         for ys in zip(*found, strict=True):
-            y = Approx(*(np.stack(part) for part in zip(*(_parts(y) for y in ys), strict=True)))
+            value, bound, likely = map(np.stack, zip(*map(_parts, ys), strict=True))
+            y = Approx(value, bound, likely)
             self.record(y, "stack", [self.number(x) for x in ys])
             made.append(y)
         return [*carry, *made]
@@ -228,6 +215,3 @@ def _module(around: tuple[core.JaxprEqn, ...]) -> str:
         if word and "(" not in word and ")" not in word
     ]
     return ".".join(dict.fromkeys(words))
-
-
-assert CONTROL  # scans are unrolled; loops and branches are noted by what they give

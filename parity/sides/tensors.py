@@ -65,6 +65,13 @@ class Fingerprint:
         """Of the order statistics; two layouts of the same numbers have the same."""
         return self.low[: _RANKS + 1].tobytes()
 
+    def statistic(self, at: int) -> str:
+        """What one of the statistics is."""
+        if at <= _RANKS:
+            return {0: "smallest", _RANKS: "largest"}.get(at, f"the {at}/{_RANKS} quantile")
+        at -= _RANKS + 1
+        return "mean" if at == 0 else f"mean distance from {_CENTRES[at - 1]} of the largest"
+
     def meets(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """Which of the fingerprints [n, k] may be of the same numbers."""
         return np.all((self.low <= high) & (low <= self.high), axis=1)
@@ -94,6 +101,8 @@ class Traced:
     given: str = ""
     scalars: tuple[float, ...] = ()
     inside: str = ""
+    boolean: bool = False
+    integer: bool = False
 
     def __str__(self) -> str:
         shape = ", ".join(map(str, self.shape))
@@ -156,6 +165,8 @@ class Graph:
                 given,
                 tuple(scalars),
                 inside,
+                np.asarray(value).dtype == bool,
+                np.asarray(value).dtype.kind in "iu",
             )
         )
         return number

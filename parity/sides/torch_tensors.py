@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +47,34 @@ _FUSED = {"addmm", "baddbmm", "addmv", "native_layer_norm", "native_layer_norm_b
           "mean", "var", "upsample_bilinear2d", "upsample_bicubic2d"}  # fmt: skip
 
 
-def torch_tensors(side: TorchSide, batch: Batch, infer: bool = False) -> tuple[Graph, Evaluation]:
-    """The graph of one training step from what the side holds, and what the step gave.
+def torch_tensors(
+    side: TorchSide, batches: Sequence[Batch], start: Any = None, infer: bool = False
+) -> tuple[Graph, Evaluation]:
+    """The graph of the last of some training steps, and what the step gave.
 
-    infer: the forward pass alone. The model is the user's own, and is left as it was.
+    The first is taken from what the side holds, and the last, if there are several, from start:
+    (parameters, state, optimiser state). infer: the forward pass alone, of the last batch. The
+    model is the user's own, and is left as it was.
     """
     recorder = Recorder(side)
-    with recorder.watching():
-        if infer:
-            outputs = side.forward(batch[0])
-            found = Evaluation(outputs, np.zeros(()), {}, {})
-        else:
-            found = side.evaluate(*batch)
+    if infer:
+        with recorder.watching():
+            outputs = side.forward(batches[-1][0])
+        found = Evaluation(outputs, np.zeros(()), {}, {})
+    elif start is None:
+        with recorder.watching():
+            found = side.evaluate(*batches[-1])
+    else:
+        with side.training():
+            side.restart(side.params(), side.state(), {}, first=True)
+            count = getattr(side._optimizer, "count", 1)
+            for batch in batches[:-1]:
+                side.step(*[batch] * count)
+            side.restart(*start)
+            with recorder.watching():
+                taken = side.step(*[batches[-1]] * count)
+            gradients = side._gradients()
+        found = Evaluation({}, taken.loss, gradients, taken.params, taken.state, taken.memory)
     recorder.find_results(found)
     return recorder.graph, found
 
@@ -137,7 +153,7 @@ class Recorder(TorchDispatchMode):
             number = self.graph.add(
                 name,
                 inputs,
-                _numpy(t),
+                _value(t),
                 module=module,
                 line=line,
                 phase=phase,
@@ -163,10 +179,8 @@ class Recorder(TorchDispatchMode):
         plain = name.removesuffix("_") if name not in ("_", "__") else name
         if plain not in _FUSED and name not in _ATTENTION:
             return []
-        packet = getattr(torch.ops.aten, plain, None)
-        which = _ATTENTION.get(name) or decomposition_table.get(
-            getattr(packet, func._overloadname, None)
-        )
+        same: Any = getattr(getattr(torch.ops.aten, plain, None), func._overloadname, None)
+        which: Any = _ATTENTION.get(name) or decomposition_table.get(same)
         if which is None:
             return []
 
@@ -220,12 +234,12 @@ class Recorder(TorchDispatchMode):
             return number
         if number is None and not writes:
             given = self._named().get(storage, "input")
-            number = self.graph.add("given", (), _numpy(t), given=given, depends=True)
+            number = self.graph.add("given", (), _value(t), given=given, depends=True)
         else:  # an operation wrote to a part of it, or to what it's a part of
             inputs = [*([number] if number is not None else []), *writes[seen:]]
             module, line, phase = self._place()
             number = self.graph.add(
-                "written", inputs, _numpy(t), module=module, line=line, phase=phase
+                "written", inputs, _value(t), module=module, line=line, phase=phase
             )
         self._numbers[key] = number, len(writes)
         return number
@@ -314,8 +328,8 @@ def _key(t: torch.Tensor) -> tuple[Any, ...]:
     return (t.untyped_storage()._cdata, t.storage_offset(), tuple(t.shape), t.stride(), t.dtype)
 
 
-def _numpy(t: torch.Tensor) -> np.ndarray:
-    return t.detach().double().numpy()
+def _value(t: torch.Tensor) -> np.ndarray:
+    return t.detach().double().numpy() if t.is_floating_point() else t.detach().numpy()
 
 
 def _line() -> str:
@@ -330,7 +344,7 @@ def _line() -> str:
             break
         if file not in _KINDS:
             theirs = file.startswith(_LIBRARIES) or not Path(file).is_absolute()
-            layer = any(part in file for part in _LAYERS)
+            layer = any(part in file for part in _LAYERS) and not file.endswith("module.py")
             _KINDS[file] = "user" if not theirs else "layer" if layer else ""
         if _KINDS[file] == "user":
             return f"{file}:{frame.f_lineno} ({code.co_name})"
