@@ -77,8 +77,7 @@ def frontier(pairing: Pairing, side: str, wrong: Iterable[int], phase: str) -> F
 
     def agrees(t: Traced) -> bool:
         before = PHASES.index(t.phase) < PHASES.index(phase)
-        count = t.integer and t.phase == "optimiser"  # Torch counts steps outside of its graph
-        return bool(t.given) or not t.depends or t.number in partners or before or count
+        return bool(t.given) or not t.depends or t.number in partners or before or t.clock
 
     region: dict[int, Traced] = {}
     agreeing: dict[int, Traced] = {}

@@ -125,33 +125,64 @@ def _parting(
         near = [n for n in partners if n in {a.number for a in jax.agreeing}] or partners
         if near and t.depends:
             pairs.append((Place.of(t), Place.of(pairing.jax.tensors[near[0]])))
-    theirs, ours = _suspects(pairing, "torch", torch), _suspects(pairing, "jax", jax)
+    theirs, ours = (
+        _suspects(pairing, "torch", torch, jax),
+        _suspects(pairing, "jax", jax, torch),
+    )
     return Parting(step, part, leaf, theirs, ours, statistic, values, bound, tuple(pairs))
 
 
-def _suspects(pairing: Pairing, side: str, found: Frontier) -> tuple[Place, ...]:
-    """Places in the order of suspicion, one for each line: operations that part; constants among
-    their operands that the other side lacks; what only moved their operands, whose order no
-    fingerprint knows; what was given to them; operations behind them."""
+def _suspects(pairing: Pairing, side: str, found: Frontier, others: Frontier) -> tuple[Place, ...]:
+    """Places in the order of suspicion, one for each line.
+
+    First come operations that part, constants among their operands that the other side lacks, and
+    what only moved their operands, whose order no fingerprint knows; then what was given to them,
+    and operations behind them. Where the other side does the same operation at that place, what
+    moved the operands is more suspect than the operation.
+    """
     graph, partners = pairing.graph(side), pairing.partners(side)
-    first = sorted(found.first, key=lambda t: (t.boolean, t.number))
-    constants: list[Traced] = []
-    moves: list[Traced] = []
-    given: list[Traced] = []
-    for t in first:
+    ranked: list[tuple[int, Traced]] = []
+    for t in sorted(found.first, key=lambda t: (t.boolean, t.number)):
+        kind = _kind(t)
+        same = kind is not None and any(kind == _kind(other) for other in others.first)
+        ranked.append((1, t))
         for i in t.inputs:
-            operand = graph.tensors[i]
             origin = graph.tensors[graph.origin(i)]
-            if not origin.depends and origin.shape and origin.number not in partners:
-                constants += [c for c in _made_of(graph.tensors, operand) if c.line]
-            moves += [graph.tensors[n] for n in graph.layouts(i)]
-            moves += _movers(graph, origin)
-            given += [origin] if origin.given else []
-    places = [Place.of(t) for t in (*first, *constants, *moves, *given, *found.region)]
+            if origin.clock or (
+                not origin.depends and origin.shape and origin.number not in partners
+            ):
+                ranked += [(2, c) for c in _made_of(graph.tensors, graph.tensors[i])]
+            moves = [graph.tensors[n] for n in graph.layouts(i)] + _movers(graph, origin)
+            ranked += [(0 if same else 3, m) for m in moves if not m.inside and _turns(graph, m)]
+            ranked += [(4, origin)] if origin.given else []
+    ranked += [(5, t) for t in found.region]
     kept: dict[str, Place] = {}
-    for place in places:
-        kept.setdefault(place.line or place.given or place.module or place.op, place)
+    for _, t in sorted(ranked, key=lambda r: r[0]):
+        if t.line or t.given or t.module:
+            kept.setdefault(t.line or t.given or t.module, Place.of(t))
     return tuple(kept.values())
+
+
+# Operations without settings, by their names on both sides: of the same operands they give the same
+# numbers, if these lie alike.
+_KINDS = {"mul": "mul", "add": "add", "sub": "sub", "div": "div", "tanh": "tanh", "exp": "exp",
+          "log": "log", "sigmoid": "sigmoid", "logistic": "sigmoid", "mm": "product",
+          "bmm": "product", "matmul": "product", "dot_general": "product",
+          "max": "relu", "relu": "relu"}  # fmt: skip
+
+
+def _kind(t: Traced) -> str | None:
+    return _KINDS.get(t.op.removesuffix("_"))
+
+
+def _turns(graph: Graph, t: Traced) -> bool:
+    """Whether an operation may change the order of numbers: no mere copy, nor a longer shape."""
+    if t.op in _MOVERS:
+        return True
+    if t.op not in ("reshape", "transpose", "view", "permute", "_unsafe_view", "t", "squeeze"):
+        return False
+    before = [n for n in graph.tensors[t.inputs[0]].shape if n > 1]
+    return before != [n for n in t.shape if n > 1] or t.op == "squeeze"
 
 
 _MOVERS = {"concatenate", "cat", "stack", "slice", "split", "rev", "flip", "gather", "index",

@@ -85,7 +85,8 @@ class Traced:
     "file:line (function)", the user's; "" where no frame is. moved: number of the tensor whose
     numbers these are, only laid out otherwise. given: name of what the step was given. depends:
     whether anything given reaches it. scalars: literal numbers among the operands.
-    inside: the fused operation that this is a step of.
+    inside: the fused operation that this is a step of. clock: whether nothing but counts of steps
+    reaches it, which Torch keeps outside of its graph.
     """
 
     number: int
@@ -102,7 +103,7 @@ class Traced:
     scalars: tuple[float, ...] = ()
     inside: str = ""
     boolean: bool = False
-    integer: bool = False
+    clock: bool = False
 
     def __str__(self) -> str:
         shape = ", ".join(map(str, self.shape))
@@ -166,10 +167,15 @@ class Graph:
                 tuple(scalars),
                 inside,
                 np.asarray(value).dtype == bool,
-                np.asarray(value).dtype.kind in "iu",
+                self._is_clock(made, phase, value),
             )
         )
         return number
+
+    def _is_clock(self, made: list[Traced], phase: str, value: Any) -> bool:
+        wide = [t for t in made if t.depends]
+        count = phase == "optimiser" and np.asarray(value).dtype.kind in "iu"
+        return all(t.clock for t in wide) if wide else count
 
     def origin(self, number: int) -> int:
         """The tensor whose numbers these first were."""

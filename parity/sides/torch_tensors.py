@@ -25,8 +25,9 @@ from parity.sides.torch_side import TorchSide
 _LIBRARIES = tuple(
     str(home) for home in (Path(torch.__file__).parent, Path(__file__).resolve().parents[1])
 )
+_STANDARD = str(Path(contextlib.__file__).parent)
 # What these give has no number of their operands'.
-_MADE_UP = {"lift_fresh", "_local_scalar_dense", "empty", "empty_like", "new_empty", "zeros_like",
+_MADE_UP = {"_local_scalar_dense", "empty", "empty_like", "new_empty", "zeros_like",
             "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "rand_like"}  # fmt: skip
 # Operations of many steps in one: run a second time step by step, as Torch itself defines them, so
 # that each step may find its partner.
@@ -94,6 +95,7 @@ class Recorder(TorchDispatchMode):
         self._writes: dict[int, list[int]] = {}
         self._backward_seen = False
         self._inside = ""
+        self._storages: dict[int, str] | None = None
         self._own: dict[str, dict[str, int]] = {"gradients": {}, "step": {}}
 
     @contextlib.contextmanager
@@ -159,7 +161,7 @@ class Recorder(TorchDispatchMode):
                 phase=phase,
                 moves=func.is_view,
                 scalars=scalars,
-                depends=False if name in _MADE_UP or not inputs else None,
+                depends=self._reached(name, inputs, line),
                 inside=self._inside,
             )
             storage = t.untyped_storage()._cdata
@@ -222,9 +224,20 @@ class Recorder(TorchDispatchMode):
                 if number is not None:
                     self.graph.results[part][name] = number
 
+    def _reached(self, name: str, inputs: list[int], line: str) -> bool | None:
+        """Whether what was given reaches a tensor; None: if it reaches its operands."""
+        if name == "lift_fresh":  # of an array: the user's, or a batch
+            return not line
+        return False if name in _MADE_UP or not inputs else None
+
     def _named(self) -> dict[int, str]:
-        """{storage: name} of the parameters."""
-        return {p.untyped_storage()._cdata: n for n, p in self._side._inner.named_parameters()}
+        """{storage: name} of parameters and buffers."""
+        if self._storages is None or not self._within and not self._backward_seen:
+            inner, side = self._side._inner, self._side
+            both = (*inner.named_parameters(), *inner.named_buffers())
+            held = (*side._params.items(), *side._buffers.items())
+            self._storages = {t.untyped_storage()._cdata: n for n, t in (*held, *both)}
+        return self._storages
 
     def _number(self, t: torch.Tensor) -> int:
         key, storage = _key(t), t.untyped_storage()._cdata
@@ -343,7 +356,8 @@ def _line() -> str:
         if code.co_name == "torch_tensors" and file == __file__:
             break
         if file not in _KINDS:
-            theirs = file.startswith(_LIBRARIES) or not Path(file).is_absolute()
+            standard = file.startswith(_STANDARD) and "site-packages" not in file
+            theirs = file.startswith(_LIBRARIES) or standard or not Path(file).is_absolute()
             layer = any(part in file for part in _LAYERS) and not file.endswith("module.py")
             _KINDS[file] = "user" if not theirs else "layer" if layer else ""
         if _KINDS[file] == "user":
