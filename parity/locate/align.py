@@ -6,8 +6,8 @@ JAX's: so whatever names, layouts and fusions there are, what both compute is fo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -17,12 +17,18 @@ from parity.sides.tensors import PHASES, Graph, Traced
 
 @dataclass(frozen=True)
 class Pairing:
-    """Which tensors of JAX's graph each of Torch's may be, and the reverse."""
+    """Which tensors of JAX's graph each of Torch's may be, and the reverse.
+
+    internal_jax, internal_torch: numbers of tensors that have no partner in a step of the same two
+    graphs that agrees: of them one side has more than the other, and that means nothing.
+    """
 
     jax: Graph
     torch: Graph
     of_torch: dict[int, list[int]]
     of_jax: dict[int, list[int]]
+    internal_jax: frozenset[int] = frozenset()
+    internal_torch: frozenset[int] = frozenset()
 
     @cached_property
     def share(self) -> float:
@@ -34,6 +40,22 @@ class Pairing:
 
     def graph(self, side: str) -> Graph:
         return self.jax if side == "jax" else self.torch
+
+    def internal(self, side: str) -> frozenset[int]:
+        return self.internal_jax if side == "jax" else self.internal_torch
+
+    def knowing(self, before: Pairing) -> Pairing:
+        """This pairing, with what an agreeing step before it shows to be internal to one side."""
+
+        def lone(old: Graph, new: Graph, partners: dict[int, list[int]]) -> frozenset[int]:
+            same = [t.op for t in old.tensors] == [t.op for t in new.tensors]
+            return frozenset(t.number for t in old.tensors if same and t.number not in partners)
+
+        return replace(
+            self,
+            internal_jax=lone(before.jax, self.jax, before.of_jax),
+            internal_torch=lone(before.torch, self.torch, before.of_torch),
+        )
 
     def partners(self, side: str) -> dict[int, list[int]]:
         return self.of_jax if side == "jax" else self.of_torch
@@ -79,6 +101,17 @@ def frontier(pairing: Pairing, side: str, wrong: Iterable[int], phase: str) -> F
         before = PHASES.index(t.phase) < PHASES.index(phase)
         return bool(t.given) or not t.depends or t.number in partners or before or t.clock
 
+    internal = pairing.internal(side)
+
+    def made_of(t: Traced) -> Iterator[Traced]:
+        """Its operands; behind an internal one, that one's."""
+        for i in t.inputs:
+            origin = tensors[graph.origin(i)]
+            if not agrees(origin) and origin.number in internal and origin.number not in roots:
+                yield from made_of(origin)
+            else:
+                yield origin
+
     region: dict[int, Traced] = {}
     agreeing: dict[int, Traced] = {}
     first: list[Traced] = []
@@ -90,11 +123,11 @@ def frontier(pairing: Pairing, side: str, wrong: Iterable[int], phase: str) -> F
         if not t.depends or number in region or (agrees(t) and number not in roots):
             continue
         region[number] = t
-        before = [tensors[graph.origin(i)] for i in t.inputs]
+        before = list(made_of(t))
         waiting += [b.number for b in before if not agrees(b)]
         if all(map(agrees, before)):
             first.append(t)
     first.sort(key=lambda t: t.number)
     for t in first:
-        agreeing |= {graph.origin(i): tensors[graph.origin(i)] for i in t.inputs}
+        agreeing |= {operand.number: operand for operand in made_of(t)}
     return Frontier(first, [*agreeing.values()], sorted(region.values(), key=lambda t: t.number))

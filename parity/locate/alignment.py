@@ -51,6 +51,22 @@ def aligned(
     rounding doesn't add up. infer: the forward pass alone, of the last batch. Both sides at
     float64. Raises UnsupportedPrimitive.
     """
+    pairing, apart = _paired(jax, torch, batches, infer)
+    if apart and len(batches) > 1:  # what had no partner before, either, is no parting
+        before, difference = _paired(jax, torch, batches[:-1], infer)
+        if difference is None:
+            pairing, apart = _paired(jax, torch, batches, infer, before)
+    return _alignment(pairing, apart)
+
+
+def _paired(
+    jax: JaxSide,
+    torch: TorchSide,
+    batches: Sequence[Batch],
+    infer: bool,
+    known: Pairing | None = None,
+) -> tuple[Pairing, Parting | None]:
+    """The last of some steps. known: a step before it, that agrees."""
     start: Any = (*jax.held(), jax.memory() if not infer else {})
     before = () if infer else batches[:-1]
     for inputs, targets in before:
@@ -60,8 +76,8 @@ def aligned(
     graph, value, bound = jax_tensors(jax, batches[-1], start, infer)
     torch_graph, found = torch_tensors(torch, batches, start if before else None, infer)
     pairing = paired_tensors(graph, torch_graph)
-    apart = parting(pairing, found, value, bound, step=len(before))
-    return _alignment(pairing, apart)
+    pairing = pairing.knowing(known) if known else pairing
+    return pairing, parting(pairing, found, value, bound, step=len(before))
 
 
 def _alignment(pairing: Pairing, apart: Parting | None) -> Alignment:

@@ -153,7 +153,7 @@ def _suspects(pairing: Pairing, side: str, found: Frontier, others: Frontier) ->
             ):
                 ranked += [(2, c) for c in _made_of(graph.tensors, graph.tensors[i])]
             moves = [graph.tensors[n] for n in graph.layouts(i)] + _movers(graph, origin)
-            ranked += [(0 if same else 3, m) for m in moves if not m.inside and _turns(graph, m)]
+            ranked += [(0 if same else 3, m) for m in moves if _turns(graph, m, t.phase)]
             ranked += [(4, origin)] if origin.given else []
     ranked += [(5, t) for t in found.region]
     kept: dict[str, Place] = {}
@@ -175,8 +175,11 @@ def _kind(t: Traced) -> str | None:
     return _KINDS.get(t.op.removesuffix("_"))
 
 
-def _turns(graph: Graph, t: Traced) -> bool:
-    """Whether an operation may change the order of numbers: no mere copy, nor a longer shape."""
+def _turns(graph: Graph, t: Traced, phase: str) -> bool:
+    """Whether an operation of a phase may change the order of numbers: no mere copy, nor a longer
+    shape."""
+    if t.inside or t.phase != phase:
+        return False
     if t.op in _MOVERS:
         return True
     if t.op not in ("reshape", "transpose", "view", "permute", "_unsafe_view", "t", "squeeze"):
