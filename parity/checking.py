@@ -143,7 +143,7 @@ def solve(
         about["weights were guessed"] = problem.weights.text
     label = label or f"{abouts['jax']['model']} = {abouts['torch']['model']}"
     first = _first_divergence(pair, results)
-    apart = _parting(pair, first)
+    apart = _parting(pair, results, first)
     notes = tuple(_notes(problem, pair, results))
     return Verdict(label, tuple(results), all_curves, about, first, pair.certified, notes, apart)
 
@@ -216,15 +216,18 @@ def _first_divergence(pair: Pair, results: Sequence[Result]) -> Divergence | Non
     return pair.certified.divergence if pair.certified and differs else None
 
 
-def _parting(pair: Pair, first: Divergence | None) -> Parting | None:
+def _parting(pair: Pair, results: Sequence[Result], first: Divergence | None) -> Parting | None:
     """The lines where both codes part, in float64; None where that can't be told."""
-    if first is None or pair.narrow:
+    differs = first or any(r.level.part and r.failed for r in results)
+    if not differs or pair.narrow:
         return None
     jax, torch = pair.sides("float64").values()
     infer = pair.infer or pair.outputs_alone
     runs = [[batch] for batch in pair.batches.values()]
-    if first.step:
+    if first and first.step:
         runs = [[*islice(jax.stream(pair.epochs), first.step + 1)]]
+    elif first and first.level == "step":  # what an optimiser doesn't keep, its next step lacks
+        runs.append([*islice(jax.stream(pair.epochs), 2)])
     try:
         found = (aligned(jax, torch, batches, infer).parting for batches in runs)
         return next((parting for parting in found if parting), None)

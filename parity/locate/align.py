@@ -85,11 +85,13 @@ def paired_tensors(jax: Graph, torch: Graph) -> Pairing:
 @dataclass(frozen=True)
 class Frontier:
     """Where one graph leaves the other: first are the operations all of whose operands agree,
-    agreeing the operands, region all tensors behind them without a partner."""
+    agreeing the operands, region all tensors behind them without a partner; internal: {operation:
+    what is internal to this side between it and the operands, the nearest first}."""
 
     first: list[Traced]
     agreeing: list[Traced]
     region: list[Traced]
+    internal: dict[int, list[Traced]]
 
 
 def frontier(pairing: Pairing, side: str, wrong: Iterable[int], phase: str) -> Frontier:
@@ -102,13 +104,15 @@ def frontier(pairing: Pairing, side: str, wrong: Iterable[int], phase: str) -> F
         return bool(t.given) or not t.depends or t.number in partners or before or t.clock
 
     internal = pairing.internal(side)
+    passed: dict[int, list[Traced]] = {}
 
-    def made_of(t: Traced) -> Iterator[Traced]:
+    def made_of(t: Traced, whole: Traced | None = None) -> Iterator[Traced]:
         """Its operands; behind an internal one, that one's."""
         for i in t.inputs:
             origin = tensors[graph.origin(i)]
             if not agrees(origin) and origin.number in internal and origin.number not in roots:
-                yield from made_of(origin)
+                passed.setdefault((whole or t).number, []).append(origin)
+                yield from made_of(origin, whole or t)
             else:
                 yield origin
 
@@ -130,4 +134,5 @@ def frontier(pairing: Pairing, side: str, wrong: Iterable[int], phase: str) -> F
     first.sort(key=lambda t: t.number)
     for t in first:
         agreeing |= {operand.number: operand for operand in made_of(t)}
-    return Frontier(first, [*agreeing.values()], sorted(region.values(), key=lambda t: t.number))
+    behind = sorted(region.values(), key=lambda t: t.number)
+    return Frontier(first, [*agreeing.values()], behind, passed)

@@ -141,20 +141,28 @@ def _suspects(pairing: Pairing, side: str, found: Frontier, others: Frontier) ->
     moved the operands is more suspect than the operation.
     """
     graph, partners = pairing.graph(side), pairing.partners(side)
+    agreeing = {t.number for t in others.agreeing}
     ranked: list[tuple[int, Traced]] = []
     for t in sorted(found.first, key=lambda t: (t.boolean, t.number)):
         kind = _kind(t)
-        same = kind is not None and any(kind == _kind(other) for other in others.first)
+        operands = [graph.tensors[graph.origin(i)] for i in t.inputs]
+        free = kind is not None and all(o.depends and not o.clock for o in operands)
+        same = free and any(kind == _kind(other) for other in others.first)
         ranked.append((1, t))
+        ranked += [(0 if free else 3, inner) for inner in found.internal.get(t.number, ())]
         for i in t.inputs:
             origin = graph.tensors[graph.origin(i)]
-            if origin.clock or (
-                not origin.depends and origin.shape and origin.number not in partners
-            ):
+            lone = origin.number not in partners
+            if not origin.depends and origin.shape and lone:
                 ranked += [(2, c) for c in _made_of(graph.tensors, graph.tensors[i])]
+            elif origin.clock:
+                ranked += [(6, c) for c in _made_of(graph.tensors, graph.tensors[i])]
+            elif not lone and not origin.given and not agreeing & {*partners[origin.number]}:
+                ranked.append((2, origin))  # the same as another tensor than the one used there
             moves = [graph.tensors[n] for n in graph.layouts(i)] + _movers(graph, origin)
             ranked += [(0 if same else 3, m) for m in moves if _turns(graph, m, t.phase)]
-            ranked += [(4, origin)] if origin.given else []
+            given = origin.given and not origin.given.startswith("input")
+            ranked += [(0 if same else 4, origin)] if given else []
     ranked += [(5, t) for t in found.region]
     kept: dict[str, Place] = {}
     for _, t in sorted(ranked, key=lambda r: r[0]):

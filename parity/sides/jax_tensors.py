@@ -87,8 +87,9 @@ class Recording(Walk):
     def give(self, x: Approx, kind: str, name: str) -> None:
         """An input of the step."""
         phase = "optimiser" if kind == "memory" else "forward"
+        named = f"input {name}" if kind == "batch" else name
         self.numbers[x] = self.graph.add(
-            "given", (), x.value, given=name or "input", depends=True, phase=phase
+            "given", (), x.value, given=named, depends=True, phase=phase
         )
 
     def number(self, x: Approx, op: str = "constant") -> int:
@@ -202,7 +203,8 @@ def _line(around: tuple[core.JaxprEqn, ...]) -> str:
 def _kind(file: str) -> str:
     if any(part in file for part in ("/optax/", "/flax/", "jax_losses", "/jax/_src/nn/")):
         return "layer"
-    own = file.endswith("jax_mlp/step.py")  # the trainer's
+    # The trainer's, and what checks the types of a user's arguments.
+    own = file.endswith("jax_mlp/step.py") or "/jaxtyping/" in file or "/beartype/" in file
     return "user" if _of_user(file) and not own else ""
 
 

@@ -356,7 +356,8 @@ def _line() -> str:
         if code.co_name == "torch_tensors" and file == __file__:
             break
         if file not in _KINDS:
-            standard = file.startswith(_STANDARD) and "site-packages" not in file
+            wrapper = "/jaxtyping/" in file or "/beartype/" in file
+            standard = wrapper or file.startswith(_STANDARD) and "site-packages" not in file
             theirs = file.startswith(_LIBRARIES) or standard or not Path(file).is_absolute()
             layer = any(part in file for part in _LAYERS) and not file.endswith("module.py")
             _KINDS[file] = "user" if not theirs else "layer" if layer else ""

@@ -1,11 +1,27 @@
-"""Which of the named lines is the one at which an error was made."""
+"""Which of the named lines is the one at which an error was made.
+
+As a program, with names of families or none: prints the rank of every error's true line that isn't
+named first, and how many are.
+"""
 
 import sys
 from pathlib import Path
 
+from catalogue import FAMILIES
+from port import Port, Wrong
+from run import climbed
 from true_lines import TRUE_LINES
 
 from parity.locate.parting import Parting, Place
+
+# An error of the state shows in it, after a step; one of the curve in its steps.
+UNTIL = {"step": "step", "every step": "every step", "curve": "every step", "state": "state"}
+ERRORS = [
+    (port, wrong)
+    for port in FAMILIES
+    for wrong in port.wrong
+    if wrong.name in TRUE_LINES.get(port.name, {})
+]
 
 
 def source(place: Place) -> str:
@@ -15,40 +31,34 @@ def source(place: Place) -> str:
     return f"{text.strip()} {Path(file).name} {place.given} {place.op}"
 
 
-def rank(family: str, error: str, parting: Parting | None) -> int | None:
+def rank(port: Port, wrong: Wrong, parting: Parting | None) -> int | None:
     """Of the true line among those named on a side, from 1; None if it isn't among them."""
-    true = TRUE_LINES[family][error]
+    true = TRUE_LINES[port.name][wrong.name]
     texts = (true,) if isinstance(true, str) else true
-    found = []
-    if parting:
-        for places in (parting.torch, parting.jax):
-            hits = (any(text in source(p) for text in texts) for p in places)
-            found += [i for i, hit in enumerate(hits, 1) if hit]
+    sides = (parting.torch, parting.jax) if parting else ()
+    found = [
+        i
+        for places in sides
+        for i, place in enumerate(places, 1)
+        if any(text in source(place) for text in texts)
+    ]
     return min(found, default=None)
 
 
-def main(families: list[str]) -> None:
-    """Prints the rank of every error's true line."""
-    from catalogue import FAMILIES
-    from run import climbed
+def named(port: Port, wrong: Wrong) -> Parting | None:
+    """What `check` names for an error."""
+    until = UNTIL.get(wrong.level, "gradients")
+    return climbed(port.wrongly(wrong), until=until).parting
 
+
+def main(families: list[str]) -> None:
+    chosen = [e for e in ERRORS if not families or any(f in e[0].name for f in families)]
     ranks = []
-    for port in FAMILIES:
-        for wrong in port.wrong:
-            if wrong.name not in TRUE_LINES.get(port.name, {}):
-                continue
-            if families and not any(name in port.name for name in families):
-                continue
-            until = wrong.level if wrong.level in ("step", "every step") else "gradients"
-            until = "step" if wrong.level == "state" and port.options.get("loss") else until
-            until = {"state": "state", "curve": "every step"}.get(wrong.level, until)
-            apart = climbed(port.wrongly(wrong), until=until).parting
-            ranks.append(rank(port.name, wrong.name, apart))
-            if ranks[-1] != 1:
-                print(f"{ranks[-1]}  {port.name}: {wrong.name}")
-                for s, places in (("torch", apart.torch), ("jax", apart.jax)) if apart else ():
-                    for p in places[:3]:
-                        print(f"     {s} {p.phase} {source(p)[:100]}")
+    for port, wrong in chosen:
+        parting = named(port, wrong)
+        ranks.append(rank(port, wrong, parting))
+        if ranks[-1] != 1:
+            print(f"{ranks[-1]}  {port.name}: {wrong.name}\n{parting}", flush=True)
     first, three = ranks.count(1), sum(r is not None and r <= 3 for r in ranks)
     print(f"{len(ranks)} errors: the true line is first in {first}, in the first three in {three}")
 
