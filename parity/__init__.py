@@ -1,12 +1,12 @@
 """Proof that a JAX model and a Torch model are the same model.
 
-from parity import check, assert_parity
+from parity import check, assert_parity, align
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from parity.checking import assert_parity, check
+    from parity.checking import align, assert_parity, check
     from parity.comparison import Comparison, compare
     from parity.levels.ladder import LEVELS
     from parity.levels.level import Level
@@ -20,6 +20,7 @@ __all__ = [
     "Level",
     "Problem",
     "Verdict",
+    "align",
     "assert_parity",
     "bound",
     "check",

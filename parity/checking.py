@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import islice
 from typing import Any, Literal
 
 from jax_mlp import programs
@@ -13,11 +14,15 @@ from parity.levels.ladder import LEVELS, climb, named
 from parity.levels.level import Level, Result
 from parity.levels.pair import Pair
 from parity.levels.verdict import Verdict
+from parity.locate.alignment import Alignment, aligned
 from parity.locate.divergence import Divergence, locate
+from parity.locate.parting import Parting
 from parity.problem import Examples, Known, Loss, Problem, Training, Weights
+from parity.rounding.bound import UnsupportedPrimitive
 from parity.sides.guess import Guess
 from parity.sides.jax_port import JaxPort
-from parity.sides.pairs import guessed
+from parity.sides.pairs import guessed, sides_of
+from parity.sides.side import ModelFails
 from parity.sides.torch_port import TorchPort
 from parity.sides.usable import as_arrays, refuse_unusable, told_apart
 
@@ -137,8 +142,49 @@ def solve(
     if isinstance(problem.weights, Guess):
         about["weights were guessed"] = problem.weights.text
     label = label or f"{abouts['jax']['model']} = {abouts['torch']['model']}"
-    first, notes = _first_divergence(pair, results), tuple(_notes(problem, pair, results))
-    return Verdict(label, tuple(results), all_curves, about, first, pair.certified, notes)
+    first = _first_divergence(pair, results)
+    apart = _parting(pair, results, first)
+    notes = tuple(_notes(problem, pair, results))
+    return Verdict(label, tuple(results), all_curves, about, first, pair.certified, notes, apart)
+
+
+def align(
+    one: Any,
+    other: Any,
+    data: Any = None,
+    *,
+    loss: Loss = None,
+    optimizer: tuple[Any, Any] | None = None,
+    weights: Weights = None,
+    state: Mapping[str, str] | None = None,
+    mode: Literal["train", "eval"] | None = None,
+    batch_size: int = defaults.BATCH_SIZE,
+    seed: int = defaults.SEED,
+    lr: float = defaults.LEARNING_RATE,
+    steps: int = 1,
+) -> Alignment:
+    """Which tensors of a training step both models compute, whatever they are called.
+
+    Takes what `check` does, and aligns the last of some steps: two tensors correspond if they are
+    the same numbers within their rounding bound in float64, up to their order. So a port that is
+    half finished shows which of Torch's layers are there.
+    Raises as `check` does; UnsupportedPrimitive for an operation of JAX's without a rounding rule.
+    """
+    jax_model, torch_model = told_apart(one, other)
+    source = _resolved(data)
+    infer = isinstance(source, tuple) and source[1] is None
+    problem = Problem(
+        torch_model,
+        jax_model,
+        Examples(source, batch_size, seed),
+        Training(loss, optimizer, lr, 1, mode, infer),
+        weights,
+        state,
+    )
+    jax, torch = sides_of(problem, "float64")
+    refuse_unusable(jax, torch)
+    epochs = -(-steps // (jax.examples.steps or steps))
+    return aligned(jax, torch, [*islice(jax.stream(epochs), steps)], infer)
 
 
 def assert_parity(one: Any, other: Any, data: Any = None, **options: Any) -> Verdict:
@@ -168,6 +214,26 @@ def _first_divergence(pair: Pair, results: Sequence[Result]) -> Divergence | Non
             return Divergence.said(r.level.name, r.precision, r.failed[0])
     differs = any(r.failed for r in results)
     return pair.certified.divergence if pair.certified and differs else None
+
+
+def _parting(pair: Pair, results: Sequence[Result], first: Divergence | None) -> Parting | None:
+    """The lines where both codes part, in float64; None where that can't be told."""
+    differs = first or any(r.level.part and r.failed for r in results)
+    if not differs or pair.narrow:
+        return None
+    jax, torch = pair.sides("float64").values()
+    infer = pair.infer or pair.outputs_alone
+    runs = [[batch] for batch in pair.batches.values()]
+    if first and first.step:
+        runs = [[*islice(jax.stream(pair.epochs), first.step + 1)]]
+    elif first and first.level == "step":  # what an optimiser doesn't keep, its next step lacks
+        runs.append([*islice(jax.stream(pair.epochs), 2)])
+    try:
+        found = (aligned(jax, torch, batches, infer).parting for batches in runs)
+        return next((parting for parting in found if parting), None)
+    except (UnsupportedPrimitive, ModelFails) as error:
+        pair.remarks.append(f"where in the code they part was not found: {error}")
+        return None
 
 
 def _notes(problem: Problem, pair: Pair, results: Sequence[Result]) -> Iterable[str]:

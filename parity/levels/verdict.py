@@ -10,6 +10,7 @@ from mlp_core.files import plain
 from parity.levels.every_step import Trajectory
 from parity.levels.level import Result
 from parity.locate.divergence import Divergence
+from parity.locate.parting import Parting
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Verdict:
     divergence: Divergence | None = None
     trajectory: Trajectory | None = None
     notes: tuple[str, ...] = field(default=())
+    parting: Parting | None = None
 
     @property
     def ok(self) -> bool:
@@ -71,6 +73,8 @@ class Verdict:
             lines += [f"      known: {text}" for text in self.accepted(r)]
         if self.divergence:
             lines.append(f"  First divergence: {self.divergence}")
+        if self.parting:
+            lines.append(f"  In the code, {self.parting}")
         return "\n".join([*lines, *(f"  Note: {note}" for note in self.notes)])
 
     @staticmethod
@@ -104,5 +108,6 @@ class Verdict:
         first = self.divergence.to_json() if self.divergence else None
         found = {"pair": self.pair, "ok": self.ok, "verdict": self.word, "about": self.about}
         steps = self.trajectory.to_json() if self.trajectory else None
-        rest = {"levels": levels, "first divergence": first, "every step": steps}
+        apart = self.parting.to_json() if self.parting else None
+        rest = {"levels": levels, "first divergence": first, "every step": steps, "parting": apart}
         return plain(found | rest | {"notes": list(self.notes)})

@@ -90,6 +90,31 @@ def bound(
     return Bounds(value, worst, likely, kinks, walk.coverage.unexercised())
 
 
+def walked(
+    fn: Callable[..., PyTree],
+    args: tuple[PyTree, ...],
+    roundoff: float,
+    make: Callable[..., Any],
+    labels: list[tuple[str, str]],
+) -> tuple[list[Approx], Any]:
+    """The outputs of fn(*args) by a walk of one's own, and their structure.
+
+    make: as Walk; its `give(input, *label)` is told of every leaf of args. Raises
+    UnsupportedPrimitive.
+    """
+    given, structure = jax.tree.flatten(args)
+    with jax.enable_x64(True), np.errstate(all="ignore"):
+        closed, shapes = _traced(fn, structure, tuple(map(_type, given)))
+        variables, worst = closed.jaxpr.invars, _arithmetic(roundoff, 0.0)
+        inputs = [_input(x, EXACT, dtype(v), True) for x, v in zip(given, variables, strict=True)]
+        units = [unit(dtype(v)) for v in variables if real(dtype(v))]
+        chance = replace(worst, statistical=True)
+        walk = make(worst, chance, min(units, default=FLOAT32), True)
+        for x, label in zip(inputs, labels, strict=True):
+            walk.give(x, *label)
+        return walk.closed(closed, inputs), shapes
+
+
 def bounded(
     fn: Callable[..., PyTree],
     *,

@@ -128,6 +128,12 @@ class TorchSide:
         """{name that the side shows: Torch's own names that it came from}."""
         return self._layout.origins
 
+    def own_names(self, shared: str) -> list[str]:
+        """Torch's own names of what a parameter that the side shows came from."""
+        there = {name: own for own, name in self._names.items()}
+        origin = self.origins.get(there.get(shared, ""), ())
+        return [origin] if isinstance(origin, str) else list(origin)
+
     @property
     def kinds(self) -> dict[str, str]:
         """{own name of a weight: its layer's kind}, see layer_kinds."""

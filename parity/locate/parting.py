@@ -1,0 +1,258 @@
+"""Where two graphs part: the first operations without a partner, in both codes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from parity.locate.align import Frontier, Pairing, frontier
+from parity.sides.side import Evaluation
+from parity.sides.tensors import ROOM, Graph, Traced
+from parity.trees import Arrays
+
+PARTS = ("logits", "loss", "gradients", "state", "step")
+_PHASE = {"gradients": "backward", "step": "optimiser"}
+SHOWN = 3  # lines named on each side, and tensors that agree
+
+
+@dataclass(frozen=True)
+class Place:
+    """One operation of one side. line: "file:line (function)", the user's where there is one, else
+    a library's. inside: the fused operation that it is a step of. given: name of what was given."""
+
+    op: str
+    shape: tuple[int, ...]
+    module: str
+    line: str
+    phase: str
+    inside: str = ""
+    given: str = ""
+
+    @classmethod
+    def of(cls, t: Traced) -> Place:
+        return cls(t.op, t.shape, t.module, t.line, t.phase, t.inside, t.given)
+
+    def __str__(self) -> str:
+        said = f"{self.given or self.op} [{', '.join(map(str, self.shape))}]"
+        said += f", a step of {self.inside}" if self.inside else ""
+        said += f", in '{self.module}'" if self.module else ""
+        said += f", {self.phase}" if self.phase != "forward" else ""
+        return said + (f", at {shortened(self.line)}" if self.line else "")
+
+
+@dataclass(frozen=True)
+class Parting:
+    """The first operations of both graphs that have no partner, though all they are made of has.
+
+    part, leaf: what differs at last: logits, loss, gradients, state or step. torch, jax: places,
+    the likeliest first, at most one for each line; empty where a side computes nothing there.
+    values: of the likeliest, the order statistic or mean that differs most: Torch's and JAX's, and
+    the bound on their difference. statistic: which. agreeing: (Torch's, JAX's) tensors that the
+    parting operations are made of.
+    """
+
+    step: int
+    part: str
+    leaf: str
+    torch: tuple[Place, ...]
+    jax: tuple[Place, ...]
+    statistic: str
+    values: tuple[float, float]
+    bound: float
+    agreeing: tuple[tuple[Place, Place], ...]
+
+    def __str__(self) -> str:
+        lines = [f"they part before {self.part} '{self.leaf}' of step {self.step:,}:"]
+        for name, places in (("torch", self.torch), ("jax", self.jax)):
+            lines += [f"    {name:5} {place}" for place in places[:1]] or [
+                f"    {name:5} computes nothing here"
+            ]
+            lines += [f"          or {place}" for place in places[1:SHOWN]]
+        if self.statistic:
+            a, b = self.values
+            lines.append(f"    {self.statistic}: torch {a!r}, jax {b!r}, bound {self.bound:.3g}")
+        lines += [f"    agree until: torch {a}; jax {b}" for a, b in self.agreeing[:SHOWN]]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def shortened(line: str) -> str:
+    """A line with its file as the reader calls it: from the working folder, or the library's."""
+    file, colon, rest = line.partition(":")
+    path = Path(file)
+    if path.is_relative_to(Path.cwd()) and "site-packages" not in path.parts:
+        file = str(path.relative_to(Path.cwd()))
+    elif "site-packages" in path.parts:
+        at = len(path.parts) - 1 - path.parts[::-1].index("site-packages")
+        file = str(Path(*path.parts[at + 1 :]))
+    return file + colon + rest
+
+
+def parting(
+    pairing: Pairing, torch: Evaluation, jax: Evaluation, bounds: Evaluation, step: int = 0
+) -> Parting | None:
+    """The place where the first part that differs leaves; None if all parts are within bounds.
+
+    torch, jax: what the step gave. bounds: the rounding bounds of JAX's.
+    """
+    for part in PARTS:
+        wrong = _differing(torch.part(part), jax.part(part), bounds.part(part))
+        roots = {
+            s: [found[n] for n in wrong if n in found]
+            for s in ("torch", "jax")
+            for found in [pairing.graph(s).results.get(part, {})]
+        }
+        if not wrong or not any(roots.values()):
+            continue
+        phase = _PHASE.get(part, "forward")
+        torch_, jax_ = (frontier(pairing, s, roots[s], phase) for s in ("torch", "jax"))
+        return _parting(pairing, torch_, jax_, step, part, wrong[0])
+    return None
+
+
+def _parting(
+    pairing: Pairing, torch: Frontier, jax: Frontier, step: int, part: str, leaf: str
+) -> Parting:
+    statistic, values, bound = _apart(torch.first, jax.first)
+    pairs = []
+    for t in torch.agreeing:
+        partners = pairing.of_torch.get(t.number, [])
+        near = [n for n in partners if n in {a.number for a in jax.agreeing}] or partners
+        if near and t.depends:
+            pairs.append((Place.of(t), Place.of(pairing.jax.tensors[near[0]])))
+    theirs, ours = (
+        _suspects(pairing, "torch", torch, jax),
+        _suspects(pairing, "jax", jax, torch),
+    )
+    return Parting(step, part, leaf, theirs, ours, statistic, values, bound, tuple(pairs))
+
+
+def _suspects(pairing: Pairing, side: str, found: Frontier, others: Frontier) -> tuple[Place, ...]:
+    """Places in the order of suspicion, one for each line.
+
+    First come operations that part, constants among their operands that the other side lacks, and
+    what only moved their operands, whose order no fingerprint knows; then what was given to them,
+    and operations behind them. Where the other side does the same operation at that place, what
+    moved the operands is more suspect than the operation.
+    """
+    graph, partners = pairing.graph(side), pairing.partners(side)
+    agreeing = {t.number for t in others.agreeing}
+    ranked: list[tuple[int, Traced]] = []
+    for t in sorted(found.first, key=lambda t: (t.boolean, t.number)):
+        kind = _kind(t)
+        operands = [graph.tensors[graph.origin(i)] for i in t.inputs]
+        free = kind is not None and all(o.depends and not o.clock for o in operands)
+        same = free and any(kind == _kind(other) for other in others.first)
+        ranked.append((1, t))
+        ranked += [(0 if free else 3, inner) for inner in found.internal.get(t.number, ())]
+        for i in t.inputs:
+            origin = graph.tensors[graph.origin(i)]
+            lone = origin.number not in partners
+            if not origin.depends and origin.shape and lone:
+                ranked += [(2, c) for c in _made_of(graph.tensors, graph.tensors[i])]
+            elif origin.clock:
+                ranked += [(6, c) for c in _made_of(graph.tensors, graph.tensors[i])]
+            elif not lone and not origin.given and not agreeing & {*partners[origin.number]}:
+                ranked.append((2, origin))  # the same as another tensor than the one used there
+            moves = [graph.tensors[n] for n in graph.layouts(i)] + _movers(graph, origin)
+            ranked += [(0 if same else 3, m) for m in moves if _turns(graph, m, t.phase)]
+            given = origin.given and not origin.given.startswith("input")
+            ranked += [(0 if same else 4, origin)] if given else []
+    ranked += [(5, t) for t in found.region]
+    kept: dict[str, Place] = {}
+    for _, t in sorted(ranked, key=lambda r: r[0]):
+        if t.line or t.given or t.module:
+            kept.setdefault(t.line or t.given or t.module, Place.of(t))
+    return tuple(kept.values())
+
+
+# Operations without settings, by their names on both sides: of the same operands they give the same
+# numbers, if these lie alike.
+_KINDS = {"mul": "mul", "add": "add", "sub": "sub", "div": "div", "tanh": "tanh", "exp": "exp",
+          "log": "log", "sigmoid": "sigmoid", "logistic": "sigmoid", "mm": "product",
+          "bmm": "product", "matmul": "product", "dot_general": "product",
+          "max": "relu", "relu": "relu"}  # fmt: skip
+
+
+def _kind(t: Traced) -> str | None:
+    return _KINDS.get(t.op.removesuffix("_"))
+
+
+def _turns(graph: Graph, t: Traced, phase: str) -> bool:
+    """Whether an operation of a phase may change the order of numbers: no mere copy, nor a longer
+    shape."""
+    if t.inside or t.phase != phase:
+        return False
+    if t.op in _MOVERS:
+        return True
+    if t.op not in ("reshape", "transpose", "view", "permute", "_unsafe_view", "t", "squeeze"):
+        return False
+    before = [n for n in graph.tensors[t.inputs[0]].shape if n > 1]
+    return before != [n for n in t.shape if n > 1] or t.op == "squeeze"
+
+
+_MOVERS = {"concatenate", "cat", "stack", "slice", "split", "rev", "flip", "gather", "index",
+           "dynamic_slice", "pad", "select", "roll", "index_select", "unbind"}  # fmt: skip
+
+
+def _movers(graph: Graph, t: Traced) -> list[Traced]:
+    """Operations that only move numbers, from a tensor backwards."""
+    found: list[Traced] = []
+    waiting = [t]
+    while waiting:
+        t = waiting.pop(0)
+        if t.op in _MOVERS and t not in found:
+            found.append(t)
+            for i in t.inputs:
+                found += [graph.tensors[n] for n in graph.layouts(i)]
+                waiting.append(graph.tensors[graph.origin(i)])
+    return found
+
+
+def _made_of(tensors: list[Traced], t: Traced) -> list[Traced]:
+    """A constant and what it was made of, the last first."""
+    found, waiting = [], [t]
+    while waiting:
+        t = waiting.pop(0)
+        if t not in found:
+            found.append(t)
+            waiting += [tensors[i] for i in t.inputs]
+    return found
+
+
+def _apart(torch: list[Traced], jax: list[Traced]) -> tuple[str, tuple[float, float], float]:
+    """Of the first two of one size, the statistic that differs most."""
+    pairs = [(a, b) for a in torch for b in jax if np.prod(a.shape) == np.prod(b.shape)]
+    for a, b in pairs or [(a, b) for a in torch[:1] for b in jax[:1]]:
+        one, other = a.fingerprint, b.fingerprint
+        if len(one.low) != len(other.low):
+            continue
+        centres = [(x.low + x.high) / 2 for x in (one, other)]
+        room = (one.high - one.low + other.high - other.low) / 2
+        with np.errstate(invalid="ignore"):
+            gap = np.nan_to_num(np.abs(centres[0] - centres[1]) - room, nan=0.0)
+        at = int(np.argmax(gap))
+        values = float(centres[0][at]), float(centres[1][at])
+        return one.statistic(at), values, float(room[at])
+    return "", (float("nan"), float("nan")), float("nan")
+
+
+def _differing(torch: Arrays, jax: Arrays, bounds: Arrays) -> list[str]:
+    found = []
+    for name in torch:
+        if name not in jax:
+            continue
+        a, b = np.asarray(torch[name]), np.asarray(jax[name])
+        if a.shape != b.shape:
+            found.append(name)
+            continue
+        room = (ROOM + 1) * np.asarray(bounds[name])
+        with np.errstate(invalid="ignore"):
+            if not np.all((np.abs(a - b) <= room) | (a == b)):
+                found.append(name)
+    return found

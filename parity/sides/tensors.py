@@ -1,0 +1,214 @@
+"""The tensors of a training step as data: what made them, where, and fingerprints of their values.
+
+A fingerprint doesn't change by reshape, transposition or broadcast, so that tensors of two programs
+that lay them out differently have the same. Tensors themselves aren't kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+PHASES = ("forward", "backward", "optimiser")
+_RANKS = 32  # order statistics kept, besides the largest
+_CENTRES = (-0.5, -0.1, 0.1, 0.5)  # in units of the largest absolute value
+# Torch may come to a tensor by another formula than JAX, whose bound is another; all formulas of a
+# sum, a mean or a variance seen so far stay within this many times it.
+ROOM = 16.0
+UNIT = 2.0**-53
+
+
+@dataclass(frozen=True, eq=False)
+class Fingerprint:
+    """Where the numbers of a tensor lie, up to their order and how often all are repeated.
+
+    low, high [k]: between these each statistic lies if every element is within its bound.
+    Statistics: order statistics, sorted(x)[floor(q n)] for q in 0, 1/32, ..., 1; mean(x); and
+    mean |x - c max|x|| for four c. Each moves by no more than the elements do (an order statistic
+    of x + e lies between those of x - |e| and x + |e|; a mean moves by at most the mean of |e|).
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    constant: bool  # all elements are one number
+
+    @classmethod
+    def of(cls, value: Any, bound: Any = 0.0) -> Fingerprint:
+        """value: any array of real numbers. bound: how far an element may be off, of its shape."""
+        x = np.ravel(np.asarray(value)).astype(np.float64)
+        if x.size == 0:
+            return cls(np.zeros(0), np.zeros(0), True)
+        e = np.ravel(np.broadcast_to(bound, np.shape(value))).astype(np.float64)
+        e = e + UNIT * np.abs(np.where(np.isfinite(x), x, 0))
+        ranks = np.minimum(np.arange(_RANKS + 1) * x.size // _RANKS, x.size - 1)
+        low, high = np.sort(x - e)[ranks], np.sort(x + e)[ranks]
+        finite = np.isfinite(x) & np.isfinite(e)
+        y, d = (x[finite], e[finite]) if finite.any() else (np.zeros(1), np.zeros(1))
+        largest, error = np.abs(y).max(), d.mean()
+        means = np.array([y.mean(), *(np.abs(y - c * largest).mean() for c in _CENTRES)])
+        # Summation in any order, by Higham's gamma, and the centre's own error.
+        much = error + d.max() * np.array([0, *np.abs(_CENTRES)]) + 2 * y.size * UNIT * largest
+        if not finite.all():
+            much = np.full(len(means), np.inf)
+        fp = cls(
+            np.concatenate([low, means - much]),
+            np.concatenate([high, means + much]),
+            bool(np.ptp(y) <= 2 * d.max()) and bool(finite.all()),
+        )
+        return fp
+
+    @property
+    def key(self) -> bytes:
+        """Of the order statistics; two layouts of the same numbers have the same."""
+        return self.low[: _RANKS + 1].tobytes()
+
+    def statistic(self, at: int) -> str:
+        """What one of the statistics is."""
+        if at <= _RANKS:
+            return {0: "smallest", _RANKS: "largest"}.get(at, f"the {at}/{_RANKS} quantile")
+        at -= _RANKS + 1
+        return "mean" if at == 0 else f"mean distance from {_CENTRES[at - 1]} of the largest"
+
+    def meets(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """Which of the fingerprints [n, k] may be of the same numbers."""
+        return np.all((self.low <= high) & (low <= self.high), axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """A tensor that a step computed, or was given.
+
+    inputs: numbers of the tensors it was made of. module: path in the user's model. line:
+    "file:line (function)", the user's; "" where no frame is. moved: number of the tensor whose
+    numbers these are, only laid out otherwise. given: name of what the step was given. depends:
+    whether anything given reaches it. scalars: literal numbers among the operands.
+    inside: the fused operation that this is a step of. clock: whether nothing but counts of steps
+    reaches it, which Torch keeps outside of its graph.
+    """
+
+    number: int
+    op: str
+    inputs: tuple[int, ...]
+    shape: tuple[int, ...]
+    module: str
+    line: str
+    phase: str
+    fingerprint: Fingerprint
+    depends: bool
+    moved: int | None = None
+    given: str = ""
+    scalars: tuple[float, ...] = ()
+    inside: str = ""
+    boolean: bool = False
+    clock: bool = False
+
+    def __str__(self) -> str:
+        shape = ", ".join(map(str, self.shape))
+        module = f" in {self.module}" if self.module else ""
+        at = f" at {self.line}" if self.line else ""
+        return f"{self.given or self.op} [{shape}]{module}{at}"
+
+
+@dataclass
+class Graph:
+    """All tensors of one step of one side, in the order they were made.
+
+    results: {part: {leaf: number of its tensor}}; parts are those of an Evaluation.
+    """
+
+    side: str
+    tensors: list[Traced] = field(default_factory=list)
+    results: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def add(
+        self,
+        op: str,
+        inputs: Sequence[int],
+        value: Any,
+        bound: Any = 0.0,
+        *,
+        module: str = "",
+        line: str = "",
+        phase: str = "forward",
+        given: str = "",
+        depends: bool | None = None,
+        moves: bool = False,
+        scalars: Sequence[float] = (),
+        inside: str = "",
+    ) -> int:
+        """Number of a new tensor. moves: whether the operation only lays out its first input."""
+        made = [self.tensors[i] for i in inputs]
+        wide = [t for t in made if t.depends] or made
+        known = depends if depends is not None else any(t.depends for t in made)
+        moved = None
+        if moves and made and np.size(value) == np.prod(made[0].shape, dtype=int):
+            print_, moved = made[0].fingerprint, inputs[0]
+        else:
+            print_ = Fingerprint.of(value, bound)
+            if len(wide) == 1 and _same(print_, wide[0].fingerprint):
+                moved = wide[0].number
+        number = len(self.tensors)
+        self.tensors.append(
+            Traced(
+                number,
+                op,
+                tuple(dict.fromkeys(inputs)),
+                np.shape(value),
+                module,
+                line,
+                phase,
+                print_,
+                known,
+                moved,
+                given,
+                tuple(scalars),
+                inside,
+                np.asarray(value).dtype == bool,
+                self._is_clock(made, phase, value),
+            )
+        )
+        return number
+
+    def _is_clock(self, made: list[Traced], phase: str, value: Any) -> bool:
+        wide = [t for t in made if t.depends]
+        count = phase == "optimiser" and np.asarray(value).dtype.kind in "iu"
+        return all(t.clock for t in wide) if wide else count
+
+    def origin(self, number: int) -> int:
+        """The tensor whose numbers these first were."""
+        while (before := self.tensors[number].moved) is not None:
+            number = before
+        return number
+
+    def layouts(self, number: int) -> list[int]:
+        """The tensors between this one and its origin, the last first."""
+        found = []
+        while (before := self.tensors[number].moved) is not None:
+            found.append(number)
+            number = before
+        return found
+
+    @property
+    def computed(self) -> list[Traced]:
+        """Tensors with numbers of their own, on which what was given has an influence.
+
+        Steps of a fused operation aren't among them, nor is a tensor all of one number."""
+        return [
+            t
+            for t in self.tensors
+            if (t.moved is None or self.tensors[t.moved].inside)
+            and t.depends
+            and not t.given
+            and not t.inside
+            and not (t.fingerprint.constant and t.shape)
+        ]
+
+
+def _same(one: Fingerprint, other: Fingerprint) -> bool:
+    """Means are of sums in another order."""
+    ranks = slice(None, _RANKS + 1)
+    exact = np.array_equal(one.low[ranks], other.low[ranks])
+    return exact and bool(one.meets(other.low[None], other.high[None])[0])
