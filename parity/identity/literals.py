@@ -1,0 +1,77 @@
+"""What a literal stands for: a short decimal, a small ratio, or a root, pi or a logarithm of one."""
+
+import math
+from decimal import Decimal
+from fractions import Fraction
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Constant(NamedTuple):
+    """ratio, or its square root, times pi^(halves/2); or the logarithm of ratio."""
+
+    ratio: Fraction
+    root: bool = False
+    halves: int = 0
+    log: bool = False
+
+
+@lru_cache(maxsize=65536)
+def constant(x: float) -> Constant:
+    """The number that a float is written for.
+
+    A decimal of up to 12 digits that gives it, in float64 or, if it is one, in float32; one of 8
+    digits that it misses by what one subtraction from 1 rounds; p/q with q up to 1,000; roots of
+    such, or of them with pi (1/sqrt(2), sqrt(2/pi)); log 2 to log 1000. Else the float itself.
+    """
+    if x == int(x) and abs(x) < 2**53:
+        return Constant(Fraction(int(x)))
+    if (found := _decimal(x)) is not None:
+        return Constant(found)
+    if (found := _ratio(x, 1000)) is not None:
+        return Constant(found)
+    sign = -1 if x < 0 else 1
+    for halves in (0, -1, 1, -2, 2):
+        rest = x * x / math.pi**halves
+        found = _decimal(rest) or _ratio(rest, 1000)
+        if found:
+            found = Fraction(found)
+            if halves % 2 == 0 and (exact := _square_root(found)) is not None:
+                return Constant(sign * exact, halves=halves)
+            if sign > 0:
+                return Constant(found, root=True, halves=halves)
+            return Constant(-found, root=True, halves=halves)
+    n = round(math.exp(abs(x))) if abs(x) < 7 else 0
+    if 2 <= n <= 1000 and _near(abs(x), math.log(n)):
+        return Constant(Fraction(n) if x > 0 else Fraction(1, n), log=True)
+    return Constant(Fraction(x))
+
+
+def _near(x: float, y: float) -> bool:
+    return abs(x - y) <= 4 * math.ulp(x)
+
+
+def _decimal(x: float) -> Fraction | None:
+    single = np.float32(x)
+    with np.errstate(over="ignore"):
+        text = str(single) if float(single) == x else repr(x)
+    if len(Decimal(text).as_tuple().digits) <= 12:
+        return Fraction(text)
+    near = Fraction(f"{x:.8g}")
+    off = abs(Fraction(x) - near)
+    room = max(4 * math.ulp(x), min(1.2e-16, 1e-12 * abs(x)))
+    return near if off <= Fraction(room) else None
+
+
+def _ratio(x: float, largest: int) -> Fraction | None:
+    near = Fraction(x).limit_denominator(largest)
+    if near and (_near(float(near), x) or float(np.float32(float(near))) == x):
+        return near
+    return None
+
+
+def _square_root(x: Fraction) -> Fraction | None:
+    top, bottom = math.isqrt(x.numerator), math.isqrt(x.denominator)
+    return Fraction(top, bottom) if top**2 == x.numerator and bottom**2 == x.denominator else None

@@ -1,0 +1,280 @@
+"""Whether both sides' training steps are the same function: evaluated on the same random draws."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from parity.identity.chain import LOW
+from parity.identity.field import Algebra, BadDraw, Field, Undecided
+from parity.identity.jax_graph import JaxGraph
+from parity.identity.torch_step import Fields, Given, TorchSteps
+from parity.sides.jax_side import JaxSide
+from parity.sides.memory import paired
+from parity.sides.torch_side import TorchSide
+from parity.trees import Tree, leaves, mapped
+
+EXAMPLES = 3
+ERROR = 60  # bits
+DEGREE = 2**8  # of the rational functions that are compared, at most
+TRIALS = math.ceil(ERROR / math.log2(LOW / DEGREE))
+LENGTHS = (4, 6)  # of the chain of primes
+TRIES = 8
+
+PARTS = ("outputs", "loss", "gradients", "step", "state", "memory")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of one output. verdict: "identical", "different" or "undecided"; says: why, or where."""
+
+    name: str
+    verdict: str
+    says: str = ""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was found. bits: the probability that what differs was called identical is at most
+    2^-bits, if the degrees are at most DEGREE. shapes: of the inputs that it was shown for."""
+
+    answers: tuple[Answer, ...]
+    trials: int
+    bits: float
+    shapes: Mapping[str, tuple[int, ...]]
+    why: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """different if any output is, else undecided if any is, else identical."""
+        found = [a.verdict for a in self.answers]
+        if "different" in found:
+            return "different"
+        return "undecided" if "undecided" in found or not found else "identical"
+
+    def __str__(self) -> str:
+        lines = [f"{a.name}: {a.verdict}{': ' + a.says if a.says else ''}" for a in self.answers
+                 if a.verdict != "identical"]  # fmt: skip
+        chance = f" (but for 2^-{self.bits:.0f})" if self.verdict == "identical" else ""
+        why = f": {self.why}" if self.why else ""
+        return "\n  ".join([f"{self.verdict}{chance}{why}", *lines])
+
+
+def prove(
+    ours: JaxSide,
+    theirs: TorchSide,
+    inputs: Tree,
+    targets: Tree,
+    *,
+    infer: bool = False,
+    trials: int = TRIALS,
+    seed: int = 0,
+) -> Proof:
+    """Whether outputs, loss, gradients, a first step and a later one are the same real functions.
+
+    ours, theirs: in float64, under shared names. inputs, targets: a batch; its first rows give
+    shapes and integers, floats are drawn. infer: outputs alone. Source: Schwartz and Zippel; Mirage
+    (arXiv 2405.05751) for exponentials.
+    """
+    contest = _Contest(ours, theirs, inputs, targets, infer)
+    found, why = None, ""
+    for length, fine in ((LENGTHS[0], False), (LENGTHS[1], True)):
+        try:
+            found = contest.judge(trials, seed, length, fine)
+        except Undecided as reason:
+            why = str(reason)
+            if "nested deeper" in why and not fine:
+                try:
+                    found = contest.judge(trials, seed, LENGTHS[1], False)
+                except Undecided as again:
+                    why = str(again)
+            if found is None and "nested deeper" not in why:
+                break
+        if found is not None and all(a.verdict == "identical" for a in found):
+            break
+    shapes = {n: np.shape(x) for n, x in leaves(contest.inputs, "inputs").items()}
+    bits = trials * math.log2(LOW / DEGREE)
+    if found is None:
+        return Proof((Answer("all", "undecided", why),), trials, 0.0, shapes, why)
+    return Proof(tuple(found), trials, bits, shapes)
+
+
+class _Contest:
+    """Both sides, and the graph of JAX's, which is traced once."""
+
+    def __init__(
+        self, ours: JaxSide, theirs: TorchSide, inputs: Tree, targets: Tree, infer: bool
+    ) -> None:
+        self.ours, self.theirs, self.infer = ours, theirs, infer
+        self.batches = list(_rows(inputs, targets))
+        self.inputs, self.targets = self.batches[0]
+        self.params, self.state = ours.held()
+        self.memory = {} if infer else ours.memory()
+        with ours._settings():
+            if infer:
+                given: Any = self.params, self.state, ours.typed(self.inputs)
+                traced = jax.make_jaxpr(ours.outputs, return_shape=True)(*given)
+            else:
+                repeated = ours.repeated(self.inputs, self.targets)
+                given = self.params, self.state, self.memory, repeated
+                traced = jax.make_jaxpr(ours.taken, return_shape=True)(*given)
+        self.jaxpr, shapes = traced
+        self.structure = jax.tree.structure(shapes)
+
+    def judge(self, trials: int, seed: int, length: int, fine: bool) -> list[Answer]:
+        """The answers of so many trials, and of one with blank inputs and biases of 0."""
+        answers: dict[str, Answer] = {}
+        done = 0
+        for trial in range(trials + TRIES):
+            self.inputs, self.targets = self.batches[done % len(self.batches)]
+            of = Algebra(seed + trial, length, fine)
+            try:
+                self._trial(of, answers, blank=False)
+            except BadDraw as why:
+                if trial == TRIES and not done:
+                    raise Undecided(f"no draw on which all operations are defined ({why})") from why
+                continue
+            done += 1
+            if done == trials or any(a.verdict == "different" for a in answers.values()):
+                break
+        if not any(a.verdict == "different" for a in answers.values()):
+            try:
+                self._trial(Algebra(seed, length, fine), answers, blank=True)
+            except (BadDraw, Undecided):
+                pass  # it asks more than was promised: ties
+        return list(answers.values())
+
+    def _trial(self, of: Algebra, answers: dict[str, Answer], blank: bool) -> None:
+        names = {n: np.shape(a) for n, a in self.params.items()}
+        first = Given(
+            {n: _drawn(of, s, blank and len(s) < 2) for n, s in names.items()},
+            {n: of.draw(np.shape(a)) for n, a in self.state.items()},
+            {n: self._kept(of, a) for n, a in self.memory.items()},
+            _fields(of, self.inputs, blank),
+            _fields(of, self.targets),
+        )
+        steps = TorchSteps(self.theirs, of, self.inputs, self.targets)
+        where = "blank inputs: " if blank else ""
+        if self.infer:
+            mine = {"outputs": self._jax(of, first)}
+            self._compare(of, mine, {"outputs": steps.outputs(first)}, answers, where)
+            return
+        with steps.training():
+            mine, other = self._jax(of, first), steps.step(first)
+            self._compare(of, mine, other, answers, where)
+            if blank:
+                return
+            memory = {
+                n: of.draw(f.shape) if isinstance(f, Field) and n in other["memory"] else f
+                for n, f in mine["memory"].items()
+            }
+            later = Given(
+                {n: of.draw(s) for n, s in names.items()},
+                {n: of.draw(np.shape(a)) for n, a in self.state.items()},
+                memory, _fields(of, self.inputs), _fields(of, self.targets),
+            )  # fmt: skip
+            if memory:
+                mine, other = self._jax(of, later), steps.step(later)
+                self._compare(of, mine, other, answers, "second step: ")
+
+    def _kept(self, of: Algebra, a: np.ndarray) -> Any:
+        return of.lift(a) if a.dtype.kind == "f" else a
+
+    def _jax(self, of: Algebra, given: Given) -> Any:
+        ours = self.ours
+        with ours._settings():
+            inputs = _filled(ours.typed(self.inputs), given.inputs)
+            if self.infer:
+                flat = jax.tree.leaves((given.params, given.state, inputs))
+            else:
+                targets = _filled(ours.typed(self.targets), given.targets)
+                count = ours.accumulated
+                batches = ((inputs, targets),) * count
+                flat = jax.tree.leaves((given.params, given.state, given.memory, batches))
+            out = JaxGraph(of).closed(self.jaxpr, flat)
+        found = jax.tree.unflatten(self.structure, out)
+        if not self.infer:
+            found["loss"] = {"loss": found["loss"]}
+        return found
+
+    def _compare(self, of: Algebra, mine: Any, other: Any, answers: dict[str, Answer],
+                 where: str) -> None:  # fmt: skip
+        for part in PARTS:
+            if part not in mine:
+                continue
+            one, two = mine[part], other[part]
+            if part == "gradients":
+                one, two = ({n: f for n, f in x.items() if n not in self.theirs.frozen}
+                            for x in (one, two))  # fmt: skip
+            if part == "memory":
+                prefixed = [{f"optimizer.{n}": f for n, f in x.items()} for x in (one, two)]
+                one, two = (paired(x, prefixed) for x in prefixed)
+            label = {"outputs": "logits", "memory": "step"}.get(part, part)
+            for leaf in dict.fromkeys([*one, *two]):
+                name = label if leaf in (label, "logits") else f"{label}.{leaf}"
+                answer = _answer(of, name, one.get(leaf), two.get(leaf), where)
+                old = answers.get(name)
+                if old is None or _RANK[answer.verdict] > _RANK[old.verdict]:
+                    answers[name] = answer
+
+
+_RANK = {"identical": 0, "undecided": 1, "different": 2}
+
+
+def _answer(of: Algebra, name: str, a: Any, b: Any, where: str) -> Answer:
+    if a is None or b is None:
+        return Answer(name, "undecided", f"{where}only one side has it")
+    if not isinstance(a, Field) and not isinstance(b, Field):
+        return Answer(name, "identical" if np.array_equal(a, b) else "different", where)
+    a, b = (x if isinstance(x, Field) else of.lift(x) for x in (a, b))
+    if a.shape != b.shape:
+        return Answer(name, "different", f"{where}shapes {a.shape} and {b.shape}")
+    common = [k for k in a.parts if k in b.parts]
+    if not common:
+        return Answer(name, "undecided", f"{where}no prime in common")
+    apart = np.zeros(a.shape, bool)
+    for k in common:
+        apart |= a.parts[k] != b.parts[k]
+    if not apart.any():
+        return Answer(name, "identical")
+    doubt = a.doubt | b.doubt | of.doubts
+    said = f"{where}{int(apart.sum())} of {apart.size} elements differ"
+    if doubt:
+        return Answer(name, "undecided", f"{said}, but there is {', '.join(sorted(doubt))}")
+    return Answer(name, "different", said)
+
+
+def _rows(inputs: Tree, targets: Tree) -> Iterator[tuple[Tree, Tree]]:
+    """Batches of a few rows; together the first ones, and then such as bring new labels."""
+    count = len(next(iter(leaves((inputs, targets)).values())))
+    size = min(EXAMPLES, count)
+    for start in range(0, min(count - size + 1, 4 * size), size):
+        yield (
+            mapped(lambda x: x[start : start + size], inputs),  # noqa: B023
+            mapped(lambda x: x[start : start + size], targets),  # noqa: B023
+        )
+
+
+def _drawn(of: Algebra, shape: tuple[int, ...], blank: bool = False) -> Field:
+    drawn = of.draw(shape)
+    if not blank:
+        return drawn
+    return replace(drawn, parts={k: np.zeros_like(v) for k, v in drawn.parts.items()})
+
+
+def _fields(of: Algebra, tree: Tree, blank: bool = False) -> Fields:
+    """{name: a draw} of its floats."""
+    return {
+        name: _drawn(of, np.shape(x), blank)
+        for name, x in leaves(tree).items()
+        if np.asarray(x).dtype.kind in "fV"
+    }
+
+
+def _filled(tree: Tree, fields: Fields) -> Tree:
+    """The tree with Fields for its floats."""
+    names = iter(leaves(tree))
+    return mapped(lambda x: fields.get(next(names), np.asarray(x)), tree)
