@@ -35,8 +35,9 @@ class Field:
 
     const: the real numbers, if no draw reaches them. units: {k: 1 where exp of part k is minus a
     square, 2 where nobody knows}; logarithms of what is no square bring them. inf: 1 and -1 at
-    infinities. root: (x, n) where this is x^(n/2). rough: whether it comes from the root of what is
-    no square, whose square is minus what it should be. doubt: why a difference proves nothing.
+    infinities, 2 at a NaN. root: (x, n) where this is x^(n/2). soft: const was rounded, as cos(1)
+    is. rough: in which parts it comes from the root of what is no square, whose square is minus
+    what it should be. doubt: (part, or -1 for all; why a difference there proves nothing).
     """
 
     parts: dict[int, Array]
@@ -45,8 +46,10 @@ class Field:
     units: dict[int, Array] | None = None
     inf: Array | None = None
     root: "tuple[Field, int] | None" = None
-    rough: bool = False
-    doubt: frozenset[str] = frozenset()
+    rough: frozenset[int] = frozenset()
+    doubt: frozenset[tuple[int, str]] = frozenset()
+    soft: bool = False
+    tag: Any = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -68,6 +71,7 @@ class Algebra:
     seed: int = 0
     length: int = 4
     fine: bool = False
+    choice: int = 0
     rng: np.random.Generator = field(init=False)
     primes: tuple[Prime, ...] = field(init=False)
     doubts: set[str] = field(default_factory=set)
@@ -91,9 +95,8 @@ class Algebra:
         if isinstance(x, Field):
             return x
         given = np.asarray(x, np.float64)
-        if np.isnan(given).any():
-            raise Undecided("a constant NaN")
-        inf = np.where(np.isinf(given), np.sign(given), 0).astype(np.int8)
+        inf = np.where(np.isinf(given), np.sign(given), 0)
+        inf = np.where(np.isnan(given), 2, inf).astype(np.int8)
         each, back = np.unique(np.where(inf != 0, 0.0, given), return_inverse=True)
         residues = np.array([self._literal(float(c)) for c in each]).reshape(len(each), -1)
         parts = {k: residues[:, k][back].reshape(given.shape) for k in range(self.length)}
@@ -138,6 +141,7 @@ class Algebra:
         inf = None
         if a.inf is not None or b.inf is not None:
             x, y = (np.zeros((), np.int8) if one.inf is None else one.inf for one in (a, b))
+            refuse_nan(a, b)
             if np.any(x * y < 0):
                 raise Undecided("inf - inf")
             inf = np.sign(x + y).astype(np.int8)
@@ -167,6 +171,7 @@ class Algebra:
         return _twice_rough(made, a, b)
 
     def _infinite_product(self, made: Field, a: Field, b: Field) -> Field:
+        refuse_nan(a, b)
         zero = np.zeros((), np.int8)
         x, y = (zero if one.inf is None else one.inf for one in (a, b))
         inf = np.where(x != 0, x, 1) * np.where(y != 0, y, 1) * ((x != 0) | (y != 0))
@@ -195,6 +200,7 @@ class Algebra:
         """1 / a."""
         if a.root:
             return self.power_of_root(a.root[0], -a.root[1])
+        refuse_nan(a)
         live = np.zeros((), bool) if a.inf is None else a.inf != 0
         if any(np.any((x == 0) & ~live) for x in a.parts.values()):
             raise BadDraw("1 / 0")
@@ -234,10 +240,10 @@ class Algebra:
             parts[k] = root if n > 0 else prime.inverse(root)
         if n < 0 and any((v == 0).any() for v in x.parts.values()):
             raise BadDraw("1 / 0")
-        rough = any((self.primes[k].character(v) < 0).any() for k, v in x.parts.items())
+        rough = {k for k, v in x.parts.items() if (self.primes[k].character(v) < 0).any()}
         sign = signs.NOT_NEGATIVE if x.sign & signs.ZERO else signs.POSITIVE
         made = self._made(parts, (x,), sign, np.sqrt if n > 0 else lambda c: 1 / np.sqrt(c), None)
-        made = replace(made, rough=made.rough or rough)
+        made = replace(made, rough=made.rough | rough)
         if n not in (1, -1):
             parts = {k: v * rest.parts[k] % self.primes[k].p for k, v in parts.items()}
             const = None if made.const is None or rest.const is None else made.const * rest.const
@@ -250,9 +256,9 @@ class Algebra:
         """f puts elements of its arguments elsewhere."""
         ks = set.intersection(*(set(x.parts) for x in xs))
         parts = {k: _whole(f(*(x.parts[k].astype(np.float64) for x in xs))) for k in sorted(ks)}
-        sign, doubt = 0, frozenset[str]()
+        sign, doubt, rough = 0, frozenset[tuple[int, str]](), frozenset[int]()
         for x in xs:
-            sign, doubt = sign | x.sign, doubt | x.doubt
+            sign, doubt, rough = sign | x.sign, doubt | x.doubt, rough | x.rough
         const = units = inf = root = None
         if all(x.const is not None for x in xs):
             const = np.asarray(f(*(x.const for x in xs)))
@@ -270,8 +276,8 @@ class Algebra:
         roots = [x.root for x in xs if x.root]
         if len(roots) == len(xs) and len({n for _, n in roots}) == 1:
             root = self.moved(f, *(x for x, _ in roots)), roots[0][1]
-        rough = any(x.rough for x in xs)
-        return self.whole(Field(parts, sign, const, units, inf, root, rough, doubt))
+        soft = any(x.soft for x in xs)
+        return self.whole(Field(parts, sign, const, units, inf, root, rough, doubt, soft))
 
     def chosen(self, mask: Array, a: Field, b: Field) -> Field:
         """a where mask, else b."""
@@ -321,6 +327,7 @@ class Algebra:
 
         Where more is known of x, that is what it is.
         """
+        refuse_nan(x)
         if x.const is not None:
             return np.sign(x.const).astype(np.int8)
         top = max(x.parts)
@@ -352,12 +359,18 @@ class Algebra:
         if all(x.const is not None for x in given):
             with np.errstate(all="ignore"):
                 const = np.asarray(f(*(x.const for x in given)))
-        doubt = frozenset[str]().union(*(x.doubt for x in given))
-        rough = any(x.rough for x in given)
+            if any(x.soft for x in given):
+                return self.rounded(const)
+        doubt = frozenset[tuple[int, str]]().union(*(x.doubt for x in given))
+        rough = frozenset[int]().union(*(x.rough for x in given))
         if units is not None and not any(u.any() for u in units.values()):
             units = None
         inf = inf if inf is not None and inf.any() else None
         return self.whole(Field(parts, sign, const, units, inf, None, rough, doubt))
+
+    def rounded(self, x: Array) -> Field:
+        """A constant that a function gave which has no exact value here."""
+        return replace(self.lift(x), soft=True)
 
     def whole(self, x: Field) -> Field:
         """Raises Undecided for a value without parts."""
@@ -405,9 +418,14 @@ def _all_unknown(units: dict[int, Array] | None) -> dict[int, Array] | None:
 
 
 def _twice_rough(made: Field, a: Field, b: Field) -> Field:
-    if not (a.rough and b.rough):
-        return made
-    return replace(made, doubt=made.doubt | {"a product of roots of what is no square"})
+    both = {(k, "a product of roots of what is no square") for k in a.rough & b.rough}
+    return replace(made, doubt=made.doubt | both) if both else made
+
+
+def refuse_nan(*xs: Field) -> None:
+    """Raises Undecided for one."""
+    if any(x.inf is not None and (x.inf == 2).any() for x in xs):
+        raise Undecided("a constant NaN")
 
 
 def _whole(x: Any) -> Array:

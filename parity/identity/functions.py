@@ -4,9 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import scipy.special
 
 from parity.identity import signs
-from parity.identity.field import UNKNOWN, Algebra, Array, Field, Undecided
+from parity.identity.field import UNKNOWN, Algebra, Array, Field, Undecided, refuse_nan
 
 
 def exp(of: Algebra, x: Field) -> Field:
@@ -14,7 +15,10 @@ def exp(of: Algebra, x: Field) -> Field:
 
     exp(log(x)) = x, for every x that isn't 0; exp(-inf) = 0.
     """
-    parts, doubt = {}, x.doubt
+    refuse_nan(x)
+    if x.const is not None:
+        return _of_constant(of, np.exp, x)
+    parts, doubt = {}, {(k + (k >= 0), why) for k, why in x.doubt}
     for k, v in x.parts.items():
         if k + 1 < of.length:
             prime = of.primes[k + 1]
@@ -24,7 +28,7 @@ def exp(of: Algebra, x: Field) -> Field:
                 u = x.units[k]
                 found = np.where(u == 1, prime.p - found, found)
                 if (u == UNKNOWN).any():
-                    doubt = doubt | {"exp of a part of a logarithm"}
+                    doubt.add((k + 1, "exp of a part of a logarithm"))
             parts[k + 1] = found
     sign = signs.POSITIVE
     if x.inf is not None:
@@ -32,20 +36,28 @@ def exp(of: Algebra, x: Field) -> Field:
             raise Undecided("exp(inf)")
         sign |= signs.ZERO
         parts = {k: np.where(x.inf < 0, 0, v) for k, v in parts.items()}
+    rough = frozenset(k + 1 for k in x.rough)
+    return of.whole(Field(parts, sign, rough=rough, doubt=frozenset(doubt)))
+
+
+def _of_constant(of: Algebra, f: Any, *xs: Field) -> Field:
     with np.errstate(all="ignore"):
-        const = None if x.const is None else np.exp(x.const)
-    return of.whole(Field(parts, sign, const, rough=x.rough, doubt=doubt))
+        return of.rounded(np.asarray(f(*(x.const for x in xs))))
 
 
 def log(of: Algebra, x: Field) -> Field:
     """log(a b) = log(a) + log(b), log(exp(x)) = x; a part k for each part k + 1 of x."""
     if x.inf is not None:
         raise Undecided("log(inf)")
+    if x.const is not None:
+        return _of_constant(of, np.log, x)
     parts, units = {}, {}
     for k in x.parts:
         if k > 0:
             parts[k - 1], units[k - 1] = of._log_part(x.parts[k], k - 1)
-    given = Field({0: next(iter(x.parts.values()))}, const=x.const, rough=x.rough, doubt=x.doubt)
+    doubt = frozenset((k - (k >= 0), why) for k, why in x.doubt if k)
+    rough = frozenset(k - 1 for k in x.rough if k)
+    given = Field(x.parts, rough=rough, doubt=doubt)
     return of._made(parts, (given,), signs.ANY, np.log, units)
 
 
@@ -71,6 +83,8 @@ def power(of: Algebra, x: Field, y: Field) -> Field:
                 shape = np.broadcast_shapes(x.shape, y.shape)
                 found = of.chosen(back.reshape(y.shape) == i, _of_half(of, x, n, shape), found)
             return found
+    if x.const is not None and y.const is not None:
+        return _of_constant(of, np.power, x, y)
     parts, p = {}, of.primes
     for k, v in x.parts.items():
         if k > 0 and k - 1 in y.parts:
@@ -129,6 +143,9 @@ def _difference(of: Algebra, a: Field, b: Field) -> Field:
     return of.sub(a, b)
 
 
+MAXIMUM = "a maximum of three or more"
+
+
 def largest(of: Algebra, x: Field, least: bool = False) -> tuple[Field, Array]:
     """(maximum, its index) along the first axis; the first of equals."""
     best = of.moved(lambda v: v[0], x)
@@ -142,7 +159,10 @@ def largest(of: Algebra, x: Field, least: bool = False) -> tuple[Field, Array]:
             one = of.moved(lambda v, i=i: v[i], x)
             order = of.sign_of(_difference(of, one, best)) * (-1 if least else 1)
             if (order > 0).any():  # random signs have no order that all agree on
-                return replace(best, doubt=best.doubt | {"a maximum of three or more"}), index
+                if of.choice:
+                    index = (index + of.choice) % x.shape[0]
+                    best = of.moved(lambda v: np.take_along_axis(v, index[None], 0)[0], x)
+                return replace(best, doubt=best.doubt | {(-1, MAXIMUM)}), index
     return best, index
 
 
@@ -153,6 +173,9 @@ def keyed(of: Algebra, name: str, x: Field, parity: int = 0) -> Field:
     """A function of which nothing is known but f(-x) = parity f(x), if parity is 1 or -1."""
     if x.inf is not None:
         raise Undecided(f"{name}(inf)")
+    refuse_nan(x)
+    if x.const is not None:
+        return _of_constant(of, _KNOWN[name], x)
     parts = {}
     for k, v in x.parts.items():
         p = of.primes[k].p
@@ -161,7 +184,7 @@ def keyed(of: Algebra, name: str, x: Field, parity: int = 0) -> Field:
         if parity < 0:
             found = np.where(v == 0, 0, np.where(turned, -found % p, found))
         parts[k] = found
-    return of._made(parts, (x,), signs.ANY, lambda c: _known(name, c), None)
+    return of._made(parts, (x,), signs.ANY, np.asarray, None)
 
 
 def hash_of(name: str) -> int:
@@ -169,8 +192,7 @@ def hash_of(name: str) -> int:
     return int.from_bytes(name.encode()[:7].ljust(7, b"\0"), "little")
 
 
-def _known(name: str, x: Array) -> Array:
-    return {"tanh": np.tanh, "sin": np.sin, "cos": np.cos}.get(name, np.zeros_like)(x)
+_KNOWN = {"tanh": np.tanh, "sin": np.sin, "cos": np.cos, "erf": scipy.special.erf}
 
 
 def _hash(x: Array, key: int) -> Array:

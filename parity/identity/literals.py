@@ -24,7 +24,7 @@ def constant(x: float) -> Constant:
 
     A decimal of up to 12 digits that gives it, in float64 or, if it is one, in float32; one of 8
     digits that it misses by what one subtraction from 1 rounds; p/q with q up to 1,000; roots of
-    such, or of them with pi (1/sqrt(2), sqrt(2/pi)); log 2 to log 1000. Else the float itself.
+    such, or of them with pi (1/sqrt(2), sqrt(2/pi)); log 2 to log 1000. Else 11 digits of it.
     """
     if x == int(x) and abs(x) < 2**53:
         return Constant(Fraction(int(x)))
@@ -46,7 +46,7 @@ def constant(x: float) -> Constant:
     n = round(math.exp(abs(x))) if abs(x) < 7 else 0
     if 2 <= n <= 1000 and _near(abs(x), math.log(n)):
         return Constant(Fraction(n) if x > 0 else Fraction(1, n), log=True)
-    return Constant(Fraction(x))
+    return Constant(Fraction(f"{x:.11g}"))
 
 
 def _near(x: float, y: float) -> bool:

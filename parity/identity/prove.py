@@ -167,8 +167,10 @@ class _Contest:
             self._compare(of, mine, other, answers, where)
             if blank:
                 return
+            kept = {n for n, f in mine["memory"].items() if isinstance(f, Field)}
+            shared = kept if kept >= other["memory"].keys() else set()
             memory = {
-                n: of.draw(f.shape) if isinstance(f, Field) and n in other["memory"] else f
+                n: of.draw(f.shape) if n in shared and n in other["memory"] else f
                 for n, f in mine["memory"].items()
             }
             later = Given(
@@ -177,7 +179,8 @@ class _Contest:
                 memory, _fields(of, self.inputs), _fields(of, self.targets),
             )  # fmt: skip
             if memory:
-                mine, other = self._jax(of, later), steps.step(later)
+                mine = self._jax(of, later)
+                other = steps.step(replace(later, memory=memory if shared else {}))
                 self._compare(of, mine, other, answers, "second step: ")
 
     def _kept(self, of: Algebra, a: np.ndarray) -> Any:
@@ -235,16 +238,21 @@ def _answer(of: Algebra, name: str, a: Any, b: Any, where: str) -> Answer:
     common = [k for k in a.parts if k in b.parts]
     if not common:
         return Answer(name, "undecided", f"{where}no prime in common")
-    apart = np.zeros(a.shape, bool)
+    doubt, apart = a.doubt | b.doubt, np.zeros(a.shape, bool)
+    sure = np.zeros(a.shape, bool)
+    unsure = {k for k, _ in doubt}
     for k in common:
-        apart |= a.parts[k] != b.parts[k]
+        differs = a.parts[k] != b.parts[k]
+        apart |= differs
+        if not unsure & {k, -1}:
+            sure |= differs
     if not apart.any():
         return Answer(name, "identical")
-    doubt = a.doubt | b.doubt | of.doubts
     said = f"{where}{int(apart.sum())} of {apart.size} elements differ"
-    if doubt:
-        return Answer(name, "undecided", f"{said}, but there is {', '.join(sorted(doubt))}")
-    return Answer(name, "different", said)
+    if sure.any() and not of.doubts:
+        return Answer(name, "different", said)
+    reasons = {why for _, why in doubt} | of.doubts
+    return Answer(name, "undecided", f"{said}, but there is {', '.join(sorted(reasons))}")
 
 
 def _rows(inputs: Tree, targets: Tree) -> Iterator[tuple[Tree, Tree]]:

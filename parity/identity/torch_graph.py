@@ -23,6 +23,7 @@ Value = Any  # a Field, or an array of integers or booleans
 # Of the shape of their argument alone.
 SHAPES = {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "new_zeros",
           "new_ones", "new_empty", "new_full", "new_empty_strided", "sym_size"}  # fmt: skip
+TURNS = {"transpose_", "t_", "squeeze_", "unsqueeze_", "swapaxes_", "as_strided_", "detach_"}
 BATCH_NORMS = {"native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm",
                "_batch_norm_with_update"}  # fmt: skip
 tree = torch.utils._pytree
@@ -115,9 +116,12 @@ class TorchGraph(TorchDispatchMode):
             return func(*args, **kwargs)
         if name in ("_local_scalar_dense", "equal", "is_nonzero"):
             raise Undecided("Torch: Python reads a number that depends on what was drawn")
+        if name in TURNS:
+            return func(*args, **kwargs)
         written = _written(func, args, kwargs)
         if not written:
-            if name not in RULES and name not in MOVES and name not in SUMS | BATCH_NORMS:
+            known = name.startswith("_foreach_") or name in SPECIAL
+            if not known and name not in RULES and name not in MOVES and name not in SUMS | BATCH_NORMS:
                 return self._other(func, args, kwargs, given)
             if func.is_view:
                 return func(*args, **kwargs)
@@ -164,6 +168,8 @@ class TorchGraph(TorchDispatchMode):
         k = {n: v for n, v in k.items() if n not in ("device", "layout", "memory_format",
                                                      "pin_memory", "non_blocking", "out")}  # fmt: skip
         try:
+            if base.startswith("_foreach_"):
+                return self._each(base.removeprefix("_foreach_"), a, k)
             if base in BATCH_NORMS:
                 return self._batch_norm(args, a, k)
             if base in ("copy", "_to_copy"):
@@ -184,6 +190,11 @@ class TorchGraph(TorchDispatchMode):
         except Undecided as why:
             raise Undecided(f"Torch: {str(why).removeprefix('Torch: ')}, in {func}") from None
         raise Undecided(f"Torch: operation '{func}'")
+
+    def _each(self, base: str, a: list[Any], k: dict[str, Any]) -> Value:
+        """One operation on each tensor of a list."""
+        rows = [x if isinstance(x, (list, tuple)) else [x] * len(a[0]) for x in a]
+        return [RULES[base](self.of, *row, **k) for row in zip(*rows, strict=True)]
 
     def _on_parts(self, func: Any, base: str, a: list[Any], k: dict[str, Any]) -> Value:
         if written := func._schema.is_mutable:

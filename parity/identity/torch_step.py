@@ -35,6 +35,7 @@ class TorchSteps:
     def __init__(self, side: TorchSide, of: Algebra, inputs: Tree, targets: Tree) -> None:
         self.side, self.of = side, of
         self.inputs, self.targets = inputs, targets
+        self.graph = TorchGraph(of)
         self.own = [n for n, _ in side._inner.named_parameters()]
 
     @contextlib.contextmanager
@@ -50,7 +51,7 @@ class TorchSteps:
 
     def outputs(self, given: Given) -> Fields:
         """Of the model alone."""
-        side, graph = self.side, TorchGraph(self.of)
+        side, graph = self.side, self.graph
         with side.borrowed(), attention_taken_apart():
             self._hold(graph, given)
             batch = side._typed(self.inputs)
@@ -63,7 +64,7 @@ class TorchSteps:
 
     def step(self, given: Given) -> dict[str, Fields]:
         """The parts of an Evaluation."""
-        side, graph = self.side, TorchGraph(self.of)
+        side, graph = self.side, self.graph
         self._hold(graph, given)
         for slot, tensors in side._slots().items():
             shared = {n.partition(".")[2]: f for n, f in given.memory.items()
@@ -159,9 +160,10 @@ class TorchSteps:
         made = {}
         for name, shared in names.items():
             came = [own[o] for o in self.side.origins[name]]
-            doubt = frozenset[str]().union(*(f.doubt for f in came))
+            doubt = frozenset[tuple[int, str]]().union(*(f.doubt for f in came))
+            rough = frozenset[int]().union(*(f.rough for f in came))
             parts = {k: np.asarray(shown[k][name]) for k in sorted(ks)}
-            made[shared] = Field(parts, rough=any(f.rough for f in came), doubt=doubt)
+            made[shared] = Field(parts, rough=rough, doubt=doubt)
         return made
 
     def _back(self, shared: Fields) -> Fields:
