@@ -118,7 +118,7 @@ class Algebra:
             return int(self._log_part(above, k)[0][0])
         found = _modulo(abs(c.ratio), p) * pow(self.pi[k], c.halves if c.root else 0, p) % p
         if c.root:
-            found = pow(found, (p + 1) // 4, p)
+            found = pow(found, ((p + 1) // 4) ** c.root, p)
         else:
             found = found * pow(self.pi[k], c.halves // 2, p) % p
         return found if c.ratio >= 0 else -found % p
@@ -282,6 +282,9 @@ class Algebra:
     def chosen(self, mask: Array, a: Field, b: Field) -> Field:
         """a where mask, else b."""
         shape = np.broadcast_shapes(np.shape(mask), a.shape, b.shape)
+        one = a if np.all(mask) else b if not np.any(mask) else None
+        if one is not None and one.shape == shape:
+            return one
         return self.moved(lambda x, y: np.broadcast_to(np.where(mask, x, y), shape), a, b)
 
     def linear(self, f: Plain, x: Field) -> Field:

@@ -10,10 +10,10 @@ import numpy as np
 
 
 class Constant(NamedTuple):
-    """ratio, or its square root, times pi^(halves/2); or the logarithm of ratio."""
+    """ratio, or its root taken so many times, times pi^(halves/2); or the logarithm of ratio."""
 
     ratio: Fraction
-    root: bool = False
+    root: int = 0
     halves: int = 0
     log: bool = False
 
@@ -41,8 +41,10 @@ def constant(x: float) -> Constant:
             if halves % 2 == 0 and (exact := _square_root(found)) is not None:
                 return Constant(sign * exact, halves=halves)
             if sign > 0:
-                return Constant(found, root=True, halves=halves)
-            return Constant(-found, root=True, halves=halves)
+                return Constant(found, 1, halves)
+            return Constant(-found, 1, halves)
+    if x > 0 and (found := _decimal(x**4) or _ratio(x**4, 1000)):
+        return Constant(found, 2)
     n = round(math.exp(abs(x))) if abs(x) < 7 else 0
     if 2 <= n <= 1000 and _near(abs(x), math.log(n)):
         return Constant(Fraction(n) if x > 0 else Fraction(1, n), log=True)
@@ -54,8 +56,8 @@ def _near(x: float, y: float) -> bool:
 
 
 def _decimal(x: float) -> Fraction | None:
-    single = np.float32(x)
     with np.errstate(over="ignore"):
+        single = np.float32(x)
         text = str(single) if float(single) == x else repr(x)
     if len(Decimal(text).as_tuple().digits) <= 12:
         return Fraction(text)

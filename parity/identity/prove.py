@@ -1,5 +1,6 @@
 """Whether both sides' training steps are the same function: evaluated on the same random draws."""
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ import numpy as np
 
 from parity.identity.chain import LOW
 from parity.identity.field import Algebra, BadDraw, Field, Undecided
+from parity.identity.functions import MAXIMUM
 from parity.identity.jax_graph import JaxGraph
 from parity.identity.torch_step import Fields, Given, TorchSteps
 from parity.sides.jax_side import JaxSide
@@ -22,7 +24,7 @@ ERROR = 60  # bits
 DEGREE = 2**8  # of the rational functions that are compared, at most
 TRIALS = math.ceil(ERROR / math.log2(LOW / DEGREE))
 LENGTHS = (4, 6)  # of the chain of primes
-TRIES = 8
+MORE = 12  # draws, where some aren't defined or leave a doubt
 
 PARTS = ("outputs", "loss", "gradients", "step", "state", "memory")
 
@@ -81,6 +83,11 @@ def prove(
     """
     contest = _Contest(ours, theirs, inputs, targets, infer)
     found, why = None, ""
+    for name, side in (("JAX", ours), ("Torch", theirs)):
+        narrow = side.narrowest(contest.inputs)
+        if narrow.kind not in ("float64", "float32"):
+            why = f"{name} computes in {narrow.kind} ({narrow.where})"
+            return Proof((Answer("all", "undecided", why),), 0, 0.0, {}, why)
     for length, fine in ((LENGTHS[0], False), (LENGTHS[1], True)):
         try:
             found = contest.judge(trials, seed, length, fine)
@@ -125,29 +132,47 @@ class _Contest:
         self.structure = jax.tree.structure(shapes)
 
     def judge(self, trials: int, seed: int, length: int, fine: bool) -> list[Answer]:
-        """The answers of so many trials, and of one with blank inputs and biases of 0."""
+        """The answers of so many draws, and of one with blank inputs and biases of 0; of more where
+        what differs has a doubt."""
         answers: dict[str, Answer] = {}
         done = 0
-        for trial in range(trials + TRIES):
+        for draw in range(trials + MORE):
             self.inputs, self.targets = self.batches[done % len(self.batches)]
-            of = Algebra(seed + trial, length, fine)
             try:
-                self._trial(of, answers, blank=False)
+                self._trial(Algebra(seed + draw, length, fine), answers)
             except BadDraw as why:
-                if trial == TRIES and not done:
+                if draw == MORE and not done:
                     raise Undecided(f"no draw on which all operations are defined ({why})") from why
                 continue
             done += 1
-            if done == trials or any(a.verdict == "different" for a in answers.values()):
+            found = {a.verdict for a in answers.values()}
+            if "different" in found or (done >= trials and found == {"identical"}):
                 break
-        if not any(a.verdict == "different" for a in answers.values()):
-            try:
+        if {a.verdict for a in answers.values()} == {"identical"}:
+            # More than was promised: ties.
+            with contextlib.suppress(BadDraw, Undecided):
                 self._trial(Algebra(seed, length, fine), answers, blank=True)
-            except (BadDraw, Undecided):
-                pass  # it asks more than was promised: ties
         return list(answers.values())
 
-    def _trial(self, of: Algebra, answers: dict[str, Answer], blank: bool) -> None:
+    def _trial(self, of: Algebra, answers: dict[str, Answer], blank: bool = False) -> None:
+        seen = self._evaluated(of, blank)
+        found = [_answers(of, self.theirs.frozen, *one) for one in seen]
+        flat = [a for row in found for a in row]
+        if any(a.verdict == "undecided" for a in flat):
+            # Where another choice of the largest changes nothing, it is no doubt.
+            other = Algebra(of.seed, of.length, of.fine, choice=1)
+            again = self._evaluated(other, blank)
+            for (_, *one), (_, *two) in zip(seen, again, strict=True):
+                for a, b in zip(one, two, strict=True):
+                    _clear(a, b)
+            flat = [a for one in seen for a in _answers(of, self.theirs.frozen, *one)]
+        for answer in flat:
+            old = answers.get(answer.name)
+            if old is None or _RANK[answer.verdict] > _RANK[old.verdict]:
+                answers[answer.name] = answer
+
+    def _evaluated(self, of: Algebra, blank: bool) -> list[tuple[str, Any, Any]]:
+        """(where, JAX's results, Torch's) of a first step, and of one with a memory."""
         names = {n: np.shape(a) for n, a in self.params.items()}
         first = Given(
             {n: _drawn(of, s, blank and len(s) < 2) for n, s in names.items()},
@@ -157,16 +182,13 @@ class _Contest:
             _fields(of, self.targets),
         )
         steps = TorchSteps(self.theirs, of, self.inputs, self.targets)
-        where = "blank inputs: " if blank else ""
         if self.infer:
-            mine = {"outputs": self._jax(of, first)}
-            self._compare(of, mine, {"outputs": steps.outputs(first)}, answers, where)
-            return
+            return [("", {"outputs": self._jax(of, first)}, {"outputs": steps.outputs(first)})]
         with steps.training():
             mine, other = self._jax(of, first), steps.step(first)
-            self._compare(of, mine, other, answers, where)
-            if blank:
-                return
+            seen = [("blank inputs: " if blank else "", mine, other)]
+            if blank or not mine["memory"]:
+                return seen
             kept = {n for n, f in mine["memory"].items() if isinstance(f, Field)}
             shared = kept if kept >= other["memory"].keys() else set()
             memory = {
@@ -176,12 +198,13 @@ class _Contest:
             later = Given(
                 {n: of.draw(s) for n, s in names.items()},
                 {n: of.draw(np.shape(a)) for n, a in self.state.items()},
-                memory, _fields(of, self.inputs), _fields(of, self.targets),
-            )  # fmt: skip
-            if memory:
-                mine = self._jax(of, later)
-                other = steps.step(replace(later, memory=memory if shared else {}))
-                self._compare(of, mine, other, answers, "second step: ")
+                memory,
+                _fields(of, self.inputs),
+                _fields(of, self.targets),
+            )
+            mine = self._jax(of, later)
+            other = steps.step(replace(later, memory=memory if shared else {}))
+            return [*seen, ("second step: ", mine, other)]
 
     def _kept(self, of: Algebra, a: np.ndarray) -> Any:
         return of.lift(a) if a.dtype.kind == "f" else a
@@ -203,25 +226,34 @@ class _Contest:
             found["loss"] = {"loss": found["loss"]}
         return found
 
-    def _compare(self, of: Algebra, mine: Any, other: Any, answers: dict[str, Answer],
-                 where: str) -> None:  # fmt: skip
-        for part in PARTS:
-            if part not in mine:
+
+def _answers(of: Algebra, frozen: set[str], where: str, mine: Any, other: Any) -> list[Answer]:
+    found = []
+    for part in PARTS:
+        if part not in mine:
+            continue
+        one, two = mine[part], other[part]
+        if part == "gradients":
+            one, two = ({n: f for n, f in x.items() if n not in frozen} for x in (one, two))
+        if part == "memory":
+            prefixed = [{f"optimizer.{n}": f for n, f in x.items()} for x in (one, two)]
+            one, two = (paired(x, prefixed) for x in prefixed)
+        label = {"outputs": "logits", "memory": "step"}.get(part, part)
+        for leaf in dict.fromkeys([*one, *two]):
+            name = label if leaf in (label, "logits") else f"{label}.{leaf}"
+            found.append(_answer(of, name, one.get(leaf), two.get(leaf), where))
+    return found
+
+
+def _clear(one: dict[str, Fields], two: dict[str, Fields]) -> None:
+    for part, fields in one.items():
+        for name, a in fields.items():
+            b = two[part][name]
+            if not isinstance(a, Field) or not isinstance(b, Field):
                 continue
-            one, two = mine[part], other[part]
-            if part == "gradients":
-                one, two = ({n: f for n, f in x.items() if n not in self.theirs.frozen}
-                            for x in (one, two))  # fmt: skip
-            if part == "memory":
-                prefixed = [{f"optimizer.{n}": f for n, f in x.items()} for x in (one, two)]
-                one, two = (paired(x, prefixed) for x in prefixed)
-            label = {"outputs": "logits", "memory": "step"}.get(part, part)
-            for leaf in dict.fromkeys([*one, *two]):
-                name = label if leaf in (label, "logits") else f"{label}.{leaf}"
-                answer = _answer(of, name, one.get(leaf), two.get(leaf), where)
-                old = answers.get(name)
-                if old is None or _RANK[answer.verdict] > _RANK[old.verdict]:
-                    answers[name] = answer
+            if all(np.array_equal(v, b.parts[k]) for k, v in a.parts.items()):
+                doubt = frozenset(d for d in a.doubt if d[1] != MAXIMUM)
+                fields[name] = replace(a, doubt=doubt)
 
 
 _RANK = {"identical": 0, "undecided": 1, "different": 2}

@@ -51,7 +51,7 @@ SUMS = {
 
 def plane(x: Array) -> torch.Tensor:
     """A part as a tensor."""
-    return torch.from_numpy(np.ascontiguousarray(x))
+    return torch.from_numpy(np.array(x, order="C"))
 
 
 # --- elementwise ---------------------------------------------------------------------------------
