@@ -15,7 +15,7 @@ from parity.identity import signs
 from parity.identity.chain import Prime, chain
 from parity.identity.literals import constant
 
-Array = np.ndarray
+Array = Any  # of NumPy; results without axes are its scalars
 Plain = Callable[..., Any]  # of float64 arrays
 UNKNOWN = 2
 SPLIT = 2**14
@@ -75,6 +75,7 @@ class Algebra:
     rng: np.random.Generator = field(init=False)
     primes: tuple[Prime, ...] = field(init=False)
     doubts: set[str] = field(default_factory=set)
+    coarse: bool = False  # whether a function stood for one that `fine` writes by exp
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng((self.seed, self.length))

@@ -36,8 +36,7 @@ def exp(of: Algebra, x: Field) -> Field:
             raise Undecided("exp(inf)")
         sign |= signs.ZERO
         parts = {k: np.where(x.inf < 0, 0, v) for k, v in parts.items()}
-    rough = frozenset(k + 1 for k in x.rough)
-    return of.whole(Field(parts, sign, rough=rough, doubt=frozenset(doubt)))
+    return of.whole(Field(parts, sign, doubt=frozenset(doubt)))
 
 
 def _of_constant(of: Algebra, f: Any, *xs: Field) -> Field:
@@ -184,7 +183,7 @@ def keyed(of: Algebra, name: str, x: Field, parity: int = 0) -> Field:
         if parity < 0:
             found = np.where(v == 0, 0, np.where(turned, -found % p, found))
         parts[k] = found
-    return of._made(parts, (x,), signs.ANY, np.asarray, None)
+    return of.whole(Field(parts, doubt=x.doubt))
 
 
 def hash_of(name: str) -> int:
@@ -207,6 +206,7 @@ def _hash(x: Array, key: int) -> Array:
 def tanh(of: Algebra, x: Field) -> Field:
     """Odd; or (exp(2x) - 1) / (exp(2x) + 1)."""
     if not of.fine:
+        of.coarse = True
         return keyed(of, "tanh", x, -1)
     e, one = exp(of, of.add(x, x)), of.lift(1.0)
     return of.div(of.sub(e, one), of.add(e, one))
