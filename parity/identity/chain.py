@@ -3,9 +3,11 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 
+Array = Any  # of NumPy; results without axes are its scalars
 # p = -1 modulo 840: then 2, 3, 5, 7, and so every decimal, are squares modulo p, and -1 is none;
 # 2p + 1 is again -1 modulo 840. A square stands for a positive number.
 MODULUS = 840
@@ -48,7 +50,7 @@ class Prime:
 
     p: int
 
-    def power(self, x: np.ndarray, n: int) -> np.ndarray:
+    def power(self, x: Array, n: int) -> Array:
         """x^n elementwise, n >= 0."""
         found, square = np.ones_like(x), x
         while n:
@@ -58,21 +60,21 @@ class Prime:
             square = square * square % self.p if n else square
         return found
 
-    def inverse(self, x: np.ndarray) -> np.ndarray:
+    def inverse(self, x: Array) -> Array:
         """1 / x, by Fermat; of 0 it is 0."""
         return self.power(x, self.p - 2)
 
-    def character(self, x: np.ndarray) -> np.ndarray:
+    def character(self, x: Array) -> Array:
         """Legendre's symbol: 1 for a square, -1 for none, 0 for 0."""
         found = self.power(x, (self.p - 1) // 2)
         return np.where(found == self.p - 1, -1, found).astype(np.int8)
 
-    def exponential(self, x: np.ndarray) -> np.ndarray:
+    def exponential(self, x: Array) -> Array:
         """4^x for exponents modulo (p - 1)/2."""
         low, high = self._powers
         return low[x % BABY] * high[x // BABY] % self.p
 
-    def logarithm(self, x: np.ndarray) -> np.ndarray:
+    def logarithm(self, x: Array) -> Array:
         """The exponent of squares, by baby steps and giant steps."""
         low, _ = self._powers
         order = np.argsort(low)
@@ -90,8 +92,8 @@ class Prime:
         return found.reshape(x.shape) % ((self.p - 1) // 2)
 
     @cached_property
-    def _powers(self) -> tuple[np.ndarray, np.ndarray]:
-        def powers(base: int, count: int) -> np.ndarray:
+    def _powers(self) -> tuple[Array, Array]:
+        def powers(base: int, count: int) -> Array:
             found = np.ones(1, np.int64)
             while len(found) < count:
                 factor = pow(base, len(found), self.p)

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from parity.identity import signs
-from parity.identity.chain import Prime, chain
+from parity.identity.chain import Array, Prime, chain
 from parity.identity.literals import constant
 
-Array = Any  # of NumPy; results without axes are its scalars
 Plain = Callable[..., Any]  # of float64 arrays
 UNKNOWN = 2
 SPLIT = 2**14
@@ -195,7 +194,9 @@ class Algebra:
         if factor.const is not None and np.all(factor.const == np.rint(factor.const)):
             odd = np.rint(factor.const).astype(np.int64) % 2
             return {k: np.where(u == UNKNOWN, u, u * odd) for k, u in one.units.items()}
-        return {k: np.where(u > 0, UNKNOWN, 0) + 0 * factor_of(factor) for k, u in one.units.items()}
+        return {
+            k: np.where(u > 0, UNKNOWN, 0) + 0 * factor_of(factor) for k, u in one.units.items()
+        }
 
     def inverse(self, a: Field) -> Field:
         """1 / a."""
@@ -292,9 +293,7 @@ class Algebra:
         """f adds up elements of its argument, each as often as it likes."""
         if x.inf is not None:
             raise Undecided("a sum of infinities")
-        parts = {
-            k: _whole(f(v.astype(np.float64))) % self.primes[k].p for k, v in x.parts.items()
-        }
+        parts = {k: _whole(f(v.astype(np.float64))) % self.primes[k].p for k, v in x.parts.items()}
         units = None
         if x.units is not None:
             units = {}

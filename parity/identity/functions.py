@@ -160,7 +160,7 @@ def largest(of: Algebra, x: Field, least: bool = False) -> tuple[Field, Array]:
             if (order > 0).any():  # random signs have no order that all agree on
                 if of.choice:
                     index = (index + of.choice) % x.shape[0]
-                    best = of.moved(lambda v: np.take_along_axis(v, index[None], 0)[0], x)
+                    best = of.moved(lambda v, at=index[None]: np.take_along_axis(v, at, 0)[0], x)
                 return replace(best, doubt=best.doubt | {(-1, MAXIMUM)}), index
     return best, index
 

@@ -1,17 +1,17 @@
-"""A jaxpr over finite fields: a rule for each primitive. Integers and booleans stay what they are."""
+"""A jaxpr over finite fields: a rule for each primitive. Integers and booleans stay as they are."""
 
 import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
 from parity.identity import functions, signs
-from parity.identity.field import Algebra, Field, Undecided
+from parity.identity.field import Algebra, Array, Field, Undecided
 from parity.rounding import primitives
 from parity.rounding.backend import evaluate
 from parity.rounding.jaxpr import Interpreter
@@ -55,7 +55,7 @@ class JaxGraph(Interpreter[Value]):
             self.of.lift(np.asarray(x, np.float64))
             if not isinstance(x, Field) and jnp.issubdtype(v.aval.dtype, jnp.floating)
             else x
-            for x, v in zip(found, eqn.outvars, strict=True)
+            for x, v in zip(found, cast(Any, eqn.outvars), strict=True)
         ]
 
     def _moves(self, eqn: core.JaxprEqn, operands: list[Value]) -> Any:
@@ -217,7 +217,7 @@ def _steps(of: Algebra, p: Any, *xs: Field) -> Value:
     raise Undecided("rounding to integers")
 
 
-def _given(x: Field, what: str) -> np.ndarray:
+def _given(x: Field, what: str) -> Array:
     if x.const is None:
         raise Undecided(what)
     return x.const
@@ -241,7 +241,7 @@ def _reduce_max(of: Algebra, p: Any, x: Field, least: bool = False) -> Value:
     axes = tuple(p["axes"])
     kept = [i for i in range(len(x.shape)) if i not in axes]
 
-    def front(v: np.ndarray) -> np.ndarray:
+    def front(v: Array) -> Array:
         return v.transpose([*axes, *kept]).reshape(-1, *(v.shape[i] for i in kept))
 
     best, index = functions.largest(of, of.moved(front, x), least)
@@ -254,7 +254,9 @@ RULES["reduce_min"] = RULES["argmin"] = partial(_reduce_max, least=True)
 @_enter("reduce_prod")
 def _reduce_prod(of: Algebra, p: Any, x: Field) -> Field:
     for axis in sorted(p["axes"], reverse=True):
-        rows = [of.moved(lambda v, i=i: v.take(i, axis), x) for i in range(x.shape[axis])]
+        rows = [
+            of.moved(lambda v, i=i, axis=axis: v.take(i, axis), x) for i in range(x.shape[axis])
+        ]
         x = rows[0]
         for row in rows[1:]:
             x = of.mul(x, row)
@@ -277,7 +279,7 @@ def _convolution(of: Algebra, p: Any, a: Field, b: Field) -> Field:
 
 
 @_enter("scatter-add", "scatter_add")
-def _scatter_add(of: Algebra, p: Any, x: Field, indices: np.ndarray, updates: Field) -> Field:
+def _scatter_add(of: Algebra, p: Any, x: Field, indices: Array, updates: Field) -> Field:
     from jax import lax
 
     zeros = np.zeros(of.lift(x).shape)
@@ -290,7 +292,7 @@ def _scatter_add(of: Algebra, p: Any, x: Field, indices: np.ndarray, updates: Fi
 # --- windows -------------------------------------------------------------------------------------
 
 
-def _places(p: Any, shape: tuple[int, ...]) -> np.ndarray:
+def _places(p: Any, shape: tuple[int, ...]) -> Array:
     """[entries of a window, windows along each axis]: where each comes from, -1 for padding."""
     n = len(shape)
     ones = (1,) * n
@@ -302,7 +304,7 @@ def _places(p: Any, shape: tuple[int, ...]) -> np.ndarray:
     return np.moveaxis(view.reshape(*view.shape[:n], -1), -1, 0)
 
 
-def _windowed(of: Algebra, p: Any, x: Field, fill: float) -> tuple[Field, np.ndarray]:
+def _windowed(of: Algebra, p: Any, x: Field, fill: float) -> tuple[Field, Array]:
     places = _places(p, x.shape)
     taken = of.moved(lambda v: v.ravel()[places], x)
     return of.chosen(places >= 0, taken, of.lift(fill)), places
@@ -329,7 +331,7 @@ def _select_and_scatter_add(of: Algebra, p: Any, source: Field, x: Field) -> Fie
     best, index = functions.largest(of, entries, least)
     at = np.take_along_axis(places, index[None], 0)[0]
 
-    def back(v: np.ndarray) -> np.ndarray:
+    def back(v: Array) -> Array:
         found = np.zeros(math.prod(x.shape))
         np.add.at(found, at, v)
         return found.reshape(x.shape)

@@ -1,4 +1,4 @@
-"""What a literal stands for: a short decimal, a small ratio, or a root, pi or a logarithm of one."""
+"""What a literal stands for: a short decimal, a small ratio, a root, pi, or a logarithm."""
 
 import math
 from decimal import Decimal

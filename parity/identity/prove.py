@@ -135,8 +135,8 @@ class _Contest:
         self.structure = jax.tree.structure(shapes)
 
     def judge(self, trials: int, seed: int, length: int, fine: bool) -> list[Answer]:
-        """The answers of so many draws, and of one with a blank input and biases of 0; of more where
-        what differs has a doubt."""
+        """The answers of so many draws, of one with a blank input and biases of 0, and of more
+        where what differs has a doubt."""
         answers: dict[str, Answer] = {}
         done, start = 0, time.perf_counter()
         for draw in range(trials + MORE):
@@ -212,7 +212,7 @@ class _Contest:
             other = steps.step(replace(later, memory=memory if shared else {}))
             return [*seen, ("second step: ", mine, other)]
 
-    def _kept(self, of: Algebra, a: np.ndarray) -> Any:
+    def _kept(self, of: Algebra, a: Any) -> Any:
         return of.lift(a) if a.dtype.kind == "f" else a
 
     def _jax(self, of: Algebra, given: Given) -> Any:

@@ -1,5 +1,7 @@
 """The signs that a number can have, as a set of bits: what is known of exp(x), x x and 3 > 0."""
 
+from typing import Any
+
 import numpy as np
 
 NEGATIVE, ZERO, POSITIVE = 1, 2, 4
@@ -36,7 +38,7 @@ def neg(mask: int) -> int:
     return MUL[mask][NEGATIVE]
 
 
-def of_values(x: np.ndarray) -> int:
+def of_values(x: Any) -> int:
     """Of given numbers."""
     found = 0
     for sign, bit in _BITS.items():

@@ -4,8 +4,8 @@ What is in the field belongs to storages, so that views and what is written into
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ Value = Any  # a Field, or an array of integers or booleans
 # Of the shape of their argument alone.
 SHAPES = {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "new_zeros",
           "new_ones", "new_empty", "new_full", "new_empty_strided", "sym_size"}  # fmt: skip
+WHERE = {"device", "layout", "memory_format", "pin_memory", "non_blocking", "out"}
 TURNS = {"transpose_", "t_", "squeeze_", "unsqueeze_", "swapaxes_", "as_strided_", "detach_"}
 BATCH_NORMS = {"native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm",
                "_batch_norm_with_update"}  # fmt: skip
@@ -121,7 +122,12 @@ class TorchGraph(TorchDispatchMode):
         written = _written(func, args, kwargs)
         if not written:
             known = name.startswith("_foreach_") or name in SPECIAL
-            if not known and name not in RULES and name not in MOVES and name not in SUMS | BATCH_NORMS:
+            if (
+                not known
+                and name not in RULES
+                and name not in MOVES
+                and name not in SUMS | BATCH_NORMS
+            ):
                 return self._other(func, args, kwargs, given)
             if func.is_view:
                 return func(*args, **kwargs)
@@ -144,7 +150,9 @@ class TorchGraph(TorchDispatchMode):
         if func.is_view:
             return func(*args, **kwargs)
         if not any(x.is_floating_point() for x in given):
-            here = tree.tree_map_only(torch.Tensor, lambda x: torch.tensor(self.get(x)), (args, kwargs))
+            here = tree.tree_map_only(
+                torch.Tensor, lambda x: torch.tensor(self.get(x)), (args, kwargs)
+            )
             found, out = func(*here[0], **here[1]), func(*args, **kwargs)
             for real, shadow in zip(*map(tree.tree_leaves, (out, found)), strict=True):
                 value = shadow.numpy()
@@ -165,8 +173,7 @@ class TorchGraph(TorchDispatchMode):
     def _evaluated(self, func: Any, name: str, args: Any, kwargs: Any, written: list) -> Value:
         base = name.rstrip("_") if written and name not in BATCH_NORMS else name
         a, k = tree.tree_map_only(torch.Tensor, self.get, (list(args), dict(kwargs)))
-        k = {n: v for n, v in k.items() if n not in ("device", "layout", "memory_format",
-                                                     "pin_memory", "non_blocking", "out")}  # fmt: skip
+        k = {n: v for n, v in k.items() if n not in WHERE}
         try:
             if base.startswith("_foreach_"):
                 return self._each(base.removeprefix("_foreach_"), a, k)
@@ -197,9 +204,8 @@ class TorchGraph(TorchDispatchMode):
         return [RULES[base](self.of, *row, **k) for row in zip(*rows, strict=True)]
 
     def _on_parts(self, func: Any, base: str, a: list[Any], k: dict[str, Any]) -> Value:
-        if written := func._schema.is_mutable:
+        if func._schema.is_mutable:
             func = getattr(torch.ops.aten, base).default
-        _ = written
         flat, spec = tree.tree_flatten((a, k), is_leaf=lambda x: isinstance(x, (Field, np.ndarray)))
         places = [i for i, x in enumerate(flat) if isinstance(x, Field)]
         if not places:
@@ -222,17 +228,15 @@ class TorchGraph(TorchDispatchMode):
         probe = run(*(np.zeros(x.shape) for x in fields)) if base not in LISTS else None
         if probe is not None:
             return self.of.moved(run, *fields)
-        count = len(func(*tree.tree_unflatten(
-            [plane(np.zeros(x.shape)) if isinstance(x, Field) else x for x in flat], spec)[0]))  # fmt: skip
-        return [
-            self.of.moved(lambda *v, i=i: run(*v, which=i), *fields) for i in range(count)
-        ]
+        zeros = [plane(np.zeros(x.shape)) if isinstance(x, Field) else x for x in flat]
+        count = len(func(*tree.tree_unflatten(zeros, spec)[0]))
+        return [self.of.moved(lambda *v, i=i: run(*v, which=i), *fields) for i in range(count)]
 
     def _copied(self, base: str, args: Any, a: list[Any], k: dict[str, Any]) -> Value:
         source = a[1] if base == "copy" else a[0]
         kind = args[0].dtype if base == "copy" else k.get("dtype") or args[0].dtype
         if kind.is_floating_point:
-            found = self.of.lift(source)
+            found: Any = self.of.lift(source)
         elif not isinstance(source, Field):
             found = torch.tensor(source).to(kind).numpy()
         elif kind == torch.bool:
@@ -264,9 +268,12 @@ class TorchGraph(TorchDispatchMode):
 LISTS = {"unsafe_split", "unsafe_chunk", "split", "split_with_sizes"}
 
 
-def _index_put(of: Algebra, x: Field, indices: Any, values: Field, accumulate: bool = False) -> Field:
-    at = tuple(slice(None) if i is None else i for i in indices)
+def _index_put(
+    of: Algebra, x: Field, indices: Any, values: Field, accumulate: bool = False
+) -> Field:
+    at: Any = tuple(slice(None) if i is None else i for i in indices)
     if not accumulate:
+
         def put(held: Array, new: Array) -> Array:
             held = held.copy()
             held[at] = new
@@ -289,8 +296,8 @@ def _by_torch(name: str) -> Callable[..., Field]:
         source = of.lift(source)
         zeros = torch.zeros(x.shape, dtype=torch.float64)
         f = getattr(torch.ops.aten, name)
-        return of.add(x, of.linear(
-            lambda v: f(zeros, dim, torch.tensor(index), plane(v), **how).numpy(), source))  # fmt: skip
+        at = torch.tensor(index)
+        return of.add(x, of.linear(lambda v: f(zeros, dim, at, plane(v), **how).numpy(), source))
 
     return run
 
@@ -341,6 +348,3 @@ def attention_taken_apart() -> Iterator[None]:
     """Attention by products and a softmax, rather than by one operation."""
     with sdpa_kernel(SDPBackend.MATH):
         yield
-
-
-_ = Mapping, replace

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from parity.identity import functions
-from parity.identity.field import Algebra, Array, Field
-from parity.identity.torch_rules import aten, average, enter, plane, total
+from parity.identity.field import Algebra, Array, Field, Undecided
+from parity.identity.torch_rules import average, enter, total
 
 
 def _shaped(of: Algebra, x: Field | None, shape: tuple[int, ...]) -> Field | None:
@@ -19,7 +19,7 @@ def _affine(of: Algebra, x: Field, weight: Field | None, bias: Field | None) -> 
     return x if bias is None else of.add(x, bias)
 
 
-def normalised(of: Algebra, x: Field, axes: tuple[int, ...], eps: float) -> tuple[Field, ...]:
+def normalised(of: Algebra, x: Field, axes: tuple[int, ...], eps: Any) -> tuple[Field, ...]:
     """((x - mean) rstd, mean, rstd, variance), with the axes kept."""
     mean = average(of, x, axes, True)
     centred = of.sub(x, mean)
@@ -39,7 +39,7 @@ def pulled_back(of: Algebra, g: Field, x: Field, mean: Field, rstd: Field,
 
 @enter("native_layer_norm")
 def _layer_norm(of: Algebra, x: Field, shape: Any, weight: Field | None, bias: Field | None,
-                eps: float) -> tuple[Field, Field, Field]:  # fmt: skip
+                eps: Any) -> tuple[Field, Field, Field]:  # fmt: skip
     axes = tuple(range(len(x.shape) - len(shape), len(x.shape)))
     found, mean, rstd, _ = normalised(of, x, axes, eps)
     return _affine(of, found, weight, bias), mean, rstd
@@ -47,7 +47,7 @@ def _layer_norm(of: Algebra, x: Field, shape: Any, weight: Field | None, bias: F
 
 @enter("native_layer_norm_backward")
 def _layer_norm_backward(of: Algebra, g: Field, x: Field, shape: Any, mean: Field, rstd: Field,
-                         weight: Field | None, bias: Any, mask: Any) -> tuple[Any, ...]:  # fmt: skip
+                         weight: Field | None, bias: Any, mask: Any) -> Any:  # fmt: skip
     axes = tuple(range(len(x.shape) - len(shape), len(x.shape)))
     rows = tuple(range(len(x.shape) - len(shape)))
     scaled = g if weight is None else of.mul(g, weight)
@@ -58,7 +58,7 @@ def _layer_norm_backward(of: Algebra, g: Field, x: Field, shape: Any, mean: Fiel
 
 @enter("native_group_norm")
 def _group_norm(of: Algebra, x: Field, weight: Field | None, bias: Field | None, N: int, C: int,
-                HW: int, groups: int, eps: float) -> tuple[Field, ...]:  # fmt: skip
+                HW: int, groups: int, eps: Any) -> tuple[Field, ...]:  # fmt: skip
     split = of.moved(lambda v: v.reshape(N, groups, -1), x)
     found, mean, rstd, _ = normalised(of, split, (2,), eps)
     found = of.moved(lambda v: v.reshape(x.shape), found)
@@ -79,15 +79,17 @@ def _group_norm_backward(of: Algebra, g: Field, x: Field, mean: Field, rstd: Fie
     wide = _shaped(of, weight, shape)
     scaled = split(g if wide is None else of.mul(g, wide))
     mean, rstd = split(mean), split(rstd)
-    by_x = of.moved(lambda v: v.reshape(x.shape), pulled_back(of, scaled, split(x), mean, rstd, (2,)))
+    by_x = of.moved(
+        lambda v: v.reshape(x.shape), pulled_back(of, scaled, split(x), mean, rstd, (2,))
+    )
     axes = (0, *range(2, len(x.shape)))
     hat = of.moved(lambda v: v.reshape(x.shape), of.mul(of.sub(split(x), mean), rstd))
     return by_x, total(of, of.mul(g, hat), axes), total(of, g, axes)
 
 
 def batch_norm(of: Algebra, x: Field, weight: Field | None, bias: Field | None,
-               running: tuple[Field | None, Field | None], training: bool, momentum: float,
-               eps: float) -> tuple[Any, ...]:  # fmt: skip
+               running: tuple[Field | None, Field | None], training: bool, momentum: Any,
+               eps: Any) -> tuple[Any, ...]:  # fmt: skip
     """(output, mean, rstd, new running mean, new running variance)."""
     axes = (0, *range(2, len(x.shape)))
     shape = (x.shape[1],) + (1,) * (len(x.shape) - 2)
@@ -114,7 +116,7 @@ def batch_norm(of: Algebra, x: Field, weight: Field | None, bias: Field | None,
 @enter("native_batch_norm_backward")
 def _batch_norm_backward(of: Algebra, g: Field, x: Field, weight: Field | None,
                          running_mean: Field | None, running_var: Field | None,
-                         mean: Field | None, rstd: Field | None, training: bool, eps: float,
+                         mean: Field | None, rstd: Field | None, training: bool, eps: Any,
                          mask: Any) -> tuple[Any, ...]:  # fmt: skip
     axes = (0, *range(2, len(x.shape)))
     shape = (x.shape[1],) + (1,) * (len(x.shape) - 2)
@@ -149,6 +151,7 @@ def _max_pool(of: Algebra, x: Field, size: Any, stride: Any = (), padding: Any =
 def _places(shape: tuple[int, ...], size: Any, stride: Any, padding: Any, dilation: Any,
             ceil: bool) -> Array:  # fmt: skip
     """[rows, columns, entries of a window]: where each comes from in its image, -1 for padding."""
+
     def two(n: Any) -> tuple[int, int]:
         n = [n] if isinstance(n, int) else list(n)
         return (n[0], n[-1])
@@ -184,7 +187,9 @@ def _avg_pool(of: Algebra, x: Field, size: Any, stride: Any = (), padding: Any =
               ceil: bool = False, pad: bool = True, divisor: Any = None) -> Field:  # fmt: skip
     places = _places(x.shape, size, stride, padding, 1, ceil)
     flat = of.moved(lambda v: v.reshape(*x.shape[:-2], -1), x)
-    added = of.linear(lambda v: np.where(places >= 0, v[..., np.maximum(places, 0)], 0).sum(-1), flat)
+    added = of.linear(
+        lambda v: np.where(places >= 0, v[..., np.maximum(places, 0)], 0).sum(-1), flat
+    )
     count = np.full(places.shape[:2], places.shape[-1]) if pad else (places >= 0).sum(-1)
     return of.div(added, of.lift((count if divisor is None else 0 * count + divisor) * 1.0))
 
@@ -207,9 +212,9 @@ def _avg_pool_backward(of: Algebra, g: Field, x: Field, size: Any, stride: Any, 
 
 @enter("_adaptive_avg_pool2d")
 def _adaptive(of: Algebra, x: Field, size: Any) -> Field:
-    zeros = np.zeros(1)
+    if any(n % m for n, m in zip(x.shape[-2:], size, strict=True)):
+        raise Undecided("windows of several sizes")
     steps = [n // m for n, m in zip(x.shape[-2:], size, strict=True)]
-    assert zeros.size and all(n % m == 0 for n, m in zip(x.shape[-2:], size, strict=True))
     return _avg_pool(of, x, steps)
 
 
@@ -217,6 +222,3 @@ def _adaptive(of: Algebra, x: Field, size: Any) -> Field:
 def _adaptive_backward(of: Algebra, g: Field, x: Field) -> Field:
     steps = [n // m for n, m in zip(x.shape[-2:], g.shape[-2:], strict=True)]
     return _avg_pool_backward(of, g, x, steps, steps, 0, False, True, None)
-
-
-_ = aten, plane

@@ -73,7 +73,7 @@ _ELEMENTWISE: dict[str, Rule] = {
     "rsqrt": functions.rsqrt, "tanh": functions.tanh, "sigmoid": functions.logistic,
     "erf": functions.erf, "pow": functions.power, "maximum": functions.maximum,
     "minimum": functions.minimum, "clamp_min": functions.maximum,
-    "clamp_max": functions.minimum, "atan2": None, "square": lambda of, x: of.power(x, 2),
+    "clamp_max": functions.minimum, "square": lambda of, x: of.power(x, 2),
     "sin": lambda of, x: functions.keyed(of, "sin", x, -1),
     "cos": lambda of, x: functions.keyed(of, "cos", x, 1),
     "log1p": lambda of, x: functions.log(of, of.add(of.lift(1.0), x)),
@@ -91,7 +91,6 @@ _ELEMENTWISE: dict[str, Rule] = {
     "isnan": lambda of, x: np.zeros(x.shape, bool),
     "isinf": lambda of, x: np.zeros(x.shape, bool) if x.inf is None else x.inf != 0,
 }  # fmt: skip
-del _ELEMENTWISE["atan2"]
 RULES |= {name: _scalars(f) for name, f in _ELEMENTWISE.items()}
 
 
@@ -113,12 +112,12 @@ def _div(of: Algebra, a: Any, b: Any, rounding_mode: Any = None) -> Field:
 
 
 @enter("addcmul")
-def _addcmul(of: Algebra, x: Field, a: Field, b: Field, value: float = 1) -> Field:
+def _addcmul(of: Algebra, x: Field, a: Field, b: Field, value: Any = 1) -> Field:
     return of.add(x, of.mul(of.lift(float(value)), of.mul(a, b)))
 
 
 @enter("addcdiv")
-def _addcdiv(of: Algebra, x: Field, a: Field, b: Field, value: float = 1) -> Field:
+def _addcdiv(of: Algebra, x: Field, a: Field, b: Field, value: Any = 1) -> Field:
     return of.add(x, of.mul(of.lift(float(value)), of.div(a, b)))
 
 
@@ -145,23 +144,23 @@ def _masked_fill(of: Algebra, x: Field, mask: Array, value: Any) -> Field:
 
 
 @enter("threshold_backward")
-def _threshold_backward(of: Algebra, g: Field, x: Field, threshold: float) -> Field:
+def _threshold_backward(of: Algebra, g: Field, x: Field, threshold: Any) -> Field:
     return of.chosen(functions.compared(of, x, threshold) > 0, g, of.lift(0.0))
 
 
 @enter("hardtanh_backward")
-def _hardtanh_backward(of: Algebra, g: Field, x: Field, low: float, high: float) -> Field:
+def _hardtanh_backward(of: Algebra, g: Field, x: Field, low: Any, high: Any) -> Field:
     inside = (functions.compared(of, x, low) > 0) & (functions.compared(of, x, high) < 0)
     return of.chosen(inside, g, of.lift(0.0))
 
 
 @enter("leaky_relu")
-def _leaky_relu(of: Algebra, x: Field, slope: float = 0.01) -> Field:
+def _leaky_relu(of: Algebra, x: Field, slope: Any = 0.01) -> Field:
     return of.chosen(functions.compared(of, x, 0.0) > 0, x, of.mul(of.lift(slope), x))
 
 
 @enter("leaky_relu_backward")
-def _leaky_relu_backward(of: Algebra, g: Field, x: Field, slope: float, result: bool) -> Field:
+def _leaky_relu_backward(of: Algebra, g: Field, x: Field, slope: Any, result: bool) -> Field:
     return of.chosen(functions.compared(of, x, 0.0) > 0, g, of.mul(of.lift(slope), g))
 
 
@@ -250,14 +249,17 @@ def _convolution(of: Algebra, x: Field, K: Field, bias: Field | None, *how: Any)
 def _convolution_backward(
     of: Algebra, g: Field, x: Field, K: Field, bias_sizes: Any, *how: Any
 ) -> tuple[Field | None, ...]:
-    *how, mask = how
+    *steps, mask = how
 
     def by(which: int) -> Callable[[Array, Array], Array]:
         def f(a: Array, b: Array) -> Array:
-            xs = [torch.zeros(x.shape, dtype=torch.float64), torch.zeros(K.shape, dtype=torch.float64)]
+            xs = [
+                torch.zeros(x.shape, dtype=torch.float64),
+                torch.zeros(K.shape, dtype=torch.float64),
+            ]
             xs[1 - which] = plane(b)
             flags = [i == which for i in range(3)]
-            return aten.convolution_backward(plane(a), *xs, None, *how, flags)[which].numpy()
+            return aten.convolution_backward(plane(a), *xs, None, *steps, flags)[which].numpy()
 
         return f
 
@@ -290,7 +292,9 @@ def average(of: Algebra, x: Field, dim: Any = None, keepdim: bool = False, less:
 
 
 @enter("mean")
-def _mean(of: Algebra, x: Field, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Field:
+def _mean(
+    of: Algebra, x: Field, dim: Any = None, keepdim: bool = False, dtype: Any = None
+) -> Field:
     return average(of, x, dim, keepdim)
 
 
@@ -300,7 +304,9 @@ def _sum(of: Algebra, x: Field, dim: Any = None, keepdim: bool = False, dtype: A
 
 
 @enter("var")
-def _var(of: Algebra, x: Field, dim: Any = None, correction: Any = 1, keepdim: bool = False) -> Field:
+def _var(
+    of: Algebra, x: Field, dim: Any = None, correction: Any = 1, keepdim: bool = False
+) -> Field:
     if isinstance(dim, bool):
         dim, correction = None, int(dim)
     centred = of.sub(x, average(of, x, dim, True))
@@ -313,7 +319,9 @@ def _var_mean(of: Algebra, x: Field, dim: Any = None, **how: Any) -> tuple[Field
 
 
 @enter("std")
-def _std(of: Algebra, x: Field, dim: Any = None, correction: Any = 1, keepdim: bool = False) -> Field:
+def _std(
+    of: Algebra, x: Field, dim: Any = None, correction: Any = 1, keepdim: bool = False
+) -> Field:
     return functions.sqrt(of, _var(of, x, dim, correction, keepdim))
 
 
@@ -359,7 +367,9 @@ RULES["min"] = partial(_amax, least=True)
 
 
 @enter("prod")
-def _prod(of: Algebra, x: Field, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Field:
+def _prod(
+    of: Algebra, x: Field, dim: Any = None, keepdim: bool = False, dtype: Any = None
+) -> Field:
     axis = dim if isinstance(dim, int) else 0
     x = x if isinstance(dim, int) else of.moved(np.ravel, x)
     rows = [of.moved(lambda v, i=i: v.take(i, axis), x) for i in range(x.shape[axis])]

@@ -121,16 +121,15 @@ class TorchSteps:
         return self._there(found)
 
     def _memory(self, graph: TorchGraph) -> Fields:
-        side, found = self.side, {}
+        side = self.side
+        found: Fields = {}
         for slot, tensors in side._slots().items():
             lacking = {n for n, origin in side.origins.items() if not tensors.keys() >= {*origin}}
             zeros = {n: self.of.lift(np.zeros(tuple(p.shape)))
                      for n, p in side._inner.named_parameters()}  # fmt: skip
             whole = self._there(zeros | {n: graph.get(t) for n, t in tensors.items()})
             gone = {side._names[n] for n in lacking}
-            found |= {
-                f"{SLOTS.get(slot, slot)}.{n}": f for n, f in whole.items() if n not in gone
-            }
+            found |= {f"{SLOTS.get(slot, slot)}.{n}": f for n, f in whole.items() if n not in gone}
         return found
 
     def _hold(self, graph: TorchGraph, given: Given) -> None:

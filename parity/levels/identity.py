@@ -20,7 +20,8 @@ def judge_identity(pair: Pair, precision: str) -> list[Comparison]:
     if KEY not in pair.kept:
         inputs, targets = next(iter(pair.batches.values()))
         infer = pair.infer or pair.outputs_alone
-        pair.kept[KEY] = prove(*pair.sides("float64").values(), inputs, targets, infer=infer)
+        ours, theirs = pair.jax["float64"], pair.torch["float64"]
+        pair.kept[KEY] = prove(ours, theirs, inputs, targets, infer=infer)
     proof: Proof = pair.kept[KEY]
     if proof.verdict == "undecided":
         raise Skipped(f"undecided: {_reason(proof)}")
@@ -36,7 +37,9 @@ def _comparison(answer: Answer) -> Comparison:
     ok = answer.verdict == "identical"
     off = 0.0 if ok else math.nan
     problem = "" if ok else f"another function: {answer.says}"
-    return Comparison(answer.name, ok, 0.0 if ok else math.inf, off, off, (), 0.0, 0.0, 0.0, 1, SIDES, problem)
+    return Comparison(
+        answer.name, ok, 0.0 if ok else math.inf, off, off, (), 0.0, 0.0, 0.0, 1, SIDES, problem
+    )
 
 
 def _reason(proof: Proof) -> str:
