@@ -194,9 +194,7 @@ class Algebra:
         if factor.const is not None and np.all(factor.const == np.rint(factor.const)):
             odd = np.rint(factor.const).astype(np.int64) % 2
             return {k: np.where(u == UNKNOWN, u, u * odd) for k, u in one.units.items()}
-        return {
-            k: np.where(u > 0, UNKNOWN, 0) + 0 * factor_of(factor) for k, u in one.units.items()
-        }
+        return _all_unknown(one.units)
 
     def inverse(self, a: Field) -> Field:
         """1 / a."""
@@ -369,6 +367,10 @@ class Algebra:
         if units is not None and not any(u.any() for u in units.values()):
             units = None
         inf = inf if inf is not None and inf.any() else None
+        shape = next(iter(parts.values())).shape if parts else ()
+        if units is not None:
+            units = {k: np.broadcast_to(u, shape) for k, u in units.items()}
+        inf = None if inf is None else np.broadcast_to(inf, shape)
         return self.whole(Field(parts, sign, const, units, inf, None, rough, doubt))
 
     def rounded(self, x: Array) -> Field:
@@ -387,11 +389,6 @@ def _same(a: Field, b: Field) -> bool:
         a.parts.keys() == b.parts.keys()
         and all(np.array_equal(v, b.parts[k]) for k, v in a.parts.items())
     )
-
-
-def factor_of(x: Field) -> Array:
-    """Some part, for its shape."""
-    return next(iter(x.parts.values()))
 
 
 def _modulo(x: Fraction, p: int) -> int:

@@ -23,15 +23,14 @@ def constant(x: float) -> Constant:
     """The number that a float is written for.
 
     A decimal of up to 12 digits that gives it, in float64 or, if it is one, in float32; one of 8
-    digits that it misses by what one subtraction from 1 rounds; p/q with q up to 1,000; roots of
+    digits that it misses by what one subtraction from 1 rounds; p/q, q up to 1,000 (100); roots of
     such, or of them with pi (1/sqrt(2), sqrt(2/pi)); log 2 to log 1000. Else 11 digits of it.
     """
     if x == int(x) and abs(x) < 2**53:
         return Constant(Fraction(int(x)))
-    if (found := _decimal(x)) is not None:
-        return Constant(found)
-    if (found := _ratio(x, 1000)) is not None:
-        return Constant(found)
+    for found in (_decimal(x, 6), _ratio(x, 1000), _decimal(x)):
+        if found is not None:
+            return Constant(found)
     sign = -1 if x < 0 else 1
     for halves in (0, -1, 1, -2, 2):
         rest = x * x / math.pi**halves
@@ -55,12 +54,14 @@ def _near(x: float, y: float) -> bool:
     return abs(x - y) <= 4 * math.ulp(x)
 
 
-def _decimal(x: float) -> Fraction | None:
+def _decimal(x: float, digits: int = 12) -> Fraction | None:
     with np.errstate(over="ignore"):
         single = np.float32(x)
         text = str(single) if float(single) == x else repr(x)
-    if len(Decimal(text).as_tuple().digits) <= 12:
+    if len(Decimal(text).as_tuple().digits) <= digits:
         return Fraction(text)
+    if digits < 8:
+        return None
     near = Fraction(f"{x:.8g}")
     off = abs(Fraction(x) - near)
     room = max(4 * math.ulp(x), min(1.2e-16, 1e-12 * abs(x)))
@@ -69,9 +70,10 @@ def _decimal(x: float) -> Fraction | None:
 
 def _ratio(x: float, largest: int) -> Fraction | None:
     near = Fraction(x).limit_denominator(largest)
-    if near and (_near(float(near), x) or float(np.float32(float(near))) == x):
+    if near and _near(float(near), x):
         return near
-    return None
+    near = Fraction(x).limit_denominator(100)  # 3% of all float32 lie beside a p/1000
+    return near if near and float(np.float32(float(near))) == x else None
 
 
 def _square_root(x: Fraction) -> Fraction | None:
