@@ -11,6 +11,7 @@ from parity.levels import (
     curve,
     every_step,
     gradients,
+    identity,
     initial_weights,
     inputs,
     logits,
@@ -31,6 +32,7 @@ from parity.sides.side import ModelFails, lacks
 LEVELS = (
     inputs.LEVEL,
     weights.LEVEL,
+    identity.LEVEL,
     initial_weights.LEVEL,
     probes.LEVEL,
     precision.LEVEL,
@@ -92,6 +94,7 @@ def _known(
             pattern = f"*{difference.leaf}*"
             here = fnmatchcase(level.name, difference.level)
             here |= difference.level == "state" and c.name.startswith("state.")
+            here |= level is identity.LEVEL and c.name.partition(".")[0] == difference.level
             if not c.ok and here and fnmatchcase(c.name, pattern):
                 yield c.name, difference.reason
                 break

@@ -1,0 +1,1 @@
+"""The same function for all inputs: both graphs over finite fields."""

@@ -1,0 +1,103 @@
+"""Chains of primes p, 2p + 1, 4p + 3, ...: the exponents of one field are the next one's group."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+
+Array = Any  # of NumPy; results without axes are its scalars
+# p = -1 modulo 840: then 2, 3, 5, 7, and so every decimal, are squares modulo p, and -1 is none;
+# 2p + 1 is again -1 modulo 840. A square stands for a positive number.
+MODULUS = 840
+LOW, HIGH = 2**22, 2**24  # of the first prime
+BABY = 2**15
+
+
+@lru_cache(maxsize=8)
+def chain(length: int, seed: int = 0) -> tuple["Prime", ...]:
+    """So many primes, each twice the last and one more; the seed says which chain."""
+    rng = np.random.default_rng(seed)
+    while True:
+        start = int(rng.integers(LOW, HIGH)) // MODULUS * MODULUS + MODULUS - 1
+        while start < 2 * HIGH:
+            found = [2**k * (start + 1) - 1 for k in range(length)]
+            if all(map(is_prime, found)):
+                return tuple(map(Prime, found))
+            start += MODULUS
+
+
+def is_prime(n: int) -> bool:
+    """Miller-Rabin with bases 2, 3, 5, 7, which decides below 3,215,031,751."""
+    if any(n % d == 0 for d in (2, 3, 5, 7, 11, 13, 17, 19)):
+        return n in (2, 3, 5, 7, 11, 13, 17, 19)
+    odd, twos = n - 1, 0
+    while odd % 2 == 0:
+        odd, twos = odd // 2, twos + 1
+    for base in (2, 3, 5, 7):
+        x = pow(base, odd, n)
+        if x in (1, n - 1):
+            continue
+        if not any((x := x * x % n) == n - 1 for _ in range(twos - 1)):
+            return False
+    return True
+
+
+@dataclass(frozen=True)
+class Prime:
+    """The field of p elements; its squares are the powers of g = 4, a group of order (p - 1)/2."""
+
+    p: int
+
+    def power(self, x: Array, n: int) -> Array:
+        """x^n elementwise, n >= 0."""
+        found, square = np.ones_like(x), x
+        while n:
+            if n & 1:
+                found = found * square % self.p
+            n >>= 1
+            square = square * square % self.p if n else square
+        return found
+
+    def inverse(self, x: Array) -> Array:
+        """1 / x, by Fermat; of 0 it is 0."""
+        return self.power(x, self.p - 2)
+
+    def character(self, x: Array) -> Array:
+        """Legendre's symbol: 1 for a square, -1 for none, 0 for 0."""
+        found = self.power(x, (self.p - 1) // 2)
+        return np.where(found == self.p - 1, -1, found).astype(np.int8)
+
+    def exponential(self, x: Array) -> Array:
+        """4^x for exponents modulo (p - 1)/2."""
+        low, high = self._powers
+        return low[x % BABY] * high[x // BABY] % self.p
+
+    def logarithm(self, x: Array) -> Array:
+        """The exponent of squares, by baby steps and giant steps."""
+        low, _ = self._powers
+        order = np.argsort(low)
+        ladder = low[order]
+        flat = x.ravel().copy()
+        found = np.full(flat.shape, -1, np.int64)
+        step = pow(pow(4, BABY, self.p), -1, self.p)
+        for giant in range(math.ceil(self.p / 2 / BABY) + 1):
+            at = np.minimum(np.searchsorted(ladder, flat), BABY - 1)
+            hit = (found < 0) & (ladder[at] == flat)
+            found[hit] = giant * BABY + order[at[hit]]
+            if (found >= 0).all():
+                break
+            flat = flat * step % self.p
+        return found.reshape(x.shape) % ((self.p - 1) // 2)
+
+    @cached_property
+    def _powers(self) -> tuple[Array, Array]:
+        def powers(base: int, count: int) -> Array:
+            found = np.ones(1, np.int64)
+            while len(found) < count:
+                factor = pow(base, len(found), self.p)
+                found = np.concatenate([found, found * factor % self.p])
+            return found[:count]
+
+        return powers(4, BABY), powers(pow(4, BABY, self.p), self.p // 2 // BABY + 2)

@@ -1,0 +1,441 @@
+"""Numbers in a chain of finite fields, and their sums, products and rearrangements. NumPy only.
+
+A value has a part for each prime that it still has: x mod p_0, x mod p_1, ... Sums, products and
+quotients act on each part; what else there is lies in `functions`.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from parity.identity import signs
+from parity.identity.chain import Array, Prime, chain
+from parity.identity.literals import constant
+
+Plain = Callable[..., Any]  # of float64 arrays
+UNKNOWN = 2
+SPLIT = 2**14
+
+
+class Undecided(Exception):
+    """What the fields can't express; the message names the operation."""
+
+
+class BadDraw(Exception):
+    """A draw on which an operation isn't defined, as a division by 0: draw again."""
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """parts: {k: residues modulo the k-th prime}. sign: those that its numbers can have, as bits.
+
+    const: the real numbers, if no draw reaches them. units: {k: 1 where exp of part k is minus a
+    square, 2 where nobody knows}; logarithms of what is no square bring them. inf: 1 and -1 at
+    infinities, 2 at a NaN. root: (x, n) where this is x^(n/2). soft: const was rounded, as cos(1)
+    is. rough: in which parts it comes from the root of what is no square, whose square is minus
+    what it should be. doubt: (part, or -1 for all; why a difference there proves nothing).
+    """
+
+    parts: dict[int, Array]
+    sign: int = signs.ANY
+    const: Array | None = None
+    units: dict[int, Array] | None = None
+    inf: Array | None = None
+    root: "tuple[Field, int] | None" = None
+    rough: frozenset[int] = frozenset()
+    doubt: frozenset[tuple[int, str]] = frozenset()
+    soft: bool = False
+    tag: Any = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return next(iter(self.parts.values())).shape
+
+    @property
+    def size(self) -> int:
+        return next(iter(self.parts.values())).size
+
+
+@dataclass
+class Algebra:
+    """One draw: the primes, and everything that is random about it.
+
+    fine: tanh and the logistic function are written by exp; else they are functions of which only
+    their symmetries are known.
+    """
+
+    seed: int = 0
+    length: int = 4
+    fine: bool = False
+    choice: int = 0
+    rng: np.random.Generator = field(init=False)
+    primes: tuple[Prime, ...] = field(init=False)
+    doubts: set[str] = field(default_factory=set)
+    coarse: bool = False  # whether a function stood for one that `fine` writes by exp
+
+    def __post_init__(self) -> None:
+        self.rng = np.random.default_rng((self.seed, self.length))
+        self.primes = chain(self.length)
+        self.scale = [int(self.rng.integers(1, q.p // 2)) for q in self.primes]  # exp(1) = 4^scale
+        self.pi = [pow(int(self.rng.integers(2, q.p)), 2, q.p) for q in self.primes]
+        self.key = [int(k) for k in self.rng.integers(1, 2**62, self.length)]
+        self._literals: dict[float, list[int]] = {}
+
+    # --- values ----------------------------------------------------------------------------------
+
+    def draw(self, shape: tuple[int, ...]) -> Field:
+        """Random elements."""
+        return Field({k: self.rng.integers(0, q.p, shape) for k, q in enumerate(self.primes)})
+
+    def lift(self, x: Any) -> Field:
+        """A value that the program holds as it is, by what its literals stand for."""
+        if isinstance(x, Field):
+            return x
+        given = np.asarray(x, np.float64)
+        inf = np.where(np.isinf(given), np.sign(given), 0)
+        inf = np.where(np.isnan(given), 2, inf).astype(np.int8)
+        each, back = np.unique(np.where(inf != 0, 0.0, given), return_inverse=True)
+        residues = np.array([self._literal(float(c)) for c in each]).reshape(len(each), -1)
+        parts = {k: residues[:, k][back].reshape(given.shape) for k in range(self.length)}
+        parts = {k: v for k, v in parts.items() if not (v < 0).any()}
+        return Field(parts, signs.of_values(given), given, inf=inf if inf.any() else None)
+
+    def _literal(self, x: float) -> list[int]:
+        if x not in self._literals:
+            self._literals[x] = [self._residue(x, k) for k in range(self.length)]
+        return self._literals[x]
+
+    def _residue(self, x: float, k: int) -> int:
+        """-1: there is none, as of a logarithm modulo the last prime."""
+        c, p = constant(x), self.primes[k].p
+        if c.log:
+            if k + 1 == self.length:
+                return -1
+            above = np.array([_modulo(c.ratio, self.primes[k + 1].p)])
+            return int(self._log_part(above, k)[0][0])
+        found = _modulo(abs(c.ratio), p) * pow(self.pi[k], c.halves if c.root else 0, p) % p
+        if c.root:
+            found = pow(found, ((p + 1) // 4) ** c.root, p)
+        else:
+            found = found * pow(self.pi[k], c.halves // 2, p) % p
+        return found if c.ratio >= 0 else -found % p
+
+    def _log_part(self, above: Array, k: int) -> tuple[Array, Array]:
+        """(part k of the logarithm, 1 where it is of minus a square) of part k + 1."""
+        prime = self.primes[k + 1]
+        character = prime.character(above)
+        if not character.all():
+            raise BadDraw("log 0")
+        found = prime.logarithm(np.where(character < 0, prime.p - above, above))
+        q = self.primes[k].p
+        return found * pow(self.scale[k] % q, -1, q) % q, (character < 0).astype(np.int8)
+
+    # --- sums and products -----------------------------------------------------------------------
+
+    def add(self, a: Field, b: Field) -> Field:
+        """a + b."""
+        parts = {k: (x + y) % self.primes[k].p for k, (x, y) in _common(a, b)}
+        inf = None
+        if a.inf is not None or b.inf is not None:
+            x, y = (np.zeros((), np.int8) if one.inf is None else one.inf for one in (a, b))
+            refuse_nan(a, b)
+            if np.any(x * y < 0):
+                raise Undecided("inf - inf")
+            inf = np.sign(x + y).astype(np.int8)
+        return self._made(
+            parts, (a, b), signs.ADD[a.sign][b.sign], np.add, _added(a.units, b.units), inf
+        )
+
+    def neg(self, a: Field) -> Field:
+        """-a."""
+        parts = {k: -x % self.primes[k].p for k, x in a.parts.items()}
+        inf = None if a.inf is None else -a.inf
+        return self._made(parts, (a,), signs.neg(a.sign), np.negative, a.units, inf)
+
+    def sub(self, a: Field, b: Field) -> Field:
+        """a - b."""
+        return self.add(a, self.neg(b))
+
+    def mul(self, a: Field, b: Field) -> Field:
+        """a b."""
+        parts = {k: x * y % self.primes[k].p for k, (x, y) in _common(a, b)}
+        sign = signs.MUL[a.sign][b.sign] & (signs.NOT_NEGATIVE if a is b else signs.ANY)
+        if a.root and b.root and _same(a.root[0], b.root[0]):
+            return self.power_of_root(a.root[0], a.root[1] + b.root[1])
+        made = self._made(parts, (a, b), sign, np.multiply, self._multiplied(a, b))
+        if a.inf is not None or b.inf is not None:
+            made = self._infinite_product(made, a, b)
+        return _twice_rough(made, a, b)
+
+    def _infinite_product(self, made: Field, a: Field, b: Field) -> Field:
+        refuse_nan(a, b)
+        zero = np.zeros((), np.int8)
+        x, y = (zero if one.inf is None else one.inf for one in (a, b))
+        inf = np.where(x != 0, x, 1) * np.where(y != 0, y, 1) * ((x != 0) | (y != 0))
+        for one, other in ((x, b), (y, a)):
+            if np.any(one) and other.inf is None:
+                where = np.broadcast_to(one != 0, inf.shape)
+                sign = np.broadcast_to(self.sign_of(other), inf.shape)
+                if np.any(where & (sign == 0)):
+                    raise Undecided("0 times infinity")
+                inf = np.where(where, inf * sign, inf)
+        return replace(made, inf=inf.astype(np.int8))
+
+    def _multiplied(self, a: Field, b: Field) -> dict[int, Array] | None:
+        if a.units is None and b.units is None:
+            return None
+        if a.units is not None and b.units is not None:
+            return {k: np.maximum(*both) * UNKNOWN for k, both in _units(a, b)}
+        one, factor = (a, b) if a.units is not None else (b, a)
+        assert one.units is not None
+        if factor.const is not None and np.all(factor.const == np.rint(factor.const)):
+            odd = np.rint(factor.const).astype(np.int64) % 2
+            return {k: np.where(u == UNKNOWN, u, u * odd) for k, u in one.units.items()}
+        return _all_unknown(one.units)
+
+    def inverse(self, a: Field) -> Field:
+        """1 / a."""
+        if a.root:
+            return self.power_of_root(a.root[0], -a.root[1])
+        refuse_nan(a)
+        live = np.zeros((), bool) if a.inf is None else a.inf != 0
+        if any(np.any((x == 0) & ~live) for x in a.parts.values()):
+            raise BadDraw("1 / 0")
+        parts = {k: np.where(live, 0, self.primes[k].inverse(x)) for k, x in a.parts.items()}
+        return self._made(parts, (a,), a.sign, _reciprocal, _all_unknown(a.units))
+
+    def div(self, a: Field, b: Field) -> Field:
+        """a / b."""
+        return self.mul(a, self.inverse(b))
+
+    def power(self, a: Field, n: int) -> Field:
+        """a^n for an integer."""
+        if n == 1:
+            return a
+        if a.root:
+            return self.power_of_root(a.root[0], a.root[1] * n)
+        if n < 0:
+            return self.inverse(self.power(a, -n))
+        if a.inf is not None:
+            raise Undecided("a power of infinity")
+        parts = {k: self.primes[k].power(x, n) for k, x in a.parts.items()}
+        sign = {0: signs.POSITIVE}.get(n, a.sign if n % 2 else signs.MUL[a.sign][a.sign])
+        if n and n % 2 == 0:
+            sign &= signs.NOT_NEGATIVE
+        made = self._made(parts, (a,), sign, lambda x: x**n, _all_unknown(a.units))
+        return _twice_rough(made, a, a) if n > 1 else made
+
+    def power_of_root(self, x: Field, n: int) -> Field:
+        """x^(n/2): a root, or a power of x, without roots multiplied by roots."""
+        if n % 2 == 0:
+            return self.power(x, n // 2)
+        rest = self.power(x, (n - (1 if n > 0 else -1)) // 2)
+        parts = {}
+        for k, value in x.parts.items():
+            prime = self.primes[k]
+            root = prime.power(value, (prime.p + 1) // 4)
+            parts[k] = root if n > 0 else prime.inverse(root)
+        if n < 0 and any((v == 0).any() for v in x.parts.values()):
+            raise BadDraw("1 / 0")
+        rough = {k for k, v in x.parts.items() if (self.primes[k].character(v) < 0).any()}
+        sign = signs.NOT_NEGATIVE if x.sign & signs.ZERO else signs.POSITIVE
+        made = self._made(parts, (x,), sign, np.sqrt if n > 0 else lambda c: 1 / np.sqrt(c), None)
+        made = replace(made, rough=made.rough | rough)
+        if n not in (1, -1):
+            parts = {k: v * rest.parts[k] % self.primes[k].p for k, v in parts.items()}
+            const = None if made.const is None or rest.const is None else made.const * rest.const
+            made = replace(made, parts=parts, const=const, sign=sign)
+        return replace(made, root=(x, n))
+
+    # --- rearrangements, and sums of products ----------------------------------------------------
+
+    def moved(self, f: Plain, *xs: Field) -> Field:
+        """f puts elements of its arguments elsewhere."""
+        ks = set.intersection(*(set(x.parts) for x in xs))
+        parts = {k: _whole(f(*(x.parts[k].astype(np.float64) for x in xs))) for k in sorted(ks)}
+        sign, doubt, rough = 0, frozenset[tuple[int, str]](), frozenset[int]()
+        for x in xs:
+            sign, doubt, rough = sign | x.sign, doubt | x.doubt, rough | x.rough
+        const = units = inf = root = None
+        if all(x.const is not None for x in xs):
+            const = np.asarray(f(*(x.const for x in xs)))
+        if any(x.units is not None for x in xs):
+            all_units = [x.units or {k: np.zeros(x.shape, np.int8) for k in ks} for x in xs]
+            units = {
+                k: np.asarray(f(*(u[k].astype(np.float64) for u in all_units))).astype(np.int8)
+                for k in ks
+                if all(k in u for u in all_units)
+            }
+        if any(x.inf is not None for x in xs):
+            each = [np.zeros(x.shape) if x.inf is None else x.inf.astype(np.float64) for x in xs]
+            inf = np.asarray(f(*each)).astype(np.int8)
+            inf = inf if inf.any() else None
+        roots = [x.root for x in xs if x.root]
+        if len(roots) == len(xs) and len({n for _, n in roots}) == 1:
+            root = self.moved(f, *(x for x, _ in roots)), roots[0][1]
+        soft = any(x.soft for x in xs)
+        return self.whole(Field(parts, sign, const, units, inf, root, rough, doubt, soft))
+
+    def chosen(self, mask: Array, a: Field, b: Field) -> Field:
+        """a where mask, else b."""
+        shape = np.broadcast_shapes(np.shape(mask), a.shape, b.shape)
+        one = a if np.all(mask) else b if not np.any(mask) else None
+        if one is not None and one.shape == shape:
+            return one
+        return self.moved(lambda x, y: np.broadcast_to(np.where(mask, x, y), shape), a, b)
+
+    def linear(self, f: Plain, x: Field) -> Field:
+        """f adds up elements of its argument, each as often as it likes."""
+        if x.inf is not None:
+            raise Undecided("a sum of infinities")
+        parts = {k: _whole(f(v.astype(np.float64))) % self.primes[k].p for k, v in x.parts.items()}
+        units = None
+        if x.units is not None:
+            units = {}
+            for k, u in x.units.items():
+                unsure = np.asarray(f((u == UNKNOWN).astype(float))) > 0
+                odd = _whole(f((u == 1).astype(float))) % 2
+                units[k] = np.where(unsure, UNKNOWN, odd).astype(np.int8)
+        return self._made(parts, (x,), signs.ADD[x.sign][x.sign] | signs.ZERO, f, units)
+
+    def bilinear(self, f: Plain, a: Field, b: Field) -> Field:
+        """f adds up products of an element of a with one of b; exact, for it is cut in digits."""
+        if a.inf is not None or b.inf is not None:
+            raise Undecided("a sum of infinities")
+        parts = {}
+        for k, (x, y) in _common(a, b):
+            p, digits = self.primes[k].p, []
+            split = SPLIT if min(x.size, y.size) > 2**53 * SPLIT // p**2 else 0
+            for high, weight in ((x // SPLIT, SPLIT), (x % SPLIT, 1)):
+                for other, factor in ((y // split, split), (y % split, 1)) if split else ((y, 1),):
+                    part = _whole(f(high.astype(np.float64), other.astype(np.float64))) % p
+                    digits.append(part * (weight * factor % p) % p)
+            parts[k] = sum(digits) % p
+        each = signs.MUL[a.sign][b.sign]
+        sign = signs.ADD[each][each] | signs.ZERO
+        units = None
+        if a.units is not None or b.units is not None:
+            units = {k: np.full(v.shape, UNKNOWN, np.int8) for k, v in parts.items()}
+        return _twice_rough(self._made(parts, (a, b), sign, f, units), a, b)
+
+    # --- signs -----------------------------------------------------------------------------------
+
+    def sign_of(self, x: Field) -> Array:
+        """-1, 0 or 1: a predicate of which only sign(a b) = sign a sign b, sign 3 = 1 are known.
+
+        Where more is known of x, that is what it is.
+        """
+        refuse_nan(x)
+        if x.const is not None:
+            return np.sign(x.const).astype(np.int8)
+        top = max(x.parts)
+        if top != self.length - 1:
+            self.doubts.add("the sign of what a logarithm gave")
+        found = self.primes[top].character(x.parts[top])
+        allowed = [s for s, bit in ((-1, 1), (0, 2), (1, 4)) if x.sign & bit]
+        if allowed == [0, 1]:
+            found = np.abs(found)
+        elif allowed == [-1, 0]:
+            found = -np.abs(found)
+        elif len(allowed) == 1:
+            found = np.full_like(found, allowed[0])
+        return found if x.inf is None else np.where(x.inf != 0, x.inf, found)
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _made(
+        self,
+        parts: dict[int, Array],
+        given: Iterable[Field],
+        sign: int,
+        f: Plain,
+        units: dict[int, Array] | None,
+        inf: Array | None = None,
+    ) -> Field:
+        given = tuple(given)
+        const = None
+        if all(x.const is not None for x in given):
+            with np.errstate(all="ignore"):
+                const = np.asarray(f(*(x.const for x in given)))
+            if any(x.soft for x in given):
+                return self.rounded(const)
+        doubt = frozenset[tuple[int, str]]().union(*(x.doubt for x in given))
+        rough = frozenset[int]().union(*(x.rough for x in given))
+        if units is not None and not any(u.any() for u in units.values()):
+            units = None
+        inf = inf if inf is not None and inf.any() else None
+        shape = next(iter(parts.values())).shape if parts else ()
+        if units is not None:
+            units = {k: np.broadcast_to(u, shape) for k, u in units.items()}
+        inf = None if inf is None else np.broadcast_to(inf, shape)
+        return self.whole(Field(parts, sign, const, units, inf, None, rough, doubt))
+
+    def rounded(self, x: Array) -> Field:
+        """A constant that a function gave which has no exact value here."""
+        return replace(self.lift(x), soft=True)
+
+    def whole(self, x: Field) -> Field:
+        """Raises Undecided for a value without parts."""
+        if not x.parts:
+            raise Undecided(f"exponentials nested deeper than {self.length - 1}")
+        return x
+
+
+def _same(a: Field, b: Field) -> bool:
+    return a is b or (
+        a.parts.keys() == b.parts.keys()
+        and all(np.array_equal(v, b.parts[k]) for k, v in a.parts.items())
+    )
+
+
+def _modulo(x: Fraction, p: int) -> int:
+    return x.numerator * pow(x.denominator, -1, p) % p
+
+
+def _common(a: Field, b: Field) -> Iterable[tuple[int, tuple[Array, Array]]]:
+    return [(k, (x, b.parts[k])) for k, x in a.parts.items() if k in b.parts]
+
+
+def _units(a: Field, b: Field) -> Iterable[tuple[int, tuple[Array, Array]]]:
+    assert a.units is not None and b.units is not None
+    return [(k, (u, b.units[k])) for k, u in a.units.items() if k in b.units]
+
+
+def _added(u: dict[int, Array] | None, v: dict[int, Array] | None) -> dict[int, Array] | None:
+    if u is None or v is None:
+        return u or v
+    both = [(k, u[k], v[k]) for k in u if k in v]
+    return {k: np.where((a == 2) | (b == 2), UNKNOWN, a ^ b).astype(np.int8) for k, a, b in both}
+
+
+def _all_unknown(units: dict[int, Array] | None) -> dict[int, Array] | None:
+    if units is None:
+        return None
+    return {k: np.where(u > 0, UNKNOWN, 0).astype(np.int8) for k, u in units.items()}
+
+
+def _twice_rough(made: Field, a: Field, b: Field) -> Field:
+    both = {(k, "a product of roots of what is no square") for k in a.rough & b.rough}
+    return replace(made, doubt=made.doubt | both) if both else made
+
+
+def refuse_nan(*xs: Field) -> None:
+    """Raises Undecided for one."""
+    if any(x.inf is not None and (x.inf == 2).any() for x in xs):
+        raise Undecided("a constant NaN")
+
+
+def _whole(x: Any) -> Array:
+    found = np.asarray(x)
+    if found.dtype.kind == "f":
+        if np.isnan(found).any():
+            raise Undecided("an index outside of its array")
+        found = np.rint(found).astype(np.int64)
+    return found.astype(np.int64)
+
+
+def _reciprocal(x: Array) -> Array:
+    return 1 / x
