@@ -82,6 +82,38 @@ def paired_tensors(jax: Graph, torch: Graph) -> Pairing:
     return Pairing(jax, torch, of_torch, of_jax)
 
 
+def proportional(pairing: Pairing) -> dict[int, tuple[int, float]]:
+    """{number in Torch's graph: (number in JAX's, factor)} of tensors whose numbers agree but for a
+    positive factor. Of fewer than 8 numbers, and of those with a partner, none."""
+
+    def middle(t: Traced) -> np.ndarray:
+        return (t.fingerprint.low + t.fingerprint.high) / 2
+
+    def usable(t: Traced) -> bool:
+        finite = np.all(np.isfinite(t.fingerprint.low)) and np.all(np.isfinite(t.fingerprint.high))
+        return bool(np.prod(t.shape) >= 8 and finite and not t.fingerprint.constant)
+
+    there = [t for t in pairing.jax.computed if usable(t)]
+    found: dict[int, tuple[int, float]] = {}
+    if not there:
+        return found
+    middles = np.stack([middle(t) for t in there])
+    rooms = np.stack([t.fingerprint.high - t.fingerprint.low for t in there]) / 2
+    for t in pairing.torch.computed:
+        if pairing.torch.origin(t.number) in pairing.of_torch or not usable(t):
+            continue
+        own, room = middle(t), (t.fingerprint.high - t.fingerprint.low) / 2
+        at = int(np.argmax(np.abs(own)))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            factor = middles[:, at] / own[at]
+            both = rooms + np.abs(factor)[:, None] * room
+            off = (both[:, at] / np.abs(middles[:, at]))[:, None] * np.abs(middles)
+            near = np.abs(middles - factor[:, None] * own) <= both + off
+        if len(hits := np.flatnonzero(near.all(axis=1) & (factor > 0))):
+            found[t.number] = there[hits[0]].number, float(factor[hits[0]])
+    return found
+
+
 @dataclass(frozen=True)
 class Frontier:
     """Where one graph leaves the other: first are the operations all of whose operands agree,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from parity.locate.align import Pairing, paired_tensors
+from parity.locate.align import Pairing, paired_tensors, proportional
 from parity.locate.parting import Parting, Place, parting
 from parity.sides.jax_tensors import jax_tensors
 from parity.sides.pairs import JaxSide, TorchSide
@@ -18,13 +18,15 @@ from parity.sides.torch_tensors import torch_tensors
 class Alignment:
     """Which tensors of two steps are the same.
 
-    pairs: (Torch's, JAX's) places of the same numbers, in Torch's order. lone_torch, lone_jax:
-    tensors without a partner; inside a fused operation of the other side there are some in an
-    honest pair too. share: of Torch's tensors, those with a partner. parting: where a result
-    differs beyond rounding; None if none does.
+    pairs: (Torch's, JAX's) places of the same numbers, in Torch's order. scaled: those of the same
+    but for a factor, JAX's over Torch's. lone_torch, lone_jax: tensors without a partner; inside a
+    fused operation of the other side there are some in an honest pair too. share: of Torch's
+    tensors, those with a partner. parting: where a result differs beyond rounding; None if none
+    does.
     """
 
     pairs: tuple[tuple[Place, Place], ...]
+    scaled: tuple[tuple[Place, Place, float], ...]
     lone_torch: tuple[Place, ...]
     lone_jax: tuple[Place, ...]
     share: float
@@ -33,6 +35,7 @@ class Alignment:
     def __str__(self) -> str:
         lines = [f"{self.share:.0%} of Torch's tensors have a partner in JAX"]
         lines += [f"  {torch}  =  {jax}" for torch, jax in self.pairs]
+        lines += [f"  {torch}  =  {jax} / {factor:.6g}" for torch, jax, factor in self.scaled]
         lines += ["  without a partner in JAX:"] if self.lone_torch else []
         lines += [f"    {place}" for place in self.lone_torch]
         lines += [f"  {self.parting}"] if self.parting else []
@@ -82,8 +85,13 @@ def _paired(
 
 def _alignment(pairing: Pairing, apart: Parting | None) -> Alignment:
     torch, jax = pairing.torch, pairing.jax
-    pairs, lone = [], []
+    pairs, scaled, lone = [], [], []
+    near = proportional(pairing)
     for t in torch.computed:
+        if t.number in near:
+            number, factor = near[t.number]
+            scaled.append((Place.of(t), Place.of(jax.tensors[number]), factor))
+            continue
         partners = pairing.of_torch.get(torch.origin(t.number), [])
         if not partners:
             lone.append(Place.of(t))
@@ -92,4 +100,5 @@ def _alignment(pairing: Pairing, apart: Parting | None) -> Alignment:
         same = [n for n in partners if jax.tensors[n].phase == t.phase] or partners
         pairs.append((Place.of(t), Place.of(jax.tensors[same[0]])))
     rest = [Place.of(t) for t in jax.computed if t.number not in pairing.of_jax]
-    return Alignment(tuple(pairs), tuple(lone), tuple(rest), pairing.share, apart)
+    both = tuple(pairs), tuple(scaled)
+    return Alignment(*both, tuple(lone), tuple(rest), pairing.share, apart)

@@ -103,6 +103,7 @@ class Traced:
     scalars: tuple[float, ...] = ()
     inside: str = ""
     boolean: bool = False
+    real: bool = True
     clock: bool = False
 
     def __str__(self) -> str:
@@ -167,6 +168,7 @@ class Graph:
                 tuple(scalars),
                 inside,
                 np.asarray(value).dtype == bool,
+                np.asarray(value).dtype.kind == "f",
                 self._is_clock(made, phase, value),
             )
         )
@@ -193,7 +195,7 @@ class Graph:
 
     @property
     def computed(self) -> list[Traced]:
-        """Tensors with numbers of their own, on which what was given has an influence.
+        """Real tensors with numbers of their own, on which what was given has an influence.
 
         Steps of a fused operation aren't among them, nor is a tensor all of one number."""
         return [
@@ -201,6 +203,7 @@ class Graph:
             for t in self.tensors
             if (t.moved is None or self.tensors[t.moved].inside)
             and t.depends
+            and t.real
             and not t.given
             and not t.inside
             and not (t.fingerprint.constant and t.shape)

@@ -162,7 +162,8 @@ class Recorder(TorchDispatchMode):
                 moves=func.is_view,
                 scalars=scalars,
                 depends=self._reached(name, inputs, line),
-                inside=self._inside,
+                # What a fused operation keeps for its backward pass is a step of it.
+                inside=self._inside or (name if i and steps else ""),
             )
             storage = t.untyped_storage()._cdata
             if changed:
