@@ -135,10 +135,11 @@ def compared(of: Algebra, a: Any, b: Any) -> Array:
 
 def _difference(of: Algebra, a: Field, b: Field) -> Field:
     if a.inf is not None and b.inf is not None:
-        same = np.broadcast_to(a.inf * b.inf > 0, np.broadcast_shapes(a.shape, b.shape))
-        if same.any():  # of two equal infinities, the parts' difference is 0
-            a = replace(a, inf=np.where(same, 0, a.inf).astype(np.int8))
-            b = replace(b, inf=np.where(same, 0, b.inf).astype(np.int8))
+        shape = np.broadcast_shapes(a.shape, b.shape)
+        a, b = (of.moved(lambda v: np.broadcast_to(v, shape), x) for x in (a, b))
+        if a.inf is not None and b.inf is not None:  # of equal infinities the difference is 0
+            same = a.inf * b.inf > 0
+            a, b = (replace(x, inf=np.where(same, 0, x.inf).astype(np.int8)) for x in (a, b))
     return of.sub(a, b)
 
 
