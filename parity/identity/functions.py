@@ -159,7 +159,7 @@ def largest(of: Algebra, x: Field, least: bool = False) -> tuple[Field, Array]:
             one = of.moved(lambda v, i=i: v[i], x)
             order = of.sign_of(_difference(of, one, best)) * (-1 if least else 1)
             if (order > 0).any():  # random signs have no order that all agree on
-                if of.choice:
+                if of.choice and x.inf is None:
                     index = (index + of.choice) % x.shape[0]
                     best = of.moved(lambda v, at=index[None]: np.take_along_axis(v, at, 0)[0], x)
                 return replace(best, doubt=best.doubt | {(-1, MAXIMUM)}), index
