@@ -138,8 +138,10 @@ def _difference(of: Algebra, a: Field, b: Field) -> Field:
         shape = np.broadcast_shapes(a.shape, b.shape)
         a, b = (of.moved(lambda v: np.broadcast_to(v, shape), x) for x in (a, b))
         if a.inf is not None and b.inf is not None:  # of equal infinities the difference is 0
-            same = a.inf * b.inf > 0
-            a, b = (replace(x, inf=np.where(same, 0, x.inf).astype(np.int8)) for x in (a, b))
+            x, y = a.inf, b.inf
+            same = x * y > 0
+            a = replace(a, inf=np.where(same, 0, x).astype(np.int8))
+            b = replace(b, inf=np.where(same, 0, y).astype(np.int8))
     return of.sub(a, b)
 
 
