@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from parity.checking import align, assert_parity, check
     from parity.comparison import Comparison, compare
+    from parity.identity.prove import Proof
     from parity.levels.ladder import LEVELS
     from parity.levels.level import Level
     from parity.levels.verdict import Verdict
     from parity.problem import Problem
+    from parity.proving import prove
     from parity.rounding.bound import bound
 
 __all__ = [
@@ -19,12 +21,14 @@ __all__ = [
     "Comparison",
     "Level",
     "Problem",
+    "Proof",
     "Verdict",
     "align",
     "assert_parity",
     "bound",
     "check",
     "compare",
+    "prove",
 ]
 
 _HOME = {
@@ -33,6 +37,8 @@ _HOME = {
     "LEVELS": "levels.ladder",
     "Level": "levels.level",
     "Problem": "problem",
+    "Proof": "identity.prove",
+    "prove": "proving",
     "Verdict": "levels.verdict",
     "bound": "rounding.bound",
 }

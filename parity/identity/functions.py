@@ -135,10 +135,13 @@ def compared(of: Algebra, a: Any, b: Any) -> Array:
 
 def _difference(of: Algebra, a: Field, b: Field) -> Field:
     if a.inf is not None and b.inf is not None:
-        same = np.broadcast_to(a.inf * b.inf > 0, np.broadcast_shapes(a.shape, b.shape))
-        if same.any():  # of two equal infinities, the parts' difference is 0
-            a = replace(a, inf=np.where(same, 0, a.inf).astype(np.int8))
-            b = replace(b, inf=np.where(same, 0, b.inf).astype(np.int8))
+        shape = np.broadcast_shapes(a.shape, b.shape)
+        a, b = (of.moved(lambda v: np.broadcast_to(v, shape), x) for x in (a, b))
+        if a.inf is not None and b.inf is not None:  # of equal infinities the difference is 0
+            x, y = a.inf, b.inf
+            same = x * y > 0
+            a = replace(a, inf=np.where(same, 0, x).astype(np.int8))
+            b = replace(b, inf=np.where(same, 0, y).astype(np.int8))
     return of.sub(a, b)
 
 
@@ -158,7 +161,7 @@ def largest(of: Algebra, x: Field, least: bool = False) -> tuple[Field, Array]:
             one = of.moved(lambda v, i=i: v[i], x)
             order = of.sign_of(_difference(of, one, best)) * (-1 if least else 1)
             if (order > 0).any():  # random signs have no order that all agree on
-                if of.choice:
+                if of.choice and x.inf is None:
                     index = (index + of.choice) % x.shape[0]
                     best = of.moved(lambda v, at=index[None]: np.take_along_axis(v, at, 0)[0], x)
                 return replace(best, doubt=best.doubt | {(-1, MAXIMUM)}), index

@@ -27,6 +27,8 @@ TRIALS = math.ceil(ERROR / math.log2(LOW / DEGREE))
 LENGTHS = (4, 6)  # of the chain of primes
 MORE, SECONDS = 12, 2.0  # draws, where some aren't defined or leave a doubt; until then
 
+# A rule that takes an operation's arguments for others: no answer, but no reason to stop a check.
+UNFORESEEN = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 PARTS = ("outputs", "loss", "gradients", "step", "state", "memory")
 
 
@@ -92,6 +94,9 @@ def prove(
     for length, fine in ((LENGTHS[0], False), (LENGTHS[1], True)):
         try:
             found = contest.judge(trials, seed, length, fine)
+        except UNFORESEEN as error:
+            why = f"it can't be evaluated: {type(error).__name__}: {error}"
+            break
         except Undecided as reason:
             why = str(reason)
             if "nested deeper" in why and not fine:

@@ -9,6 +9,7 @@ import optax
 import pytest
 import torch
 
+import parity
 from mlp_core.activations import NAMES
 from parity.identity.prove import prove
 from parity.problem import Examples, Problem, Training
@@ -176,6 +177,25 @@ def test_the_variance_may_be_written_in_two_forms(form):
 
     net = Net(lambda x: torch.nn.functional.layer_norm(x, (4,)))
     assert proven(port(normalised), net).verdict == "identical"
+
+
+def test_prove_takes_what_check_takes_and_needs_no_more_than_a_few_rows():
+    names = {name: name for name in SHAPES}
+    assert parity.prove(Net(), port(), (X[:3], LABELS[:3]), weights=names).verdict == "identical"
+    asked = parity.prove(port(), Net(), (X[:3], None), weights=names)
+    assert [a.name for a in asked.answers] == ["logits"] and asked.verdict == "identical"
+
+
+def test_the_level_agrees_differs_and_is_skipped_where_it_is_undecided():
+    def result(model):
+        asked = {"weights": {name: name for name in SHAPES}, "levels": ["identity"]}
+        return parity.check(model, Net(), (X, LABELS), batch_size=8, epochs=1, **asked).results[0]
+
+    same, apart, unknown = map(result, (port(), FAULTS["a clip at 50"][1]["jax_model"],
+                                        port(jax.lax.lgamma)))  # fmt: skip
+    assert (same.verdict, apart.verdict, unknown.verdict) == ("ok", "FAILED", "skipped")
+    assert "2^-" in same.note and apart.failed[0].name == "logits"
+    assert "lgamma" in unknown.skipped
 
 
 def _expression(rng, depth, leaves):
