@@ -59,9 +59,8 @@ class Outcome:
 
     @property
     def first(self) -> str | None:
-        """The level that caught it; "identity", which sees them all, has its own column."""
-        others = (s for s in self.sights if s.level != "identity")
-        return next((s.level for s in others if s.caught), None)
+        """The level that caught it."""
+        return next((s.level for s in self.sights if s.caught), None)
 
     @property
     def ok(self) -> bool:
