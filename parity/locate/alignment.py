@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from parity.locate.align import Pairing, paired_tensors, proportional
 from parity.locate.parting import Parting, Place, parting
 from parity.sides.jax_tensors import jax_tensors
@@ -75,7 +77,8 @@ def _paired(
     for inputs, targets in before:
         params, statistics, memory = start
         after = jax.step(params, statistics, memory, jax.repeated(inputs, targets))
-        start = after["step"], statistics | after["state"], after["memory"]
+        parts = after["step"], statistics | after["state"], after["memory"]
+        start = tuple({name: np.asarray(leaf) for name, leaf in part.items()} for part in parts)
     graph, value, bound = jax_tensors(jax, batches[-1], start, infer)
     torch_graph, found = torch_tensors(torch, batches, start if before else None, infer)
     pairing = paired_tensors(graph, torch_graph)

@@ -232,9 +232,9 @@ def _apart(torch: list[Traced], jax: list[Traced]) -> tuple[str, tuple[float, fl
         one, other = a.fingerprint, b.fingerprint
         if len(one.low) != len(other.low):
             continue
-        centres = [(x.low + x.high) / 2 for x in (one, other)]
-        room = (one.high - one.low + other.high - other.low) / 2
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore"):  # inf - inf, of a side that isn't finite
+            centres = [(x.low + x.high) / 2 for x in (one, other)]
+            room = (one.high - one.low + other.high - other.low) / 2
             gap = np.nan_to_num(np.abs(centres[0] - centres[1]) - room, nan=0.0)
         at = int(np.argmax(gap))
         values = float(centres[0][at]), float(centres[1][at])
