@@ -1,5 +1,6 @@
 """exp, log, roots, powers, maxima, and functions of which only a symmetry is known."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -232,3 +233,18 @@ def softplus(of: Algebra, x: Field) -> Field:
 def erf(of: Algebra, x: Field) -> Field:
     """Odd."""
     return keyed(of, "erf", x, -1)
+
+
+# Both frameworks call these the same.
+SHARED: dict[str, Callable[..., Any]] = {
+    "sin": lambda of, x: keyed(of, "sin", x, -1),
+    "cos": lambda of, x: keyed(of, "cos", x, 1),
+    "log1p": lambda of, x: log(of, of.add(of.lift(1.0), x)),
+    "expm1": lambda of, x: of.sub(exp(of, x), of.lift(1.0)),
+    "eq": lambda of, a, b: compared(of, a, b) == 0,
+    "ne": lambda of, a, b: compared(of, a, b) != 0,
+    "lt": lambda of, a, b: compared(of, a, b) < 0,
+    "le": lambda of, a, b: compared(of, a, b) <= 0,
+    "gt": lambda of, a, b: compared(of, a, b) > 0,
+    "ge": lambda of, a, b: compared(of, a, b) >= 0,
+}

@@ -160,27 +160,18 @@ def _enter(*names: str) -> Callable[[Rule], Rule]:
 
 # Of the algebra and its arguments alone.
 _ELEMENTWISE: dict[str, Rule] = {
+    **functions.SHARED,
     "add": Algebra.add, "add_any": Algebra.add, "sub": Algebra.sub, "mul": Algebra.mul,
     "div": Algebra.div, "neg": Algebra.neg, "max": functions.maximum, "min": functions.minimum,
     "abs": functions.absolute, "sign": functions.sign, "sqrt": functions.sqrt,
     "rsqrt": functions.rsqrt, "exp": functions.exp, "log": functions.log,
     "tanh": functions.tanh, "logistic": functions.logistic, "erf": functions.erf,
-    "sin": lambda of, x: functions.keyed(of, "sin", x, -1),
-    "cos": lambda of, x: functions.keyed(of, "cos", x, 1),
     "square": lambda of, x: of.power(x, 2),
-    "log1p": lambda of, x: functions.log(of, of.add(of.lift(1.0), x)),
-    "expm1": lambda of, x: of.sub(functions.exp(of, x), of.lift(1.0)),
     "exp2": lambda of, x: functions.exp(of, of.mul(x, of.lift(math.log(2)))),
     "erfc": lambda of, x: of.sub(of.lift(1.0), functions.erf(of, x)),
     "pow": lambda of, x, y: functions.power(of, of.lift(x), of.lift(y)),
     "is_finite": lambda of, x: np.broadcast_to(
         np.asarray(True) if x.inf is None else x.inf == 0, x.shape),
-    "eq": lambda of, a, b: functions.compared(of, a, b) == 0,
-    "ne": lambda of, a, b: functions.compared(of, a, b) != 0,
-    "lt": lambda of, a, b: functions.compared(of, a, b) < 0,
-    "le": lambda of, a, b: functions.compared(of, a, b) <= 0,
-    "gt": lambda of, a, b: functions.compared(of, a, b) > 0,
-    "ge": lambda of, a, b: functions.compared(of, a, b) >= 0,
     "clamp": lambda of, low, x, high: functions.minimum(of, functions.maximum(of, x, low), high),
 }  # fmt: skip
 

@@ -67,6 +67,7 @@ def _scalars(f: Rule) -> Rule:
 
 
 _ELEMENTWISE: dict[str, Rule] = {
+    **functions.SHARED,
     "mul": Algebra.mul, "neg": Algebra.neg, "reciprocal": Algebra.inverse,
     "abs": functions.absolute, "sgn": functions.sign, "sign": functions.sign,
     "exp": functions.exp, "log": functions.log, "sqrt": functions.sqrt,
@@ -74,18 +75,8 @@ _ELEMENTWISE: dict[str, Rule] = {
     "erf": functions.erf, "pow": functions.power, "maximum": functions.maximum,
     "minimum": functions.minimum, "clamp_min": functions.maximum,
     "clamp_max": functions.minimum, "square": lambda of, x: of.power(x, 2),
-    "sin": lambda of, x: functions.keyed(of, "sin", x, -1),
-    "cos": lambda of, x: functions.keyed(of, "cos", x, 1),
-    "log1p": lambda of, x: functions.log(of, of.add(of.lift(1.0), x)),
-    "expm1": lambda of, x: of.sub(functions.exp(of, x), of.lift(1.0)),
     "relu": lambda of, x: functions.maximum(of, x, of.lift(0.0)),
     "silu": lambda of, x: of.mul(x, functions.logistic(of, x)),
-    "eq": lambda of, a, b: functions.compared(of, a, b) == 0,
-    "ne": lambda of, a, b: functions.compared(of, a, b) != 0,
-    "lt": lambda of, a, b: functions.compared(of, a, b) < 0,
-    "le": lambda of, a, b: functions.compared(of, a, b) <= 0,
-    "gt": lambda of, a, b: functions.compared(of, a, b) > 0,
-    "ge": lambda of, a, b: functions.compared(of, a, b) >= 0,
     "tanh_backward": lambda of, g, y: of.mul(g, of.sub(of.lift(1.0), of.mul(y, y))),
     "sigmoid_backward": lambda of, g, y: of.mul(g, of.mul(y, of.sub(of.lift(1.0), y))),
     "isnan": lambda of, x: np.zeros(x.shape, bool),
