@@ -68,6 +68,10 @@ class Group:
     open: bool
 
     @property
+    def marks(self) -> list[Mark]:
+        return list(dict.fromkeys(row.mark for row in self.rows if row.mark))
+
+    @property
     def computed(self) -> int:
         return sum(row.torch is not None for row in self.rows)
 
@@ -146,7 +150,7 @@ def _rows(alignment: Alignment) -> list[Row]:
     if parting:  # what is named there may be no tensor of its own numbers: a layout, what is given
         theirs = {h.torch.number for h in heights if h.torch}
         ours = {h.jax.number for h in heights if h.jax}
-        for t, j in parting.agreeing:
+        for t, j in parting.agreeing[:SHOWN]:
             if t.number not in theirs:
                 heights.append(_Height(t, j, 1.0))
                 theirs.add(t.number)
@@ -182,7 +186,7 @@ def _marks(alignment: Alignment) -> tuple[dict[int, Mark], dict[int, Mark]]:
         for marks, places in ((torch, parting.torch), (jax, parting.jax)):
             for i, place in enumerate(places[:SHOWN]):
                 marks[place.number] = "suspect" if i else "parts"
-        for t, j in parting.agreeing:
+        for t, j in parting.agreeing[:SHOWN]:
             torch.setdefault(t.number, "agrees")
             jax.setdefault(j.number, "agrees")
     return torch, jax
@@ -191,23 +195,26 @@ def _marks(alignment: Alignment) -> tuple[dict[int, Mark], dict[int, Mark]]:
 def _with_lone_jax(
     heights: Sequence[_Height], lone: dict[int, Place], made_of: Operands
 ) -> list[_Height]:
-    """Each below the lowest row of what it was made of, or of the tensor before it; in its phase,
-    and a product where Torch's is."""
+    """Each below the lowest row of what it was made of, or of the tensor before it, as far as its
+    phase reaches; and a product where Torch's is."""
     top = _Height(None)
     spots = [top, *heights]
     at = {h.jax.number: i for i, h in reversed([*enumerate(spots)]) if h.jax}
     phases = [h.torch.phase if h.torch else "" for h in spots]
+    begins = {phase: i for i, phase in reversed([*enumerate(phases)])}
+    ends = {phase: i for i, phase in enumerate(phases)}
     beside = _beside(spots, lone)
     before = 0
     for number in sorted({*at, *lone}):
-        if number not in lone:
-            before = at[number]
+        if number not in lone:  # what is given has its number before all that are computed
+            spot = spots[at[number]].jax
+            before = before if spot is None or spot.given else at[number]
             continue
         operands = [at[o] for o in made_of.get(number, ()) if isinstance(o, int) and o in at]
-        phase = lone[number].phase
-        begins = phases.index(phase) - 1 if phase in phases else 0
+        phase = lone[number].phase if lone[number].phase in ends else phases[before]
         lowest = max(operands, default=before)
-        before = at[number] = max(lowest, begins, beside.get(number, 1) - 1)
+        lowest = max(lowest, begins[phase] - 1, beside.get(number, 1) - 1)
+        before = at[number] = min(lowest, ends[phase])
         spots[before].below.append(_Height(None, lone[number]))
     return [h for spot in spots for h in ([] if spot is top else [spot]) + spot.below]
 
@@ -259,11 +266,13 @@ def _groups(rows: Sequence[Row]) -> Iterator[Group]:
             joined[-1][1].extend(found)
         else:
             joined.append(([*names], [*found]))
-    for names, found in joined:
+    parted = [i for i, (_, found) in enumerate(joined) if any(r.mark == "parts" for r in found)]
+    for i, (names, found) in enumerate(joined):
         known = list(dict.fromkeys(filter(None, names)))
         where = f"{known[0]} to {known[-1]}" if len(known) > 1 else known[0] if known else ""
         phase = found[0].place.phase
-        seen = len(rows) <= ALL_SEEN or any(row.mark for row in found)
+        marked = any(row.mark for row in found)
+        seen = len(rows) <= ALL_SEEN or marked and any(abs(i - at) <= 1 for at in parted)
         yield Group(f"{phase}: {where}" if where else phase, tuple(found), seen)
 
 

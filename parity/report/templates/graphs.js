@@ -13,6 +13,7 @@ for (const section of document.querySelectorAll(".graphs")) {
     above[side].set(row, made);
     for (const operand of made) below[side].set(operand, [...below[side].get(operand) || [], row]);
   }
+  const boxed = section.querySelector(".strip") !== null;  // many rows: the page begins at the parting
   let chosen = null, waiting = false;
 
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
@@ -31,6 +32,7 @@ for (const section of document.querySelectorAll(".graphs")) {
     svg.replaceChildren();
     const gutter = table.tHead.rows[0].cells[1];
     const left = gutter.offsetLeft, width = gutter.offsetWidth, middle = left + width / 2;
+    const reach = width > 100 ? 360 : 150;  // how long a curve is drawn unasked
     const off = Math.max(24, width * 0.21), x = {jax: middle - off, torch: middle + off};
     svg.setAttribute("width", table.offsetWidth);
     svg.setAttribute("height", table.offsetHeight);
@@ -45,7 +47,7 @@ for (const section of document.querySelectorAll(".graphs")) {
       shape("path", kind, {d: `M${x[side]} ${a}C${out} ${a} ${out} ${b} ${x[side]} ${b}`});
     };
     for (const side of ["jax", "torch"]) for (const row of y.keys()) for (const operand of above[side].get(row))
-      if (y.has(operand) && Math.abs(y.get(row) - y.get(operand)) < 360) curve(side, row, operand, "edge");
+      if (y.has(operand) && Math.abs(y.get(row) - y.get(operand)) < reach) curve(side, row, operand, "edge");
     if (chosen && y.has(chosen)) for (const side of ["jax", "torch"]) {
       for (const row of above[side].get(chosen)) curve(side, chosen, row, "chosen");
       for (const row of below[side].get(chosen) || []) curve(side, chosen, row, "chosen");
@@ -95,10 +97,14 @@ for (const section of document.querySelectorAll(".graphs")) {
       for (const other of [...above[side].get(row), ...below[side].get(row) || []]) other.classList.add("near");
     redraw();
   }
-  function go(row) {
+  function show(row) {
     fold(home.get(row), false);
     if (row.hidden) { search.value = ""; filter(); }
-    row.scrollIntoView({block: "center"});
+    if (boxed) drawn.scrollTop = row.offsetTop - drawn.clientHeight / 2;
+  }
+  function go(row) {
+    show(row);
+    row.scrollIntoView({block: boxed ? "nearest" : "center"});
     row.focus({preventScroll: true});
   }
 
@@ -128,6 +134,8 @@ for (const section of document.querySelectorAll(".graphs")) {
     go(rows[Math.min(rows.length - 1, Math.floor((event.clientX - box.left) / box.width * rows.length))]);
   });
   section.querySelector(".tools").hidden = false;
+  drawn.classList.toggle("boxed", boxed);
+  if (parting) show(parting);
   if (rows.length) (parting || rows[0]).tabIndex = 0;
   addEventListener("resize", redraw);
   redraw();

@@ -100,6 +100,7 @@ def test_few_rows_are_all_seen_and_many_fold_up_to_the_parting():
     assert len(few.groups) > 3 and all(group.open for group in few.groups)
     many = deep(80)
     assert [g.name for g in many.groups if g.open] == ["forward: blocks.40"]
+    assert many.groups[40].marks == ["parts"] and many.groups[40].aligned == 12
     assert len(many.groups) == 80 and many.folds
     assert sum(n for _, n, _ in many.stripes) == len(many.rows) == 80 * 13
     assert [c for *_, c in many.stripes] == ["same", "parts", "same"]
@@ -160,6 +161,7 @@ def test_the_page_of_a_wrong_port_shows_both_lines_in_a_red_row(tmp_path):
     about = {"data": "8 random rows", "command": "", "versions": {}, "hardware": {}, "time": ""}
     Report((verdict,), about | {"matmul precision": ""}, 1.0).write(tmp_path)
     page = (tmp_path / "index.html").read_text()
+    assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?(?:https?:)?//""", page)
     red = re.findall(r'<tr class="row apart parts".*?(?=<tr|</tbody)', page, re.DOTALL)
     assert len(red) == 1
     assert re.search(r"tanh.*test_graphs\.py:\d+ \(net\)", red[0], re.DOTALL)
