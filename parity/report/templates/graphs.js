@@ -43,8 +43,8 @@ for (const section of document.querySelectorAll(".graphs")) {
       const a = place(from), b = place(to);
       if (a === null || b === null || a === b) return;
       const bulge = Math.min(width / 2 - off - 2, 5 + Math.abs(a - b) / 6) * (side === "jax" ? -1 : 1);
-      const out = x[side] + bulge;
-      shape("path", kind, {d: `M${x[side]} ${a}C${out} ${a} ${out} ${b} ${x[side]} ${b}`});
+      const at = x[side], out = at + bulge, bend = Math.min(60, Math.abs(a - b) / 2) * Math.sign(b - a);
+      shape("path", kind, {d: `M${at} ${a}Q${out} ${a} ${out} ${a + bend}V${b - bend}Q${out} ${b} ${at} ${b}`});
     };
     for (const side of ["jax", "torch"]) for (const row of y.keys()) for (const operand of above[side].get(row))
       if (y.has(operand) && Math.abs(y.get(row) - y.get(operand)) < reach) curve(side, row, operand, "edge");
