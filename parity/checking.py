@@ -1,13 +1,11 @@
 """check and assert_parity: the ladder as a library call on a pair of models."""
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Any, Literal
 
 from jax_mlp import programs
-from mlp_core import fashion_mnist
 from parity import defaults
 from parity.levels.curve import curves
 from parity.levels.ladder import LEVELS, climb, named
@@ -16,12 +14,13 @@ from parity.levels.pair import Pair
 from parity.levels.verdict import Verdict
 from parity.locate.alignment import Alignment, aligned
 from parity.locate.divergence import Divergence, locate
-from parity.problem import Examples, Known, Loss, Problem, Training, Weights
+from parity.problem import Known, Loss, Problem, Weights
+from parity.sides.asked import asked
 from parity.sides.guess import Guess
 from parity.sides.jax_port import JaxPort
 from parity.sides.pairs import guessed, sides_of
 from parity.sides.torch_port import TorchPort
-from parity.sides.usable import as_arrays, refuse_unusable, told_apart
+from parity.sides.usable import refuse_unusable
 
 LATE = 200  # steps, whose batches are kept to trace the last of them to a line of code
 
@@ -85,26 +84,25 @@ def check(
     on another device than the CPU in Torch, or if a model gives different outputs for the same
     inputs.
     """
-    jax_model, torch_model = told_apart(one, other)
-    source = _resolved(data)
-    if not isinstance(epochs, int) or epochs < 1:
-        raise ValueError(f"epochs: {epochs!r}, expected 1 or more")
-    if accumulate > (batches := epochs * (Examples(source, batch_size).steps or accumulate)):
-        raise ValueError(f"accumulate: {accumulate} batches a step, and {batches} in all epochs")
-    accepted = tuple(_known(difference) for difference in known)
-    infer = isinstance(source, tuple) and source[1] is None
-    problem = Problem(
-        torch_model,
-        jax_model,
-        Examples(source, batch_size, seed),
-        Training(loss, optimizer, lr, accumulate, mode, infer),
-        weights,
-        state,
-        accepted,
-        initial,
-        epochs,
-        certify,
+    problem = asked(
+        one,
+        other,
+        data,
+        loss=loss,
+        optimizer=optimizer,
+        mode=mode,
+        lr=lr,
+        accumulate=accumulate,
+        batch_size=batch_size,
+        seed=seed,
+        weights=weights,
+        state=state,
+        known=tuple(_known(difference) for difference in known),
+        initial=initial,
+        epochs=epochs,
+        certify=certify,
     )
+    _check_length(problem)
     return solve(problem, named(levels), pair, on_start, on_result)
 
 
@@ -169,21 +167,23 @@ def align(
     half finished shows which of Torch's layers are there.
     Raises as `check` does; UnsupportedPrimitive for an operation of JAX's without a rounding rule.
     """
-    jax_model, torch_model = told_apart(one, other)
-    source = _resolved(data)
-    infer = isinstance(source, tuple) and source[1] is None
-    problem = Problem(
-        torch_model,
-        jax_model,
-        Examples(source, batch_size, seed),
-        Training(loss, optimizer, lr, 1, mode, infer),
-        weights,
-        state,
+    problem = asked(
+        one,
+        other,
+        data,
+        loss=loss,
+        optimizer=optimizer,
+        mode=mode,
+        lr=lr,
+        batch_size=batch_size,
+        seed=seed,
+        weights=weights,
+        state=state,
     )
     jax, torch = sides_of(problem, "float64")
     refuse_unusable(jax, torch)
     epochs = -(-steps // (jax.examples.steps or steps))
-    return aligned(jax, torch, [*islice(jax.stream(epochs), steps)], infer)
+    return aligned(jax, torch, [*islice(jax.stream(epochs), steps)], problem.training.infer)
 
 
 def assert_parity(one: Any, other: Any, data: Any = None, **options: Any) -> Verdict:
@@ -275,13 +275,10 @@ def _known(given: Sequence[str]) -> Known:
     return Known(*given)
 
 
-def _resolved(data: Any) -> Any:
-    """Arrays in the form that both sides take; or where Fashion-MNIST is, announced once."""
-    if not isinstance(data, (tuple, list, str, os.PathLike, type(None))):
-        kind = f"{type(data).__module__}.{type(data).__name__}"
-        raise TypeError(
-            f"data: a {kind}, expected (inputs, targets), a folder of Fashion-MNIST, or 'sample'"
-        )
-    if not isinstance(data, (tuple, list)):
-        return "sample" if fashion_mnist.load(data).is_sample else data
-    return as_arrays(data)
+def _check_length(problem: Problem) -> None:
+    """Raises ValueError where no epoch, or no whole step, would be trained."""
+    epochs, accumulate = problem.epochs, problem.training.accumulate
+    if not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"epochs: {epochs!r}, expected 1 or more")
+    if accumulate > (batches := epochs * (problem.examples.steps or accumulate)):
+        raise ValueError(f"accumulate: {accumulate} batches a step, and {batches} in all epochs")

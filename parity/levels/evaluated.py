@@ -41,8 +41,6 @@ def judge_part(part: str) -> Judge:
     def judge(pair: Pair, precision: str) -> list[Comparison]:
         if pair.infer and part != "logits":
             raise Skipped("there are no targets: outputs alone are compared")
-        if precision == "float64" and (why := pair.without_float64):
-            raise Skipped(why)
         found = _judged(pair, precision, part)
         doubt = not all(c.ok and not c.unjudged for c in found)
         if precision == "float64" and doubt and (why := pair.narrow):
@@ -76,7 +74,7 @@ def _judged(pair: Pair, precision: str, part: str) -> list[Comparison]:
             for s in SIDES:
                 against = (s, "float64 value")
                 found += compare_trees(sides[s], value, within, sides=against, name=name)
-            if pair.mixed:
+            if pair.narrower:
                 found += _as_near(value, sides, name)
     return found
 

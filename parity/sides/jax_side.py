@@ -386,7 +386,7 @@ class JaxSide:
             return self.assembled(params, self.held()[1])(X)
 
         logits, back = jax.vjp(logits_of, params, X)
-        return logits, back(cotangent)
+        return logits, back(cotangent.astype(logits.dtype))
 
     def _of(self, examples: Examples) -> JaxData:
         return JaxData(examples, self.dtype, self._data.flat)

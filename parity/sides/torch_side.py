@@ -117,11 +117,11 @@ class TorchSide:
     ) -> None:
         new = self._unnamed(params)
         for name, mine in self._params.items():
-            self._params[name] = torch.tensor(np.array(new[name])).to(mine.dtype)
+            self._params[name] = tensor(np.array(new[name])).to(mine.dtype)
         back = {shared: own for own, shared in self._state_names.items()}
         for name, array in state.items():
             mine = self._buffers[back[name]]
-            self._buffers[back[name]] = torch.tensor(array).reshape(mine.shape).to(mine.dtype)
+            self._buffers[back[name]] = tensor(np.array(array)).reshape(mine.shape).to(mine.dtype)
 
     @property
     def origins(self) -> Mapping[str, Any]:
@@ -251,7 +251,7 @@ class TorchSide:
                 names, own = zip(*self._inner.named_parameters(), strict=True)
                 inputs = tensor(np.array(X, self.dtype)).requires_grad_()
                 logits = self.model(inputs)
-                weights = tensor(np.array(cotangent, self.dtype))
+                weights = tensor(np.array(cotangent, self.dtype)).to(logits.dtype)
                 wanted = [p for p in own if p.requires_grad]
                 *found, by_X = torch.autograd.grad(
                     logits, [*wanted, inputs], weights, materialize_grads=True
