@@ -14,7 +14,6 @@ from parity.levels.pair import Pair
 from parity.levels.verdict import Verdict
 from parity.locate.alignment import Alignment, aligned
 from parity.locate.divergence import Divergence, locate
-from parity.locate.parting import Parting
 from parity.problem import Known, Loss, Problem, Weights
 from parity.sides.asked import asked
 from parity.sides.guess import Guess
@@ -141,7 +140,7 @@ def solve(
         about["weights were guessed"] = problem.weights.text
     label = label or f"{abouts['jax']['model']} = {abouts['torch']['model']}"
     first = _first_divergence(pair, results)
-    apart = _parting(pair, results, first)
+    apart = _apart(pair, results, first)
     notes = tuple(_notes(problem, pair, results))
     return Verdict(label, tuple(results), all_curves, about, first, pair.certified, notes, apart)
 
@@ -216,8 +215,8 @@ def _first_divergence(pair: Pair, results: Sequence[Result]) -> Divergence | Non
     return pair.certified.divergence if pair.certified and differs else None
 
 
-def _parting(pair: Pair, results: Sequence[Result], first: Divergence | None) -> Parting | None:
-    """The lines where both codes part, in float64; None where that can't be told."""
+def _apart(pair: Pair, results: Sequence[Result], first: Divergence | None) -> Alignment | None:
+    """The tensors of a step in which both codes part, in float64; None where that can't be told."""
     differs = first or any(r.level.part and r.failed for r in results)
     if not differs or pair.narrow:
         return None
@@ -232,8 +231,8 @@ def _parting(pair: Pair, results: Sequence[Result], first: Divergence | None) ->
     elif first and first.level == "step":  # what an optimiser doesn't keep, its next step lacks
         runs.append([*islice(jax.stream(pair.epochs), 2)])
     try:
-        found = (aligned(jax, torch, batches, infer).parting for batches in runs)
-        return next((parting for parting in found if parting), None)
+        found = (aligned(jax, torch, batches, infer) for batches in runs)
+        return next((alignment for alignment in found if alignment.parting), None)
     except Exception as error:  # the verdict stands without it, whatever the models hold
         why = str(error).strip().splitlines() or [type(error).__name__]
         pair.remarks.append(f"where in the code they part was not found: {why[0]}")
