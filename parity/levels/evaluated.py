@@ -14,7 +14,7 @@ from parity.comparison import Comparison, compare_trees
 from parity.levels.effective_bits import FLOAT32, same_bits, same_in_float64
 from parity.levels.level import Judge, Level, Skipped
 from parity.levels.pair import Pair
-from parity.sides.memory import paired
+from parity.sides.memory import marked, paired
 from parity.sides.reference import room
 from parity.sides.side import SIDES, Evaluation
 from parity.trees import Arrays
@@ -136,10 +136,7 @@ def _by_own_gradients(
             own = compared(pair, one, part)
             gradients = reference.side.typed(of_jax | one.gradients)
             b = reference.update(pair.params, gradients, memory)
-            value, limit = (
-                params | {f"optimizer.{name}": leaf for name, leaf in kept.items()}
-                for params, kept in (b.value, b.bound)
-            )
+            value, limit = (params | marked(kept) for params, kept in (b.value, b.bound))
             names = [name for name in own if name in only and name in value]
             found += compare_trees(
                 {name: own[name] for name in names},
