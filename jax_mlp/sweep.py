@@ -17,6 +17,7 @@ from jax import lax
 
 from jax_mlp import programs
 from jax_mlp.data import ArrayLoader
+from jax_mlp.device import default_device
 from jax_mlp.reproducible import Arithmetic
 from jax_mlp.sharding import DevicesError
 from jax_mlp.step import Carry, split
@@ -60,7 +61,7 @@ class Sweep(HyperParameters):
         groups, one after the other.
         """
         self.save_hyperparameters()
-        found = jax.devices()
+        found = jax.devices(default_device().platform)
         if devices is not None and not 1 <= devices <= len(found):
             raise DevicesError(f"devices = {devices}, expected 1 to {len(found)}")
         self._devices = found[:devices]

@@ -14,6 +14,7 @@ from jax import lax
 from jax_mlp import programs
 from jax_mlp.classifier import Classifier
 from jax_mlp.data import ArrayLoader
+from jax_mlp.device import default_device
 from jax_mlp.reproducible import Arithmetic
 from jax_mlp.step import Carry, State, Tape, pure_step, recording, split, watched
 from mlp_core.arithmetic import NotReproducible, checked, in_force
@@ -79,7 +80,7 @@ class Trainer(HyperParameters):
             raise NotReproducible(model, why)
         self.opt_state = self.optim.init(split(model)[1])
         self.epoch = self.train_batch_idx = self.val_batch_idx = 0
-        device = jax.devices()[0].device_kind
+        device = default_device().device_kind
         self.history = History(about=about("jax", model, data, self, device, ["jax", "flax"]))
         self._compiled: dict[Any, Any] = {}
         for loader in (self.train_dataloader, self.val_dataloader):

@@ -44,6 +44,7 @@ def check(
     seed: int = defaults.SEED,
     lr: float = defaults.LEARNING_RATE,
     certify: bool = defaults.CERTIFY,
+    device: str | None = None,
     levels: Sequence[Level | str] = LEVELS,
     pair: str | None = None,
     on_start: Callable[[str], None] = lambda what: None,
@@ -76,12 +77,14 @@ def check(
     initial: (seed -> a new Torch model, seed -> a new JAX model), to compare initial weights.
     levels: those to climb, or their names: ("logits", "step").
     epochs: length of the training curves. certify: whether every step of them is judged by its own
-    rounding bound. on_start, on_result: called as levels begin and end.
+    rounding bound. device: "cpu", "cuda" or "tpu", where both compute, but Torch on the CPU beside
+    a TPU; None: on JAX's default device, and where Torch's model lies. on_start, on_result: called
+    as levels begin and end.
 
     Compiled programs are kept in the user's cache, unless JAX has a folder for them already.
     Returns a Verdict. Raises TypeError for what is no such model; ValueError if parameters cannot
-    be paired or have other shapes, if the outputs have, if inputs aren't finite, if something lies
-    on another device than the CPU in Torch, or if a model gives different outputs for the same
+    be paired or have other shapes, if the outputs have, if inputs aren't finite, if something of
+    Torch lies elsewhere than on the CPU or CUDA, or if a model gives different outputs for the same
     inputs.
     """
     problem = asked(
@@ -101,6 +104,7 @@ def check(
         initial=initial,
         epochs=epochs,
         certify=certify,
+        device=device,
     )
     _check_length(problem)
     return solve(problem, named(levels), pair, on_start, on_result)

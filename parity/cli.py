@@ -46,12 +46,19 @@ def run_check(config: CheckConfig) -> int:
 def run_train(config: TrainConfig) -> int:
     import importlib
 
-    from mlp_core.weights import WeightsError
+    from parity.studies.placing import on
 
     side = importlib.import_module(f"{config.side}_mlp")
     checkpoint = importlib.import_module(f"{config.side}_mlp.checkpoint")
     exits.folder(config.out)
     side.manual_seed(config.seed)
+    with on(config.device, config.side) as where:
+        return _train(config, side, checkpoint, where)
+
+
+def _train(config: TrainConfig, side: Any, checkpoint: Any, where: dict[str, Any]) -> int:
+    from mlp_core.weights import WeightsError
+
     data = side.FashionMNIST(config.batch_size, data=config.data, seed=config.seed)
     print(f"Data: {data.dataset.source}")
     options: dict[str, Any] = {"activation": config.activation}
@@ -61,7 +68,7 @@ def run_train(config: TrainConfig) -> int:
         model = side.MLPScratch(784, 10, config.hiddens, config.lr, **options)
     else:
         model = side.MLP(10, config.hiddens, config.lr, **options)
-    trainer = side.Trainer(config.epochs, gradient_clip_val=config.clip)
+    trainer = side.Trainer(config.epochs, gradient_clip_val=config.clip, **where)
     try:
         trainer.fit(model, data)
         code = 0
@@ -190,7 +197,10 @@ def run_bench(config: BenchConfig) -> int:
     try:
         found = bench.run(config, tell)
     except bench.Missing as reason:
-        raise exits.Refused(f"no product on --device {config.device}: {reason}") from None
+        where = f"--device {config.device}" if config.device else "the default device"
+        raise exits.Refused(
+            f"not even a product could be measured on {where}, is it there? {reason}"
+        ) from None
     found.print(Console())
     bench.write(found, config.out, config.json)
     print(f"Report: {config.json or config.out / 'bench.json'}")

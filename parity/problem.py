@@ -9,6 +9,7 @@ import numpy as np
 
 from mlp_core.schedule import Schedule
 from parity import defaults
+from parity.device import NAMES
 from parity.trees import Arrays, Tree, length
 
 REPRODUCIBLE_EXAMPLES = 20_000
@@ -180,7 +181,8 @@ class Problem:
     """One question: are these two models the same? What `check` takes, see there.
 
     torch, jax: the models. initial: (seed -> a new Torch model, seed -> a new JAX model), whose
-    initial weights are compared as distributions.
+    initial weights are compared as distributions. device: "cpu", "cuda" or "tpu"; None: JAX's
+    default, and where Torch's model lies.
     """
 
     torch: Any
@@ -193,3 +195,10 @@ class Problem:
     initial: tuple[Callable[[int], Any], Callable[[int], Any]] | None = None
     epochs: int = defaults.EPOCHS
     certify: bool = defaults.CERTIFY
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.device not in (None, *NAMES):
+            raise ValueError(
+                f"device: {self.device!r}, expected one of {', '.join(NAMES)}, or None"
+            )

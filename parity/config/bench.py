@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from parity.config.network import Source
+from parity.device import Device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,8 @@ class BenchConfig(Source):
     """Instead of --width, widths at and beside 256 and 1024: do powers of two pay?"""
     precision: Literal["highest", "tf32", "bf16"] = "highest"
     """Of matrix products, on devices that have a faster one."""
-    device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
-    """Where to run; auto leaves it to the frameworks."""
+    device: Device | None = None
+    """Where to run: cpu, cuda or tpu; by default the frameworks choose."""
     rounds: int = 9
     """Epochs of each row, after two to warm up."""
     quick: bool = False

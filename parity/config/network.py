@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from mlp_core.activations import Activation
 from parity import defaults
 from parity.config import numbers
+from parity.device import Device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,8 @@ class Perceptron(Source):
     """Examples in a batch; the last of an epoch may have fewer."""
     seed: int = defaults.SEED
     """Of the initial weights and of the shuffles."""
+    device: Device | None = None
+    """Where to compute: cpu, cuda or tpu; by default JAX chooses, and Torch takes the CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from jax_mlp import programs
 from jax_mlp.step import Carry, pure_step, split, update
 from parity.problem import PLAIN, Examples, Training
 from parity.sides.jax_data import JaxData
+from parity.sides.jax_device import jax_device
 from parity.sides.jax_models import as_module, turned_weights
 from parity.sides.jax_port import JaxPort
 from parity.sides.jax_trainer import JaxTrainer
@@ -38,10 +39,13 @@ class JaxSide:
         training: Training = PLAIN,
         given: bool = True,
         turn: bool = True,
+        device: str | None = None,
     ) -> None:
         """given: whether a Linen module, which has no mode of its own, is in training. turn:
-        whether a matrix that lies [out, in] is shown [in, out]."""
+        whether a matrix that lies [out, in] is shown [in, out]. device: see
+        jax_device."""
         self.dtype, self.examples = dtype, examples
+        self.device = jax_device(device, dtype)
         with self._settings():
             module = as_module(model)
             self.turned = turned_weights(module) if turn else set()
@@ -223,18 +227,18 @@ class JaxSide:
         return model.not_reproducible()
 
     def reproducible_epoch(self) -> Run:
-        model = nnx.clone(self.model)
-        trainer = jax_mlp.Trainer(1, arithmetic="reproducible")
-        history = trainer.fit(model, JaxData(self.examples.reproducible, flat=self._data.flat))
-        return self._run(history, model)
+        with jax.default_device(self.device):
+            model = nnx.clone(self.model)
+            trainer = jax_mlp.Trainer(1, arithmetic="reproducible")
+            history = trainer.fit(model, JaxData(self.examples.reproducible, flat=self._data.flat))
+            return self._run(history, model)
 
     def about(self) -> dict[str, Any]:
-        device = jax.devices()[0]
         inner = self.model.net if isinstance(self.model, JaxPort) else self.model
         return {
             "model": f"{type(inner).__module__}.{type(inner).__name__}",
             "versions": {"jax": jax.__version__, "optax": optax.__version__},
-            "device": device.device_kind,
+            "device": self.device.device_kind,
             "matmul precision": "highest",
         }
 
@@ -368,7 +372,8 @@ class JaxSide:
 
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:
-        with jax.enable_x64(self.dtype == "float64"), jax.default_matmul_precision("highest"):
+        exact = jax.enable_x64(self.dtype == "float64"), jax.default_matmul_precision("highest")
+        with jax.default_device(self.device), exact[0], exact[1]:
             yield
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -50,11 +50,15 @@ def sides_of(problem: Problem, dtype: str) -> tuple[JaxSide, TorchSide]:
     """
     weights = guessed(problem).weights
     move = weights if callable(weights) else None
-    theirs = TorchSide(problem.torch, problem.examples, dtype, problem.training, move)
+    theirs = TorchSide(
+        problem.torch, problem.examples, dtype, problem.training, move, problem.device
+    )
     mode = problem.training.mode
     given = problem.torch.training if mode is None else mode == "train"
     turn = move is None  # a function of arrays makes them as JAX's model holds them
-    ours = JaxSide(problem.jax, problem.examples, dtype, problem.training, given, turn)
+    ours = JaxSide(
+        problem.jax, problem.examples, dtype, problem.training, given, turn, problem.device
+    )
     table = weights if isinstance(weights, Mapping) else None
     paired(ours, theirs, table, problem.state)
     ours.load(theirs.params(), theirs.state())

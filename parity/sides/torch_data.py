@@ -80,7 +80,7 @@ def tensor(array: Any, dtype: torch.dtype | None = None) -> torch.Tensor:
 def view(tensor: torch.Tensor) -> np.ndarray:
     """In NumPy, without a copy if it has the type."""
     tensor = tensor.detach()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
 
 
 def numpy(tensor: Any) -> np.ndarray:

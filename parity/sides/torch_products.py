@@ -29,4 +29,4 @@ class Products(TorchDispatchMode):
 
 def _copied(tensor: torch.Tensor) -> np.ndarray:
     """In float64, which NumPy has and holds bfloat16 too; what follows may overwrite the tensor."""
-    return tensor.detach().double().numpy().copy()
+    return tensor.detach().double().cpu().numpy().copy()

@@ -15,6 +15,7 @@ from parity.problem import PLAIN, Examples, Training
 from parity.sides.memory import SLOTS
 from parity.sides.side import Batch, Evaluation, Narrowest, Pullback, Run, Taken, told
 from parity.sides.torch_data import TorchData, numpy, tensor, view
+from parity.sides.torch_device import device_name, torch_device
 from parity.sides.torch_layers import layer_kinds
 from parity.sides.torch_port import TorchPort
 from parity.sides.torch_products import Products
@@ -40,15 +41,12 @@ class TorchSide:
         dtype: str = "float32",
         training: Training = PLAIN,
         weights: Callable[[Arrays], Any] | None = None,
+        device: str | None = None,
     ) -> None:
         """weights: from Torch's arrays, named and shaped as there, to those that the side shows.
-        Raises ValueError if it does more than move elements."""
+        device: see torch_device. Raises ValueError if weights do more than move elements."""
         self.dtype, self.examples = dtype, examples
-        for name, value in (*model.named_parameters(), *model.named_buffers()):
-            if value.device.type != "cpu":
-                raise ValueError(
-                    f"torch: '{name}' is on {value.device}, expected the CPU: model.cpu()"
-                )
+        self.device = torch_device(device, model)
         asked = training.loss is not None or training.optimizer is not None or training.mode
         own = isinstance(model, torch_mlp.Module) and not asked and training.accumulate == 1
         self._data = TorchData(examples, flat=own)
@@ -120,11 +118,11 @@ class TorchSide:
     ) -> None:
         new = self._unnamed(params)
         for name, mine in self._params.items():
-            self._params[name] = tensor(np.array(new[name])).to(mine.dtype)
+            self._params[name] = tensor(np.array(new[name])).to(mine)
         back = {shared: own for own, shared in self._state_names.items()}
         for name, array in state.items():
             mine = self._buffers[back[name]]
-            self._buffers[back[name]] = tensor(np.array(array)).reshape(mine.shape).to(mine.dtype)
+            self._buffers[back[name]] = tensor(np.array(array)).reshape(mine.shape).to(mine)
 
     @property
     def origins(self) -> Mapping[str, Any]:
@@ -182,7 +180,7 @@ class TorchSide:
         """Whether the outputs depend on Torch's random numbers, in the mode of training."""
         found = []
         for seed in (0, 1):
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=self._gpus):
                 torch.manual_seed(seed)
                 found.append(self.forward(inputs))
         return _unequal(*found)
@@ -239,7 +237,7 @@ class TorchSide:
         """
         with self.borrowed(), torch.no_grad(), Products() as seen:
             self.model.train()
-            self.model(tensor(X, self._torch_dtype))
+            self.model(self._typed(X))
         return seen.between
 
     def pullback(
@@ -252,9 +250,9 @@ class TorchSide:
             with self.borrowed():
                 self.model.train()
                 names, own = zip(*self._inner.named_parameters(), strict=True)
-                inputs = tensor(np.array(X, self.dtype)).requires_grad_()
+                inputs = self._typed(np.array(X, self.dtype)).requires_grad_()
                 logits = self.model(inputs)
-                weights = tensor(np.array(cotangent, self.dtype)).to(logits.dtype)
+                weights = self._typed(np.array(cotangent, self.dtype)).to(logits.dtype)
                 wanted = [p for p in own if p.requires_grad]
                 *found, by_X = torch.autograd.grad(
                     logits, [*wanted, inputs], weights, materialize_grads=True
@@ -277,12 +275,12 @@ class TorchSide:
             return Run(history, now.params, now.state)
 
     def make_trainer(self, epochs: int) -> torch_mlp.Trainer:
-        return TorchTrainer(max_epochs=epochs, dtype=self.dtype)
+        return TorchTrainer(epochs, self.dtype, self.device)
 
     def accuracy(self, logits: np.ndarray, labels: np.ndarray) -> list[np.ndarray] | None:
         if not isinstance(self.model, torch_mlp.Classifier):
             return None
-        given = tensor(logits, self._torch_dtype), tensor(labels)
+        given = self._typed(logits), self._typed(labels)
         with self._settings():
             found = (self.model.accuracy(*given, averaged=a) for a in (False, True))
             return [numpy(torch.as_tensor(figure)) for figure in found]
@@ -296,6 +294,7 @@ class TorchSide:
 
     def reproducible_epoch(self) -> Run:
         trainer = torch_mlp.Trainer(1, arithmetic="reproducible")
+        trainer.gpus = self._gpus
         with self.borrowed():
             data = TorchData(self.examples.reproducible, self._data.flat)
             history = trainer.fit(self.model, data)
@@ -305,7 +304,7 @@ class TorchSide:
         return {
             "model": f"{type(self._inner).__module__}.{type(self._inner).__name__}",
             "versions": {"torch": str(torch.__version__)},
-            "device": "cpu",
+            "device": device_name(self.device),
             "threads": torch.get_num_threads(),
             "matmul precision": "highest",
         }
@@ -327,7 +326,7 @@ class TorchSide:
         shown = {key: vars(model)[key] for key in ("trainer", "board") if key in vars(model)}
         optimizer, self._optimizer = self._optimizer, None
         try:
-            with self._settings(), torch.random.fork_rng(devices=[]):
+            with self._settings(), torch.random.fork_rng(devices=self._gpus):
                 for name, p in inner.named_parameters():
                     p.grad = None
                     p.data = self._params[name].clone()
@@ -436,19 +435,23 @@ class TorchSide:
         return found
 
     @property
+    def _gpus(self) -> list[torch.device]:
+        return [self.device] * (self.device.type == "cuda")
+
+    @property
     def _torch_dtype(self) -> torch.dtype:
         return getattr(torch, self.dtype)
 
     def _cast(self, value: torch.Tensor) -> torch.Tensor:
         """A copy at the side's precision; narrower ones than float32 stay, unless it is float64."""
-        value = value.detach()
+        value = value.detach().to(self.device)
         bits = torch.finfo(value.dtype).bits if value.is_floating_point() else 0
         if bits and (self.dtype == "float64" or bits > 32):
             return value.to(self._torch_dtype, copy=True)
         return value.clone()
 
     def _typed(self, tree: Tree) -> Tree:
-        return mapped(lambda leaf: tensor(leaf, self._torch_dtype), tree)
+        return mapped(lambda leaf: tensor(leaf, self._torch_dtype).to(self.device), tree)
 
     def _named(self, tensors: Mapping[str, torch.Tensor]) -> Arrays:
         there = self._layout.there({name: view(t) for name, t in tensors.items()})  # copies

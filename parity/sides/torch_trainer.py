@@ -11,14 +11,16 @@ from parity.trees import mapped
 
 
 class TorchTrainer(torch_mlp.Trainer):
-    def __init__(self, max_epochs: int, dtype: str) -> None:
+    def __init__(self, max_epochs: int, dtype: str, device: torch.device | None = None) -> None:
         super().__init__(max_epochs, arithmetic="native")
         self.dtype = getattr(torch, dtype)
+        self.gpus = [device] if device is not None and device.type == "cuda" else []
 
     def prepare_batch(self, batch: Any) -> Any:
-        return mapped(self._typed, super().prepare_batch(batch))
+        return mapped(self._typed, batch)
 
     def _typed(self, leaf: torch.Tensor) -> torch.Tensor:
+        leaf = leaf.to(self.gpus[0]) if self.gpus else leaf
         wide = leaf.is_floating_point() and torch.float64 in (leaf.dtype, self.dtype)
         return leaf.to(self.dtype) if wide else leaf
 

@@ -36,7 +36,7 @@ def _type_name(x: Any) -> str:
 def as_arrays(data: Sequence[Any]) -> tuple[Tree, ...]:
     """(inputs, targets) or (inputs, targets, validation inputs, validation targets), of NumPy.
 
-    Raises ValueError for another number of parts, an array on another device than the CPU, other
+    Raises ValueError for another number of parts, an array elsewhere than on the CPU or CUDA, other
     types than floats, integers and booleans, other lengths, or floats that aren't finite.
     """
     if len(data) not in (2, 4):
@@ -68,10 +68,10 @@ def as_arrays(data: Sequence[Any]) -> tuple[Tree, ...]:
 
 def _array(leaf: Any) -> np.ndarray:
     device = getattr(getattr(leaf, "device", None), "type", "cpu")  # torch.device has a type
-    if device != "cpu":
-        raise ValueError(f"data: an array is on {device}, expected the CPU: tensor.cpu()")
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"data: an array is on {device}, expected the CPU or CUDA: tensor.cpu()")
     if hasattr(leaf, "detach"):
-        leaf = leaf.detach()
+        leaf = leaf.detach().cpu()
         leaf = leaf.float() if str(leaf.dtype) == "torch.bfloat16" else leaf
     return np.asarray(leaf)
 

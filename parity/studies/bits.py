@@ -23,6 +23,7 @@ from mlp_core.shell import progress_bar
 from mlp_core.weights import Weights, WeightsError, initial, layer_sizes
 from parity.config import BitsConfig
 from parity.exits import Refused
+from parity.studies.placing import on
 
 SIDES = ("jax", "torch")
 # (SHA-256 of the final weights, of the losses) of the default run, by what it is trained on. Both
@@ -195,9 +196,10 @@ def train(side: str, config: BitsConfig) -> Trained:
     if side == "jax":
         refusals += (importlib.import_module("jax_mlp.sharding").DevicesError,)
     try:
-        trainer = _trainer(side, config)
-        model, data = build(side, config)
-        history = trainer.fit(model, data)
+        with on(config.device, side) as options:
+            trainer = _trainer(side, config, options)
+            model, data = build(side, config)
+            history = trainer.fit(model, data)
     except refusals as error:
         raise Refused(f"{side}: {error}") from None
     try:
@@ -219,9 +221,9 @@ def build(side: str, config: BitsConfig) -> tuple[Any, Any]:
     return model, room.FashionMNIST(config.batch_size, data=config.data, seed=config.seed)
 
 
-def _trainer(side: str, config: BitsConfig) -> Any:
+def _trainer(side: str, config: BitsConfig, options: dict[str, Any]) -> Any:
     if side == "torch" or config.devices == 1:
-        return importlib.import_module(f"{side}_mlp").Trainer(config.epochs)
+        return importlib.import_module(f"{side}_mlp").Trainer(config.epochs, **options)
     sharding = importlib.import_module("jax_mlp.sharding")
     sharding.simulate(config.devices)
     return sharding.ShardedTrainer(config.epochs, config.devices)

@@ -80,6 +80,7 @@ def climbed(tell: Tell, config: CheckConfig, data: str | None, name: str) -> Cli
             seed=config.seed,
             initial=book_models(name, config.hiddens, config.lr, **options)[::-1],
             certify=config.certify,
+            device=config.device,
             pair=name,
             on_start=lambda what: tell("start", what),
             on_result=on_result,

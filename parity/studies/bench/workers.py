@@ -10,12 +10,11 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
+from parity.device import Device
 from parity.studies.bench.timing import Row, Size
 
 # Right behind scikit-learn the next row took a fifth to a third longer, after a rest it doesn't.
 REST = 0.3  # seconds
-
-PLATFORMS = {"auto": None, "cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}
 
 
 class Missing(Exception):
@@ -26,7 +25,7 @@ class Worker:
     """One row at one size, in a process of its own: it loads, warms up, then runs its rounds."""
 
     def __init__(
-        self, name: str, size: Size, *, data: str | None, precision: str, device: str
+        self, name: str, size: Size, *, data: str | None, precision: str, device: Device | None
     ) -> None:
         self.name, self.size = name, size
         self.seconds: list[float] = []
@@ -40,8 +39,8 @@ class Worker:
         # Compiling is measured, so nothing compiled before may help.
         env = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false", "KERAS_BACKEND": "jax"}
         env |= {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
-        if platform := PLATFORMS[device]:
-            env["JAX_PLATFORMS"] = platform
+        if device:
+            env["JAX_PLATFORMS"] = device
         if device == "cpu":
             env["CUDA_VISIBLE_DEVICES"] = ""
         command = [sys.executable, "-m", "parity.studies.bench.worker", json.dumps(given)]

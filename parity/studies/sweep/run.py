@@ -10,6 +10,7 @@ from typing import Any
 from mlp_core.files import write_atomically, write_json
 from parity.config import SweepConfig
 from parity.config.exercises import EXERCISES, Exercise, Setting
+from parity.studies.placing import on
 from parity.studies.sweep.outcome import CLASSES, Outcome, Row
 
 
@@ -38,15 +39,17 @@ def train(exercise: Exercise, settings: dict[str, Setting], config: SweepConfig)
     """Train every setting with every seed."""
     import jax_mlp
 
-    seeds = range(config.seed, config.seed + config.seeds)
-    data = jax_mlp.FashionMNIST(config.batch_size, data=config.data, seed=config.seed)
-    models = [build(setting, config.model, seed) for setting in settings.values() for seed in seeds]
-    sweep = jax_mlp.Sweep(config.epochs, devices=config.devices)
-    interrupted = False
-    try:
-        sweep.fit(models, data, [*seeds] * len(settings))
-    except KeyboardInterrupt:
-        interrupted = True
+    seeds, interrupted = range(config.seed, config.seed + config.seeds), False
+    with on(config.device, "jax"):
+        data = jax_mlp.FashionMNIST(config.batch_size, data=config.data, seed=config.seed)
+        models = [
+            build(setting, config.model, seed) for setting in settings.values() for seed in seeds
+        ]
+        sweep = jax_mlp.Sweep(config.epochs, devices=config.devices)
+        try:
+            sweep.fit(models, data, [*seeds] * len(settings))
+        except KeyboardInterrupt:
+            interrupted = True
     each, n = len(seeds), len(data.val.labels)
     histories = [sweep.histories[i : i + each] for i in range(0, len(models), each)]
     rows = tuple(

@@ -7,6 +7,7 @@ from typing import Any
 
 from mlp_core import fashion_mnist
 from mlp_core.files import write_atomically, write_json
+from parity.device import Device
 from parity.interrupted import Interrupted
 from parity.levels.every_step import Trajectory, certify
 from parity.problem import Examples, Problem
@@ -106,6 +107,7 @@ def travel(
     batch_size: int,
     seed: int,
     data: str | None,
+    device: Device | None = None,
     activation: str = "relu",
     sigma: float | None = None,
     copies: int = 0,
@@ -125,7 +127,7 @@ def travel(
     ours, theirs = book_pair(kind, hiddens, lr, seed, **options)
 
     def sides(dtype: str) -> tuple[JaxSide, TorchSide]:
-        return sides_of(Problem(theirs, ours, examples), dtype)
+        return sides_of(Problem(theirs, ours, examples, device=device), dtype)
 
     certified: list[Trajectory] = []
     envelope, found, interrupted = None, None, False
@@ -144,7 +146,7 @@ def travel(
             on_start(f"{kind}: {seeds} seeds a side, {seed_epochs} epochs")
             models = book_models(kind, hiddens, lr, **options)
             which = range(seed, seed + seeds)
-            found = compare_seeds(*models, examples, seed_epochs, seeds=which, lr=lr)
+            found = compare_seeds(*models, examples, seed_epochs, seeds=which, lr=lr, device=device)
     except KeyboardInterrupt as stop:
         interrupted = True
         part = stop.found if isinstance(stop, Interrupted) else None

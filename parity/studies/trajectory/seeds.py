@@ -22,6 +22,7 @@ from jaxtyping import Float
 from jax_mlp.training import scan_batches
 from mlp_core.files import plain
 from mlp_core.shell import progress_bar
+from parity.device import Device
 from parity.problem import Training
 from parity.sides.pairs import Examples, JaxSide, TorchSide
 from parity.sides.reference import Reference
@@ -161,6 +162,7 @@ def compare_seeds(
     *,
     seeds: Sequence[int] = tuple(range(16)),
     lr: float = 0.1,
+    device: Device | None = None,
 ) -> Seeds:
     """Final validation accuracy and loss of both sides over seeds, and a test of equivalence.
 
@@ -173,11 +175,17 @@ def compare_seeds(
     if len(set(seeds)) < 3:
         raise ValueError(f"compare_seeds: seeds {list(seeds)}, expected at least 3 different ones")
     training = Training(lr=lr)
-    side = JaxSide(jax_model(seeds[0]), examples, training=training)
+    side = JaxSide(jax_model(seeds[0]), examples, training=training, device=device)
     if side.loader(train=False) is None:
         raise ValueError("compare_seeds: no validation data")
     start = time.perf_counter()
-    sides = [side, *(JaxSide(jax_model(seed), examples, training=training) for seed in seeds[1:])]
+    sides = [
+        side,
+        *(
+            JaxSide(jax_model(seed), examples, training=training, device=device)
+            for seed in seeds[1:]
+        ),
+    ]
     losses, hits = _train_jax(side, [s.params() for s in sides], seeds, epochs)
     jax_seconds = time.perf_counter() - start
     start = time.perf_counter()
@@ -185,7 +193,9 @@ def compare_seeds(
     with progress_bar(len(seeds), "seed", "torch") as bar:
         for seed in seeds:
             shuffled = Examples(examples.source, examples.batch_size, 1000 + seed)
-            run = TorchSide(torch_model(seed), shuffled, training=training).train(epochs)
+            run = TorchSide(torch_model(seed), shuffled, training=training, device=device).train(
+                epochs
+            )
             accuracy.append(run.history.val("acc")[-1])
             loss.append(run.history.val("loss")[-1])
             bar.update()

@@ -101,9 +101,9 @@ def test_inputs_that_are_not_finite_are_refused_with_their_place(digits, value):
 
 
 def test_what_lies_on_another_device_is_named(digits):
-    with pytest.raises(ValueError, match="an array is on meta, expected the CPU"):
+    with pytest.raises(ValueError, match="an array is on meta, expected the CPU or CUDA"):
         as_arrays((torch.zeros(3, device="meta"), digits[1]))
-    with pytest.raises(ValueError, match="torch: '1.weight' is on meta, expected the CPU"):
+    with pytest.raises(ValueError, match="torch: '1.weight' is on meta, expected the CPU or CUDA"):
         check(Net(), book().to("meta"), data=digits, weights=NAMES, batch_size=32, levels=CHEAP)
 
 

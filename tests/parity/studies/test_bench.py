@@ -101,7 +101,7 @@ def test_a_device_that_is_not_there_is_named(tmp_path, capsys):
     if importlib.util.find_spec("libtpu"):
         pytest.skip("libtpu is installed")
     assert main([*SMALL, "--device", "tpu", "--out", str(tmp_path)]) == 2
-    assert "no product on --device tpu" in capsys.readouterr().err
+    assert "on --device tpu, is it there?" in capsys.readouterr().err
 
 
 def test_an_interrupt_keeps_the_rounds_so_far(monkeypatch):

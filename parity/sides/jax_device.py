@@ -1,0 +1,23 @@
+"""Where a JAX side computes."""
+
+import jax
+
+from jax_mlp.device import default_device
+from parity.device import DeviceMissing
+
+
+def jax_device(name: str | None, dtype: str = "float32") -> jax.Device:
+    """JAX's device of that name; None: its default. For float64, which a TPU has not, the CPU
+    instead of one.
+
+    Raises DeviceMissing.
+    """
+    try:
+        found = jax.devices(name)[0] if name else default_device()
+    except RuntimeError:
+        there = ", ".join(sorted({device.platform for device in jax.devices()} | {"cpu"}))
+        raise DeviceMissing(
+            f"device: '{name}', but JAX {jax.__version__} finds none here, only {there}; "
+            "pip install '.[cuda13]' or '.[tpu]' adds others"
+        ) from None
+    return jax.devices("cpu")[0] if found.platform == "tpu" and dtype == "float64" else found
