@@ -13,6 +13,7 @@ import tyro
 
 from parity import exits
 from parity.config import (
+    AcceleratorConfig,
     BenchConfig,
     BitsConfig,
     CheckConfig,
@@ -207,6 +208,22 @@ def run_bench(config: BenchConfig) -> int:
     return 130 if found.interrupted else 0
 
 
+def run_accelerator(config: AcceleratorConfig) -> int:
+    from rich.console import Console
+
+    from parity.studies.accelerator.run import Tried, run
+
+    exits.folder(config.out)
+    log = Console(stderr=True)
+    tried: Tried | None = None
+    for tried in run(config, lambda text: log.print(text, highlight=False)):
+        last = tried.ended[-1]
+        print(f"{last.stage}: {last.outcome} ({last.seconds:.1f} s)", flush=True)
+    print(f"Report: {config.out / 'index.html'}, {config.out / 'DEVICE.md'}")
+    assert tried is not None
+    return 130 if tried.interrupted else 0 if tried.ok else 1
+
+
 def run_convert(config: ConvertConfig) -> int:
     from mlp_core.weights import Weights
 
@@ -237,6 +254,7 @@ COMMANDS: dict[type, Callable[[Any], int]] = {
     SweepConfig: run_sweep,
     FaultsConfig: run_faults,
     BenchConfig: run_bench,
+    AcceleratorConfig: run_accelerator,
     ConvertConfig: run_convert,
     DataConfig: run_data,
 }

@@ -5,7 +5,7 @@ import platform
 import shlex
 import sys
 import time
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ def environment() -> dict[str, Any]:
     """Versions and hardware that the figures depend on."""
     names = ("mlp-parity", "jax", "jaxlib", "flax", "optax", "torch", "torchvision", "numpy")
     return {
-        "versions": {"python": platform.python_version()} | {n: version(n) for n in names},
+        "versions": {"python": platform.python_version()}
+        | {n: v for n in names if (v := _version(n))},
         "hardware": {
             "processor": _processor(),
             "cores": os.cpu_count(),
@@ -30,6 +31,14 @@ def command() -> str:
     program, *arguments = sys.argv
     name = Path(program).name
     return shlex.join(["mlp-parity" if name == "cli.py" else name, *arguments])
+
+
+def _version(name: str) -> str:
+    """Empty where it isn't installed; this package may lie in a folder."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
 
 
 def _processor() -> str:

@@ -6,16 +6,21 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, TensorDataset
-from torchvision import transforms
 
 from mlp_core import fashion_mnist
 from mlp_core.idx import DataError
 from mlp_core.schedule import Schedule
 from mlp_core.shell import HyperParameters, show_images
+
+try:
+    from torchvision import transforms
+    from torchvision.datasets import FashionMNIST as Reader
+except ImportError:
+    from torch_mlp import without_torchvision as transforms
+    from torch_mlp.without_torchvision import Reader
 
 
 class DataModule(HyperParameters):
@@ -41,7 +46,7 @@ class DataModule(HyperParameters):
         return DataLoader(rows, self.batch_size, shuffle=train)
 
 
-class Images(torchvision.datasets.FashionMNIST):
+class Images(Reader):
     """Torchvision's data set, which also takes many indices (list or array) and gives their batch.
 
     The batch has the bits that ToTensor gives each image: uint8 to float32, divided by 255.

@@ -1,5 +1,6 @@
 """What each command takes. The one source of defaults: CLI, library and tests read them here."""
 
+from parity.config.accelerator import AcceleratorConfig
 from parity.config.bench import BenchConfig
 from parity.config.bits import BitsConfig
 from parity.config.check import CheckConfig
@@ -11,6 +12,7 @@ from parity.config.train import TrainConfig
 from parity.config.trajectory import TrajectoryConfig
 
 __all__ = [
+    "AcceleratorConfig",
     "BenchConfig",
     "BitsConfig",
     "CheckConfig",

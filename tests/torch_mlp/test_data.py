@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -128,3 +131,29 @@ def test_what_torchvision_reads_must_be_what_was_verified(sample, monkeypatch, p
 def test_a_data_module_without_loaders_says_so():
     with pytest.raises(NotImplementedError, match=r"DataModule\.get_dataloader"):
         d2l.DataModule().train_dataloader()
+
+
+WITHOUT = """
+import sys
+sys.modules["torchvision"] = None
+import torch_mlp as d2l
+train = d2l.FashionMNIST(64, data="sample", seed=0).train
+assert type(train).__mro__[1].__module__ == "torch_mlp.without_torchvision"
+batch, labels = train[[0, 7, 5999]]
+one, label = train[7]
+assert (batch[1] == one).all() and labels[1] == label and len(train) == 6000
+print(batch.double().sum().item(), batch.double().square().sum().item(), labels.tolist())
+try:
+    d2l.FashionMNIST(64, resize=(32, 32), data="sample")
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_a_machine_without_torchvision_reads_the_same_images():
+    run = [sys.executable, "-W", "ignore", "-c", WITHOUT]
+    said = subprocess.run(run, capture_output=True, text=True, check=True).stdout.splitlines()
+    batch, labels = d2l.FashionMNIST(64, data="sample", seed=0).train[[0, 7, 5999]]
+    sums = batch.double().sum().item(), batch.double().square().sum().item()
+    assert said[0] == f"{sums[0]} {sums[1]} {labels.tolist()}"
+    assert "resize: needs torchvision" in said[1]

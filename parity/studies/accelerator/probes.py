@@ -1,0 +1,171 @@
+"""Questions to a device that no command asks: what it is, its products' bits, its determinism.
+
+Run as `python -m parity.studies.accelerator.probes NAME DEVICE FOLDER`; writes FOLDER/NAME.json.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mlp_core.files import write_json
+from parity.device import NAMES, Device
+from parity.environment import environment
+from parity.levels.precision import Product
+from parity.sides.jax_device import jax_device
+from parity.studies.placing import on
+
+N = 64  # of a product; 64 x 64 random numbers show their last bit but for a chance of 2^-4096
+
+
+def found(device: str) -> dict[str, Any]:
+    """Device, driver, versions."""
+    here = jax_device(device)
+    about = environment()
+    facts: dict[str, Any] = {
+        "device": here.device_kind,
+        "platform": here.platform,
+        "count": len(jax.devices(device)),
+        "memory": _memory(here),
+        "driver": _driver() if device == "cuda" else "-",
+        "processor": about["hardware"]["processor"],
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
+    with on("cuda" if device == "cuda" else "cpu", "torch") as options:
+        facts["Torch computes on"] = "CUDA" if options else "the CPU"
+    return facts | {name: text for name, text in about["versions"].items() if name != "python"}
+
+
+def precision(device: str) -> dict[str, Any]:
+    """Effective bits of the operands of products, as each framework's settings leave them."""
+    rng = np.random.default_rng(0)
+    W = rng.uniform(1, 2, (N, N)).astype(np.float32)
+    products = []
+    for side, settings in (("jax", _jax_products(device)), ("torch", _torch_products(device))):
+        for setting, operation, compute in settings:
+            bits = Product(operation, W.ravel(), np.asarray(compute(W)).ravel()).bits
+            products.append(
+                {"side": side, "setting": setting, "operation": operation, "bits": bits}
+            )
+    return {"products": products}
+
+
+Case = tuple[str, str, Callable[[np.ndarray], Any]]
+
+
+def _jax_products(device: str) -> Iterator[Case]:
+    here, eye = jax_device(device), np.eye(N, dtype=np.float32)
+
+    def case(operation: Callable[[Any, Any], Any]) -> Callable[[np.ndarray], Any]:
+        return lambda W: jax.jit(operation)(*jax.device_put((eye, W), here))
+
+    for setting in ("default", "high", "highest"):
+        chosen = None if setting == "default" else setting
+
+        def product(a: Any, b: Any, chosen: Any = chosen) -> Any:
+            return jnp.matmul(a, b, precision=chosen)
+
+        def attention(a: Any, b: Any, chosen: Any = chosen) -> Any:
+            return jnp.einsum("hqk,hkd->hqd", a[None], b[None], precision=chosen)[0]
+
+        def convolution(a: Any, b: Any, chosen: Any = chosen) -> Any:
+            image, kernel = a.reshape(N, N, 1, 1), b.T.reshape(N, N, 1, 1)
+            out = jax.lax.conv(image, kernel, (1, 1), "VALID", precision=chosen)
+            return out.reshape(N, N)
+
+        yield f"precision={setting}", "product", case(product)
+        yield f"precision={setting}", "batched product", case(attention)
+        yield f"precision={setting}", "convolution", case(convolution)
+
+
+def _torch_products(device: str) -> Iterator[Case]:
+    import torch
+
+    from parity.sides.torch_device import torch_device
+
+    where = torch_device(device)
+    eye = torch.eye(N, device=where)
+    before = torch.get_float32_matmul_precision()
+    default = torch.backends.cudnn.allow_tf32
+
+    def convolution(W: np.ndarray) -> Any:
+        kernel = torch.from_numpy(W.T.copy()).to(where)[:, :, None, None]
+        return torch.conv2d(eye[:, :, None, None], kernel)[:, :, 0, 0].cpu().numpy()
+
+    def product(W: np.ndarray) -> Any:
+        return (eye @ torch.from_numpy(W).to(where)).cpu().numpy()
+
+    def batched(W: np.ndarray) -> Any:
+        return torch.bmm(eye[None], torch.from_numpy(W).to(where)[None])[0].cpu().numpy()
+
+    try:
+        for setting in ("highest", "high", "medium"):
+            torch.set_float32_matmul_precision(setting)
+            yield f"matmul precision {setting}", "product", product
+            yield f"matmul precision {setting}", "batched product", batched
+        for allowed in (default, False):
+            torch.backends.cudnn.allow_tf32 = allowed
+            yield f"cudnn.allow_tf32={allowed}", "convolution", convolution
+    finally:
+        torch.set_float32_matmul_precision(before)
+        torch.backends.cudnn.allow_tf32 = default
+
+
+def determinism(device: Device) -> dict[str, Any]:
+    """One epoch of the sample, twice in each framework; and once more on the CPU."""
+    runs = []
+    for side in ("jax", "torch"):
+        first, second = _epoch(side, device), _epoch(side, device)
+        runs.append({"side": side, "what": f"twice on {device}", "same": first == second})
+        if device != "cpu":
+            same = first == _epoch(side, "cpu")
+            runs.append(
+                {"side": side, "what": f"{device} and the CPU, native float32", "same": same}
+            )
+    return {"runs": runs}
+
+
+def _epoch(side: str, device: Device) -> bytes:
+    """The weights after it."""
+    import importlib
+
+    room = importlib.import_module(f"{side}_mlp")
+    get = importlib.import_module(f"{side}_mlp.checkpoint").get_weights
+    with on(device, side) as options:
+        room.manual_seed(0)
+        data = room.FashionMNIST(256, data="sample", seed=0)
+        model = room.MLPScratch(784, 10, 64, 0.1)
+        room.Trainer(1, **options).fit(model, data)
+        return b"".join(array.tobytes() for array in get(model).values())
+
+
+def _memory(device: Any) -> str:
+    limit = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else None
+    return f"{limit / 2**30:.0f} GiB for JAX" if limit else "-"
+
+
+def _driver() -> str:
+    try:
+        asked = ("nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader")
+        return subprocess.run(asked, capture_output=True, text=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+
+
+def _known(name: str) -> Device:
+    return next(one for one in NAMES if one == name)
+
+
+PROBES = {"found": found, "precision": precision, "determinism": determinism}
+
+if __name__ == "__main__":
+    name, chosen, folder = sys.argv[1:]
+    write_json(Path(folder) / f"{name}.json", PROBES[name](_known(chosen)))

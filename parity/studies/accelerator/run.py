@@ -1,0 +1,157 @@
+"""All stages, one after the other, within the time given; each written when it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mlp_core.files import write_atomically, write_json
+from parity.config import AcceleratorConfig
+from parity.environment import environment
+from parity.exits import Refused
+from parity.report.page import rendered
+from parity.studies.accelerator.stages import Stage, shown, stages
+
+GRACE = 15.0  # seconds from Ctrl-C, at which a command writes what it has, until it is killed
+OUTCOMES = {0: "ok", 1: "differs", 2: "refused", 130: "interrupted"}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a stage ended. said: the last lines that it printed."""
+
+    stage: str
+    question: str
+    outcome: str
+    seconds: float
+    said: str = ""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a device was asked, as far as it came."""
+
+    device: str
+    about: dict[str, Any]
+    ended: tuple[Ended, ...] = ()
+    tables: dict[str, list[tuple[str, ...]]] = field(default_factory=dict)
+    interrupted: bool = False
+
+    @property
+    def ok(self) -> bool:
+        return (
+            bool(self.ended)
+            and not self.interrupted
+            and all(one.outcome == "ok" for one in self.ended)
+        )
+
+    @property
+    def name(self) -> str:
+        """What the device calls itself."""
+        rows = self.tables.get("found", [])
+        return next((row[1] for row in rows if row[0] == "device"), self.device)
+
+    def markdown(self) -> str:
+        """The page for docs/accelerators/DEVICE.md."""
+        lines = [f"# {self.name}", "", f"{self.about['time']}.", ""]
+        rows = [("stage", "question", "outcome", "seconds")]
+        rows += [(e.stage, e.question, e.outcome, f"{e.seconds:.0f}") for e in self.ended]
+        lines += [shown(rows), ""]
+        if self.interrupted:
+            lines += ["Interrupted: later stages were not tried.", ""]
+        for one in self.ended:
+            lines += [f"## {one.stage}: {one.question}", ""]
+            if table := self.tables.get(one.stage):
+                lines += [shown(table), ""]
+            if one.outcome != "ok" or one.stage not in self.tables:
+                lines += ["```", one.said or one.outcome, "```", ""]
+        return "\n".join(lines)
+
+    def write(self, folder: Path) -> None:
+        """accelerator.json, DEVICE.md and index.html, each whole or not at all."""
+        record = asdict(self) | {"ok": self.ok}
+        write_json(folder / "accelerator.json", record)
+        write_atomically(folder / "DEVICE.md", self.markdown().encode())
+        page = rendered("accelerator.html", tried=self, name=self.name)
+        write_atomically(folder / "index.html", page.encode())
+
+
+def run(config: AcceleratorConfig, tell: Callable[[str], None]) -> Iterator[Tried]:
+    """What is known after each stage, already written. Raises Refused without the device."""
+    device = config.device or _default()
+    end = time.monotonic() + 60 * config.minutes
+    tried = Tried(device, environment() | {"minutes": config.minutes, "small": config.small})
+    for stage in stages(config, device):
+        left = end - time.monotonic()
+        tell(f"{stage.name}: {stage.question} ({left / 60:.1f} minutes left)")
+        interrupted = False
+        if left <= 0:
+            one = Ended(stage.name, stage.question, "no time left", 0.0)
+        else:
+            one, interrupted = _tried(stage, left)
+        tables = dict(tried.tables)
+        if (found := stage.read(config.out)) is not None and one.outcome != "no time left":
+            tables[stage.name] = stage.table(found)
+        tried = replace(tried, ended=(*tried.ended, one), tables=tables, interrupted=interrupted)
+        tried.write(config.out)
+        yield tried
+        if stage.name == "found" and one.outcome != "ok" and not interrupted:
+            raise Refused(one.said.splitlines()[-1] if one.said else f"no device '{device}' here")
+        if interrupted:
+            return
+
+
+def _tried(stage: Stage, limit: float) -> tuple[Ended, bool]:
+    """(how it ended, whether by Ctrl-C). At the limit it is interrupted, then killed."""
+    start, timed_out, interrupted = time.monotonic(), False, False
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", *stage.arguments],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        errors="replace", start_new_session=True,
+    )  # fmt: skip
+    said = ""
+    try:
+        said, _ = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        timed_out = True
+    except KeyboardInterrupt:
+        interrupted = True
+    if timed_out or interrupted:
+        said = _stopped(process)
+    code = process.returncode
+    outcome = OUTCOMES.get(code, f"failed with exit code {code}")
+    outcome = "stopped, out of time" if timed_out else "interrupted" if interrupted else outcome
+    seconds = time.monotonic() - start
+    return Ended(stage.name, stage.question, outcome, round(seconds, 1), _last(said)), interrupted
+
+
+def _stopped(process: subprocess.Popen) -> str:
+    """Ctrl-C to the stage and its children; what it printed."""
+    for sign, wait in ((signal.SIGINT, GRACE), (signal.SIGKILL, None)):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, sign)
+        try:
+            return process.communicate(timeout=wait)[0] or ""
+        except subprocess.TimeoutExpired:
+            continue
+    return ""
+
+
+def _last(said: str, lines: int = 12) -> str:
+    """The last lines, without those that a progress bar overwrote."""
+    whole: Sequence[str] = [line.rpartition("\r")[2].rstrip() for line in said.splitlines()]
+    return "\n".join(line for line in whole[-lines:] if line)
+
+
+def _default() -> str:
+    """By JAX, asked in another process: this one must not hold the device's memory."""
+    code = "import jax; print(jax.devices()[0].platform)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    said = done.stdout.split()
+    return {"gpu": "cuda"}.get(said[-1], said[-1]) if said else "cpu"
