@@ -65,7 +65,7 @@ class Tried:
         lines += [shown(rows), ""]
         if self.interrupted:
             lines += ["Interrupted: later stages were not tried.", ""]
-        for one in self.ended:
+        for one in (e for e in self.ended if e.seconds):
             lines += [f"## {one.stage}: {one.question}", ""]
             if table := self.tables.get(one.stage):
                 lines += [shown(table), ""]
@@ -89,7 +89,8 @@ def run(config: AcceleratorConfig, tell: Callable[[str], None]) -> Iterator[Trie
     tried = Tried(device, environment() | {"minutes": config.minutes, "small": config.small})
     for stage in stages(config, device):
         left = end - time.monotonic()
-        tell(f"{stage.name}: {stage.question} ({left / 60:.1f} minutes left)")
+        if left > 0:
+            tell(f"{stage.name}: {stage.question} ({left / 60:.1f} minutes left)")
         interrupted = False
         if left <= 0:
             one = Ended(stage.name, stage.question, "no time left", 0.0)
