@@ -19,6 +19,7 @@ from parity.report.page import rendered
 from parity.studies.accelerator.stages import Stage, shown, stages
 
 GRACE = 15.0  # seconds from Ctrl-C, at which a command writes what it has, until it is killed
+NO_TIME = "no time left"
 OUTCOMES = {0: "ok", 1: "differs", 2: "refused", 130: "interrupted"}
 
 
@@ -31,6 +32,10 @@ class Ended:
     outcome: str
     seconds: float
     said: str = ""
+
+    @property
+    def begun(self) -> bool:
+        return self.outcome != NO_TIME
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Tried:
         lines += [shown(rows), ""]
         if self.interrupted:
             lines += ["Interrupted: later stages were not tried.", ""]
-        for one in (e for e in self.ended if e.seconds):
+        for one in (e for e in self.ended if e.begun):
             lines += [f"## {one.stage}: {one.question}", ""]
             if table := self.tables.get(one.stage):
                 lines += [shown(table), ""]
@@ -93,11 +98,11 @@ def run(config: AcceleratorConfig, tell: Callable[[str], None]) -> Iterator[Trie
             tell(f"{stage.name}: {stage.question} ({left / 60:.1f} minutes left)")
         interrupted = False
         if left <= 0:
-            one = Ended(stage.name, stage.question, "no time left", 0.0)
+            one = Ended(stage.name, stage.question, NO_TIME, 0.0)
         else:
             one, interrupted = _tried(stage, left)
         tables = dict(tried.tables)
-        if (found := stage.read(config.out)) is not None and one.outcome != "no time left":
+        if (found := stage.read(config.out)) is not None and one.outcome != NO_TIME:
             tables[stage.name] = stage.table(found)
         tried = replace(tried, ended=(*tried.ended, one), tables=tables, interrupted=interrupted)
         tried.write(config.out)
