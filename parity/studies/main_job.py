@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from rich.console import Console
@@ -16,8 +15,7 @@ from parity.config import CheckConfig
 from parity.environment import command, environment
 from parity.exits import Refused
 from parity.interrupted import Interrupted
-from parity.levels.ladder import LEVELS
-from parity.levels.level import Level, Result
+from parity.levels.level import Result
 from parity.report.report import Report, cells
 from parity.sides.pairs import book_models, book_pair, torch_threads
 from parity.studies.child import Child, ChildDied, Tell
@@ -91,14 +89,9 @@ def climbed(tell: Tell, config: CheckConfig, data: str | None, name: str) -> Cli
 
 
 def beside(tell: Tell, config: CheckConfig, data: str | None, name: str) -> Climbed:
-    """`climbed`, in the other process. A level crosses by its name: it holds functions."""
-    ForkingPickler.register(Level, lambda level: (_level, (level.name,)))
+    """`climbed`, in the other process."""
     with torch_threads():
         return climbed(tell, config, data, name)
-
-
-def _level(name: str) -> Level:
-    return next(level for level in LEVELS if level.name == name)
 
 
 def _result(child: Child, name: str, interrupted: bool) -> Climbed:
