@@ -2,10 +2,15 @@
 
 import contextlib
 import json
+import re
+import shlex
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import parity
 from parity.cli import main, parse
 from parity.config.check import is_import
 from parity.exits import Refused
@@ -192,6 +197,21 @@ def test_init_writes_a_test_that_passes_as_it_is(shop, pytester, capsys, monkeyp
     result = pytester.runpytest(*plugins, "test_shop.py")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["1 pair in *: 1 agree"])
+
+
+@pytest.mark.slow
+def test_the_workflow_of_the_docs_runs_on_the_layout_of_the_docs(shop, monkeypatch):
+    docs = Path(parity.__file__).parents[1] / "docs/pytest.md"
+    runs = re.findall(r"^ +- run: (.+)$", docs.read_text(), re.MULTILINE)
+    install, command = map(shlex.split, runs)
+    assert install[:4] == ["python", "-m", "pip", "install"]
+    (shop / "tests").mkdir()
+    assert main([*INIT, "--out", "tests/test_parity.py"]) == 0
+    monkeypatch.setenv("PYTHONPATH", str(docs.parents[1]))
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:parity -p parity.pytest_plugin")  # as if installed
+    done = subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True)
+    assert done.returncode == 0 and "1 pair in " in done.stdout, done.stdout + done.stderr
+    assert "AGREE: JAX and Torch" in (shop / "parity-report/index.html").read_text()
 
 
 def test_init_overwrites_nothing(shop, capsys):
