@@ -20,6 +20,7 @@ from parity.config import (
     ConvertConfig,
     DataConfig,
     FaultsConfig,
+    InitConfig,
     SweepConfig,
     TrainConfig,
     TrajectoryConfig,
@@ -33,7 +34,10 @@ def run_check(config: CheckConfig) -> int:
     log = Console(stderr=True)
     if log.is_terminal:
         log.print("Loading JAX and Torch ...", end="\r")
-    from parity.studies.main_job import run
+    if config.torch is None:
+        from parity.studies.main_job import run
+    else:
+        from parity.studies.own_pair import run
 
     report = run(config, log)
     report.print(Console())
@@ -42,6 +46,21 @@ def run_check(config: CheckConfig) -> int:
     if report.interrupted:
         return 130
     return 0 if report.ok else 2 if report.undecided else 1
+
+
+def run_init(config: InitConfig) -> int:
+    if config.out.exists():
+        raise exits.Refused(
+            f"{config.out}: exists, and is not overwritten; name another with --out"
+        )
+    from parity.studies.first_test import written
+
+    text = written(config)
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    with open(config.out, "x", encoding="utf-8") as file:
+        file.write(text)
+    print(f"{config.out}: written; run it with: python -m pytest {config.out}")
+    return 0
 
 
 def run_train(config: TrainConfig) -> int:
@@ -248,6 +267,7 @@ def run_data(config: DataConfig) -> int:
 
 COMMANDS: dict[type, Callable[[Any], int]] = {
     CheckConfig: run_check,
+    InitConfig: run_init,
     TrainConfig: run_train,
     BitsConfig: run_bits,
     TrajectoryConfig: run_trajectory,

@@ -7,6 +7,7 @@ from parity.config.check import CheckConfig
 from parity.config.convert import ConvertConfig
 from parity.config.data import DataConfig
 from parity.config.faults import FaultsConfig
+from parity.config.init import InitConfig
 from parity.config.sweep import SweepConfig
 from parity.config.train import TrainConfig
 from parity.config.trajectory import TrajectoryConfig
@@ -19,6 +20,7 @@ __all__ = [
     "ConvertConfig",
     "DataConfig",
     "FaultsConfig",
+    "InitConfig",
     "SweepConfig",
     "TrainConfig",
     "TrajectoryConfig",

@@ -1,6 +1,7 @@
 """What `mlp-parity check` takes."""
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,11 @@ class CheckConfig(AnyPerceptron):
     mlp-parity check --epochs 1 --model scratch --data sample
 
     mlp-parity check --hiddens 128 64 --seed 7 --no-certify --out /tmp/report
+
+    mlp-parity check --torch shop.models:Theirs --jax shop.models:ours --data shop.data:batch
+
+    A pair of your own, as module:name, from the current folder too: each a function or a class,
+    which is called without arguments, or an object. --data is then what parity.check takes.
     """
 
     model: Literal["both", "scratch", "mlp"] = "both"
@@ -33,3 +39,40 @@ class CheckConfig(AnyPerceptron):
     """Whether every step of all epochs is judged by its own rounding bound."""
     out: Path = Path("report")
     """Folder of the report."""
+    torch: str | None = None
+    """Your own Torch model, as module:name."""
+    jax: str | None = None
+    """Your own JAX model, as module:name; a class that asks for rngs gets them."""
+    weights: str | None = None
+    """Of your own models: a table, or a function of Torch's arrays, as module:name; or "guess"."""
+    loss: str | None = None
+    """cross_entropy, mse, bce_with_logits; or (Torch's, JAX's) functions, as module:name."""
+    optimizer: str | None = None
+    """(Torch parameters -> torch.optim..., optax transformation), as module:name."""
+    mode: Literal["train", "eval"] | None = None
+    """Of your own models while they train; the default is as they are given."""
+    levels: tuple[str, ...] = ()
+    """Those to climb, by name; the default is all."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.torch is None) != (self.jax is None):
+            raise ValueError("--torch and --jax: one alone is no pair, expected both or neither")
+        changed = {f.name for f in fields(self) if getattr(self, f.name) != f.default}
+        book, own = (("model", "hiddens", "activation", "sigma"),
+                     ("weights", "loss", "optimizer", "mode"))  # fmt: skip
+        if self.torch is not None and (wrong := changed.intersection(book)):
+            raise ValueError(f"{_options(wrong)}: of the book's models, not of your own")
+        if self.torch is None and (wrong := changed.intersection(own)):
+            raise ValueError(f"{_options(wrong)}: of models of your own; name --torch and --jax")
+        if self.torch is None and is_import(self.data):
+            raise ValueError("--data module:name: for models of your own; name --torch and --jax")
+
+
+def is_import(data: str | None) -> bool:
+    """Whether data are named as module:name, and not as a folder."""
+    return data is not None and ":" in data and not os.path.exists(data)
+
+
+def _options(names: set[str]) -> str:
+    return ", ".join(f"--{name}" for name in sorted(names))

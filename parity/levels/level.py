@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,6 +32,19 @@ class Level:
     note: Callable[["Pair", str], str] = lambda pair, precision: ""
     part: str = ""
     needs: str = "forward"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another process goes what a report says of a level: functions of a user's can't."""
+        said = self.name, self.asks, self.rule
+        return Level, (*said, _elsewhere, self.precisions, _no_note, self.part, self.needs)
+
+
+def _elsewhere(pair: "Pair", precision: str) -> list[Comparison]:
+    raise TypeError("a level that came from another process can't judge; name it instead")
+
+
+def _no_note(pair: "Pair", precision: str) -> str:
+    return ""
 
 
 class Skipped(Exception):

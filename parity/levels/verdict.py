@@ -84,6 +84,21 @@ class Verdict:
             lines.append(f"  In the code, {self.parting}")
         return "\n".join([*lines, *(f"  Note: {note}" for note in self.notes)])
 
+    @property
+    def brief(self) -> str:
+        """Its text in short: levels by name, and the first comparison that failed."""
+        by_word: dict[str, list[str]] = {}
+        for r in self.results:
+            by_word.setdefault(r.verdict, []).append(f"{r.level.name} {r.precision}")
+        said = {"ok": "agree", "VACUOUS": "vacuous"}
+        order = [w for w in ("ok", "known", "skipped", "VACUOUS", "FAILED") if w in by_word]
+        lines = [f"{self.pair}: {self.word}"]
+        lines += [f"  {said.get(w, w):8} {', '.join(by_word[w])}" for w in order]
+        lines += [f"      {r.failed[0]}" for r in self.results if r.failed][:1]
+        lines += [f"  First divergence: {self.divergence}"] if self.divergence else []
+        lines += [f"  In the code, {self.parting}"] if self.parting else []
+        return "\n".join([*lines, *(f"  Note: {note}" for note in self.notes)])
+
     @staticmethod
     def accepted(result: Result) -> Iterator[str]:
         """Each known difference with its measured size and the reason."""

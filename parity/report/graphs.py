@@ -119,14 +119,17 @@ class Drawing:
         return found
 
 
-def drawing(alignment: Alignment) -> Drawing:
-    """Rows in Torch's order; a tensor of JAX's alone stands below all that it was made of."""
+def drawing(alignment: Alignment, most: int = DRAWN) -> Drawing:
+    """Rows in Torch's order; a tensor of JAX's alone stands below all that it was made of.
+
+    most: rows that there is room for.
+    """
     rows = _rows(alignment)
-    left_out = max(0, len(rows) - DRAWN)
+    left_out = max(0, len(rows) - most)
     if left_out:
         middle = next((i for i, row in enumerate(rows) if row.mark == "parts"), 0)
-        start = min(max(0, middle - DRAWN // 2), left_out)
-        rows = rows[start : start + DRAWN]
+        start = min(max(0, middle - most // 2), left_out)
+        rows = rows[start : start + most]
     return Drawing(tuple(_groups(rows)), left_out, alignment.share)
 
 

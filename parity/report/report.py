@@ -1,8 +1,10 @@
 """What a check found: terminal table, JSON, a page that holds everything, PNGs."""
 
 import base64
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,11 @@ from mlp_core.files import write_atomically, write_json
 from parity.checking import Verdict
 from parity.levels.level import Result
 from parity.report import pictures, steps_picture
-from parity.report.graphs import drawing
+from parity.report.graphs import DRAWN, drawing
 from parity.report.page import rendered
+
+TOGETHER = 6  # pairs in the picture of margins: of more, bars are thinner than their text
+INLINE = 1_500_000  # bytes of pictures within the page; more lie beside it
 
 CAPTION = """\
 of bound   share of its bound that the worst element used; at most 1 agrees
@@ -28,16 +33,21 @@ the other side from the float64 curve, to 6.5 bits.
 
 @dataclass(frozen=True)
 class Report:
-    """The verdicts on all pairs, with what it takes to repeat them."""
+    """The verdicts on all pairs, with what it takes to repeat them.
+
+    refused: {pair: why} of those that could not be compared at all.
+    """
 
     verdicts: tuple[Verdict, ...]
     about: dict[str, Any]
     seconds: float
     interrupted: bool = False
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
-        return bool(self.verdicts) and not self.interrupted and all(v.ok for v in self.verdicts)
+        whole = bool(self.verdicts) and not (self.interrupted or self.refused)
+        return whole and all(v.ok for v in self.verdicts)
 
     @property
     def undecided(self) -> bool:
@@ -51,14 +61,20 @@ class Report:
             return "INTERRUPTED: what is above was found before; no verdict."
         if self.ok:
             levels = min(sum(not r.skipped for r in v.results) for v in self.verdicts)
-            pairs = " and ".join(v.pair for v in self.verdicts)
-            return f"AGREE: JAX and Torch are the same model ({pairs}; {levels} checks each)."
+            if len(self.verdicts) > 2:
+                pairs = f"each of {len(self.verdicts)} pairs; {levels} checks at least"
+            else:
+                pairs = f"{' and '.join(v.pair for v in self.verdicts)}; {levels} checks each"
+            return f"AGREE: JAX and Torch are the same model ({pairs})."
         failed = [
             f"{v.pair} {r.level.name} {r.precision}"
             for v in self.verdicts
             for r in v.results
             if not r.ok
         ]
+        if self.refused and self.undecided:
+            pair, why = next(iter(self.refused.items()))
+            return f"UNDECIDED: nothing differs, but {pair} could not be compared: {why}"
         if self.undecided:
             return f"UNDECIDED: nothing differs, but {failed[0]} could not be judged."
         return f"DIFFER: first at {failed[0]} ({len(failed)} checks failed)."
@@ -104,6 +120,7 @@ class Report:
             "seconds": round(self.seconds, 2),
             "about": self.about,
             "pairs": [v.to_json() for v in self.verdicts],
+            "refused": dict(self.refused),
         }
 
     def write(self, folder: Path) -> None:
@@ -114,19 +131,36 @@ class Report:
             write_atomically(folder / name, png)
         write_atomically(folder / "index.html", self._page(drawn).encode())
 
+    @cached_property
+    def names(self) -> list[str]:
+        """Of each pair, for files and links: no two alike, letters, digits and "._-" alone."""
+        names: list[str] = []
+        for v in self.verdicts:
+            name = re.sub(r"[^A-Za-z0-9._-]+", "-", v.pair).strip("-.")[:80] or "pair"
+            names.append(f"{name}-{len(names) + 1}" if name in names else name)
+        return names
+
     def pictures(self) -> Iterator[tuple[str, bytes]]:
         """(file name, PNG) of each picture that the results allow."""
-        for v in self.verdicts:
+        for name, v in zip(self.names, self.verdicts, strict=True):
             if v.curves:
-                yield f"curves-{v.pair}.png", pictures.curves(v)
+                yield f"curves-{name}.png", pictures.curves(v)
             if v.trajectory and v.trajectory.steps:
-                yield f"margins-{v.pair}.png", steps_picture.margins(v.trajectory, v.pair)
-        if any(v.results for v in self.verdicts):
+                yield f"margins-{name}.png", steps_picture.margins(v.trajectory, v.pair)
+        if any(v.results for v in self.verdicts) and len(self.verdicts) <= TOGETHER:
             yield "ladder.png", pictures.ladder(self.verdicts)
 
     def _page(self, drawn: dict[str, bytes]) -> str:
-        images = {name: base64.b64encode(png).decode() for name, png in drawn.items()}
-        drawings = [drawing(v.alignment) if v.alignment else None for v in self.verdicts]
+        images, left = {}, INLINE
+        for name, png in drawn.items():
+            left -= len(png)
+            inline = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+            images[name] = inline if left >= 0 else name
+        parted = [v.alignment for v in self.verdicts if v.alignment]
+        drawings = [
+            drawing(v.alignment, DRAWN // len(parted)) if v.alignment else None
+            for v in self.verdicts
+        ]
         return rendered("report.html", report=self, images=images, drawings=drawings)
 
 

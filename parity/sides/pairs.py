@@ -1,5 +1,6 @@
 """Where both frameworks meet: both sides of a problem under shared names, and the book's pairs."""
 
+import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ import jax_mlp
 import torch_mlp
 from jax_mlp import keys
 from parity.problem import Examples, Problem, Training
-from parity.sides.guess import guess
+from parity.sides.guess import Guess, guess
 from parity.sides.jax_models import as_module, turned_weights
 from parity.sides.jax_side import JaxSide
 from parity.sides.side import Evaluation, Pullback, Run, Side
@@ -34,9 +35,12 @@ __all__ = [
     "TorchSide",
     "TorchTrainer",
     "Training",
+    "arguments_needed",
     "book_models",
     "book_pair",
+    "guess_of",
     "guessed",
+    "made",
     "paired",
     "sides_of",
     "torch_threads",
@@ -72,13 +76,18 @@ def guessed(problem: Problem) -> Problem:
     """
     if problem.weights != "guess":
         return problem
+    found = guess_of(problem)
+    print(f"weights were guessed; to keep them, pass weights=\n{found.text}", file=sys.stderr)
+    return replace(problem, weights=found)
+
+
+def guess_of(problem: Problem) -> Guess:
+    """Which parameter of one model is which of the other's. Raises ValueError as `guess` does."""
     theirs = TorchSide(problem.torch, problem.examples)
     ours = JaxSide(problem.jax, problem.examples, turn=False)
     shapes = {name: array.shape for name, array in ours.params().items()}
     turned = turned_weights(as_module(problem.jax))
-    found = guess(shapes, theirs.own_shapes, theirs.kinds, turned)
-    print(f"weights were guessed; to keep them, pass weights=\n{found.text}", file=sys.stderr)
-    return replace(problem, weights=found)
+    return guess(shapes, theirs.own_shapes, theirs.kinds, turned)
 
 
 def paired(
@@ -95,6 +104,31 @@ def paired(
     statistics = pair_state(ours.state(), theirs.state(), pairs, theirs.origins, state)
     ours.call(*({own[0]: name for name, own in p.items()} for p in (pairs, statistics)))
     theirs.call(*({own[1]: name for name, own in p.items()} for p in (pairs, statistics)))
+
+
+def made(make: Callable[..., Any], seed: int) -> Any:
+    """What a class or a function makes that takes no argument, or NNX's `rngs` alone.
+
+    Torch's global generator is at `seed` meanwhile, and then left as it was.
+    Raises TypeError, with their names, for one that needs more arguments.
+    """
+    needed = arguments_needed(make)
+    if more := [name for name in needed if name != "rngs"]:
+        wanted = "expected no argument; name a function that gives them"
+        raise TypeError(f"it needs {', '.join(more)}, {wanted}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make(rngs=nnx.Rngs(seed)) if needed else make()
+
+
+def arguments_needed(make: Callable[..., Any]) -> list[str]:
+    """Names of those that have no default."""
+    free = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    if inspect.isclass(make):  # the metaclass of NNX's takes anything, and hands it on
+        parameters = [*inspect.signature(make.__init__).parameters.values()][1:]
+    else:
+        parameters = [*inspect.signature(make).parameters.values()]
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in free]
 
 
 def book_pair(

@@ -1,4 +1,6 @@
-"""Which layer of Torch a weight belongs to."""
+"""Which layer of Torch a weight belongs to, and what a model's first layer takes."""
+
+from collections.abc import Iterator
 
 import torch
 
@@ -29,3 +31,30 @@ def layer_kinds(model: torch.nn.Module) -> dict[str, str]:
             if kind:
                 found[f"{at}.{leaf}" if at else leaf] = kind
     return found
+
+
+def shapes_taken(model: torch.nn.Module) -> Iterator[tuple[tuple[int, ...], int | None]]:
+    """(shape of an example, or of its indices; how many indices there are, or None for floats) that
+    the first layer may take, by its own attributes: a model may reshape before it, so try."""
+    nn = torch.nn
+    for layer in model.modules():
+        if isinstance(layer, nn.Embedding):
+            yield (8,), layer.num_embeddings
+            return
+        if isinstance(layer, nn.Linear):
+            yield (layer.in_features,), None
+            yield (6, layer.in_features), None
+            return
+        if isinstance(layer, nn.LayerNorm):
+            yield (6, *layer.normalized_shape), None
+            return
+        if isinstance(layer, (nn.RNNBase, nn.MultiheadAttention)):
+            size = layer.input_size if isinstance(layer, nn.RNNBase) else layer.embed_dim
+            yield (6, size), None
+            return
+        if isinstance(layer, (nn.Conv1d, nn.Conv2d)):
+            space = len(layer.kernel_size)
+            for side in (28, 32):
+                yield (layer.in_channels, *[side] * space), None
+                yield (*[side] * space, layer.in_channels), None
+            return

@@ -1,9 +1,8 @@
 """The main job: the pairs that a configuration names, checked side by side."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from rich.console import Console
@@ -16,8 +15,8 @@ from parity.config import CheckConfig
 from parity.environment import command, environment
 from parity.exits import Refused
 from parity.interrupted import Interrupted
-from parity.levels.ladder import LEVELS
-from parity.levels.level import Level, Result
+from parity.levels.ladder import LEVELS, named
+from parity.levels.level import Result
 from parity.report.report import Report, cells
 from parity.sides.pairs import book_models, book_pair, torch_threads
 from parity.studies.child import Child, ChildDied, Tell
@@ -30,16 +29,17 @@ def run(config: CheckConfig, log: Console) -> Report:
 
     Two pairs climb at once, the second in a process of its own, for one alone leaves processors
     idle wherever JAX and Torch take turns or an operation has one thread.
-    Raises Refused if that process is killed.
+    Raises Refused if that process is killed, or for a level that there isn't.
     """
     start = time.perf_counter()
+    check_levels(config.levels)
     dataset = fashion_mnist.load(config.data)
     data = "sample" if dataset.is_sample else config.data
     about = environment() | {"data": f"Fashion-MNIST, {dataset.source}", "command": command()}
     about |= {"activation": config.activation, "sigma": config.sigma}
     names: list[str] = ["scratch", "mlp"] if config.model == "both" else [config.model]
     with ExitStack() as stack:
-        first, *second = [_told(log, name, stack) for name in names]
+        first, *second = [told(log, name, stack) for name in names]
         if not second:
             found = [climbed(first, config, data, names[0])]
         else:
@@ -65,41 +65,44 @@ def run(config: CheckConfig, log: Console) -> Report:
 def climbed(tell: Tell, config: CheckConfig, data: str | None, name: str) -> Climbed:
     """Check one pair. tell: of each level ("start", its name), and ("result", what it found)."""
     options: dict[str, Any] = {"activation": config.activation, "sigma": config.sigma}
+    return climbing(
+        tell,
+        name,
+        *book_pair(name, config.hiddens, config.lr, config.seed, **options),
+        data=data,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        initial=book_models(name, config.hiddens, config.lr, **options)[::-1],
+        certify=config.certify,
+        device=config.device,
+        levels=config.levels or LEVELS,
+    )
+
+
+def climbing(tell: Tell, pair: str, one: Any, other: Any, **options: Any) -> Climbed:
+    """`check`, told of as it goes. Ctrl-C keeps the results so far."""
     done: list[Result] = []
 
     def on_result(result: Result) -> None:
         done.append(result)
         tell("result", result)
 
+    def on_start(what: str) -> None:
+        tell("start", what)
+
     try:
-        verdict = check(
-            *book_pair(name, config.hiddens, config.lr, config.seed, **options),
-            data=data,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            initial=book_models(name, config.hiddens, config.lr, **options)[::-1],
-            certify=config.certify,
-            device=config.device,
-            pair=name,
-            on_start=lambda what: tell("start", what),
-            on_result=on_result,
-        )
-        return verdict, False
+        found = check(one, other, pair=pair, on_start=on_start, on_result=on_result, **options)
+        return found, False
     except KeyboardInterrupt as stop:
         steps = stop.found if isinstance(stop, Interrupted) else None  # those certified so far
-        return Verdict(name, tuple(done), {}, {}, trajectory=steps), True
+        return Verdict(pair, tuple(done), {}, {}, trajectory=steps), True
 
 
 def beside(tell: Tell, config: CheckConfig, data: str | None, name: str) -> Climbed:
-    """`climbed`, in the other process. A level crosses by its name: it holds functions."""
-    ForkingPickler.register(Level, lambda level: (_level, (level.name,)))
+    """`climbed`, in the other process."""
     with torch_threads():
         return climbed(tell, config, data, name)
-
-
-def _level(name: str) -> Level:
-    return next(level for level in LEVELS if level.name == name)
 
 
 def _result(child: Child, name: str, interrupted: bool) -> Climbed:
@@ -109,12 +112,20 @@ def _result(child: Child, name: str, interrupted: bool) -> Climbed:
         return Verdict(name, (), {}, {}), True
 
 
-def _told(log: Console, pair: str, stack: ExitStack) -> Callable[[str, Any], None]:
+def check_levels(names: Sequence[str]) -> None:
+    """Raises Refused."""
+    try:
+        named(names or LEVELS)
+    except ValueError as error:
+        raise Refused(f"--{error}") from None
+
+
+def told(log: Console, pair: str, stack: ExitStack) -> Callable[[str, Any], None]:
     """A pair's line of progress, and a line that stays for each result, on a terminal."""
     status = progress_bar(0, "", bar_format="{desc}")
     stack.callback(status.close)
 
-    def told(what: str, value: Any) -> None:
+    def tell(what: str, value: Any) -> None:
         if what == "start":
             status.set_description_str(f"{pair}: {value} ...")
         elif log.is_terminal:
@@ -124,4 +135,4 @@ def _told(log: Console, pair: str, stack: ExitStack) -> Callable[[str, Any], Non
                 log.print(text, highlight=False)
             tqdm.write(line.get(), file=log.file, end="")
 
-    return told
+    return tell
