@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.locate.align import Pairing, paired_tensors, proportional
+from parity.locate.align import Pairing, paired_tensors
 from parity.locate.parting import Parting, Place, parting
 from parity.sides.jax_tensors import jax_tensors
 from parity.sides.pairs import JaxSide, TorchSide
@@ -89,11 +89,14 @@ def _paired(
 def _alignment(pairing: Pairing, apart: Parting | None) -> Alignment:
     torch, jax = pairing.torch, pairing.jax
     pairs, scaled, lone = [], [], []
-    near = proportional(pairing)
     for t in torch.computed:
-        if t.number in near:
-            number, factor = near[t.number]
+        if t.number in pairing.scaled_torch:
+            number, factor = pairing.scaled_torch[t.number]
             scaled.append((Place.of(t), Place.of(jax.tensors[number]), factor))
+            continue
+        parts = pairing.parts_torch.get(t.number, ())
+        pairs += [(Place.of(t), Place.of(jax.tensors[n])) for n in parts]
+        if parts:
             continue
         partners = pairing.of_torch.get(torch.origin(t.number), [])
         if not partners:
@@ -102,6 +105,7 @@ def _alignment(pairing: Pairing, apart: Parting | None) -> Alignment:
         # Of several with the same numbers, that of the same phase.
         same = [n for n in partners if jax.tensors[n].phase == t.phase] or partners
         pairs.append((Place.of(t), Place.of(jax.tensors[same[0]])))
-    rest = [Place.of(t) for t in jax.computed if t.number not in pairing.of_jax]
+    there = pairing.agreeing["jax"] | pairing.scaled_jax.keys()
+    rest = [Place.of(t) for t in jax.computed if t.number not in there]
     both = tuple(pairs), tuple(scaled)
     return Alignment(*both, tuple(lone), tuple(rest), pairing.share, apart)
