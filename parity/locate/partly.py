@@ -86,7 +86,8 @@ def proportional(lone: Sequence[Traced], there: Sequence[Traced]) -> dict[int, t
                 near = np.abs(middles - factor[:, None] * own) <= off + (
                     doubt[:, None] * np.abs(middles)
                 )
-            hits = np.flatnonzero(near.all(axis=1) & (factor > 0) & (doubt < _FINE))
+            sure = doubt < (_FINE if len(t.shape) == 0 or np.prod(t.shape) < 16 else 1e-3)
+            hits = np.flatnonzero(near.all(axis=1) & (factor > 0) & sure)
             if len(hits):
                 same = hits[phases[hits] == t.phase]
                 at_ = (same if len(same) else hits)[0]

@@ -33,12 +33,14 @@ def suspects(pairing: Pairing, side: str, found: Frontier, others: Frontier) -> 
     graph, partners = pairing.graph(side), pairing.partners(side)
     agreeing = {t.number for t in others.agreeing}
     ranked: list[tuple[float, Traced]] = []
-    for t in sorted(found.first, key=lambda t: (t.boolean, t.number)):
+    for t in found.first:
         twin = next((o for o in others.first if _twins(pairing, side, t, o)), None)
         operands = [graph.tensors[graph.origin(i)] for i in t.inputs]
         free = kind(t) is not None and all(o.depends and not o.clock for o in operands)
-        ranked += _scaling(pairing, side, t, found, others) or [(1, t)]
-        ranked += [(0 if free else 3, inner) for inner in found.internal.get(t.number, ())]
+        ranked += _scaling(pairing, side, t, found, others) or [(0.9 if t.boolean else 1.0, t)]
+        if t.number in pairing.agreeing[side]:  # right, and yet not what is wanted there
+            ranked += [(0.9, o) for o in operands if o.fingerprint.key == t.fingerprint.key]
+        ranked += [(3, inner) for inner in found.internal.get(t.number, ())]
         for i, origin in zip(t.inputs, operands, strict=True):
             lone = origin.number not in partners
             if not origin.depends and origin.shape and lone:
@@ -127,7 +129,8 @@ def _scaling(
     if t.number not in scaled:
         return []
     users: dict[int, list[Traced]] = {}
-    for user in found.region:
+    inner = {u.number: u for between in found.internal.values() for u in between}
+    for user in ({u.number: u for u in found.region} | inner).values():
         for i in user.inputs:
             users.setdefault(graph.origin(i), []).append(user)
     chain = [t]
