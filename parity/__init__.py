@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from parity.levels.verdict import Verdict
     from parity.problem import Problem
     from parity.proving import prove
+    from parity.report.page import save_page
     from parity.rounding.bound import bound
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "check",
     "compare",
     "prove",
+    "save_page",
 ]
 
 _HOME = {
@@ -39,6 +41,7 @@ _HOME = {
     "Problem": "problem",
     "Proof": "identity.prove",
     "prove": "proving",
+    "save_page": "report.page",
     "Verdict": "levels.verdict",
     "bound": "rounding.bound",
 }

@@ -1,13 +1,11 @@
 """check and assert_parity: the ladder as a library call on a pair of models."""
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Any, Literal
 
 from jax_mlp import programs
-from mlp_core import fashion_mnist
 from parity import defaults
 from parity.levels.curve import curves
 from parity.levels.ladder import LEVELS, climb, named
@@ -16,13 +14,13 @@ from parity.levels.pair import Pair
 from parity.levels.verdict import Verdict
 from parity.locate.alignment import Alignment, aligned
 from parity.locate.divergence import Divergence, locate
-from parity.locate.parting import Parting
-from parity.problem import Examples, Known, Loss, Problem, Training, Weights
+from parity.problem import Known, Loss, Problem, Weights
+from parity.sides.asked import asked
 from parity.sides.guess import Guess
 from parity.sides.jax_port import JaxPort
 from parity.sides.pairs import guessed, sides_of
 from parity.sides.torch_port import TorchPort
-from parity.sides.usable import as_arrays, refuse_unusable, told_apart
+from parity.sides.usable import refuse_unusable
 
 LATE = 200  # steps, whose batches are kept to trace the last of them to a line of code
 
@@ -86,26 +84,25 @@ def check(
     on another device than the CPU in Torch, or if a model gives different outputs for the same
     inputs.
     """
-    jax_model, torch_model = told_apart(one, other)
-    source = _resolved(data)
-    if not isinstance(epochs, int) or epochs < 1:
-        raise ValueError(f"epochs: {epochs!r}, expected 1 or more")
-    if accumulate > (batches := epochs * (Examples(source, batch_size).steps or accumulate)):
-        raise ValueError(f"accumulate: {accumulate} batches a step, and {batches} in all epochs")
-    accepted = tuple(_known(difference) for difference in known)
-    infer = isinstance(source, tuple) and source[1] is None
-    problem = Problem(
-        torch_model,
-        jax_model,
-        Examples(source, batch_size, seed),
-        Training(loss, optimizer, lr, accumulate, mode, infer),
-        weights,
-        state,
-        accepted,
-        initial,
-        epochs,
-        certify,
+    problem = asked(
+        one,
+        other,
+        data,
+        loss=loss,
+        optimizer=optimizer,
+        mode=mode,
+        lr=lr,
+        accumulate=accumulate,
+        batch_size=batch_size,
+        seed=seed,
+        weights=weights,
+        state=state,
+        known=tuple(_known(difference) for difference in known),
+        initial=initial,
+        epochs=epochs,
+        certify=certify,
     )
+    _check_length(problem)
     return solve(problem, named(levels), pair, on_start, on_result)
 
 
@@ -143,7 +140,7 @@ def solve(
         about["weights were guessed"] = problem.weights.text
     label = label or f"{abouts['jax']['model']} = {abouts['torch']['model']}"
     first = _first_divergence(pair, results)
-    apart = _parting(pair, results, first)
+    apart = _apart(pair, results, first)
     notes = tuple(_notes(problem, pair, results))
     return Verdict(label, tuple(results), all_curves, about, first, pair.certified, notes, apart)
 
@@ -170,21 +167,23 @@ def align(
     half finished shows which of Torch's layers are there.
     Raises as `check` does; UnsupportedPrimitive for an operation of JAX's without a rounding rule.
     """
-    jax_model, torch_model = told_apart(one, other)
-    source = _resolved(data)
-    infer = isinstance(source, tuple) and source[1] is None
-    problem = Problem(
-        torch_model,
-        jax_model,
-        Examples(source, batch_size, seed),
-        Training(loss, optimizer, lr, 1, mode, infer),
-        weights,
-        state,
+    problem = asked(
+        one,
+        other,
+        data,
+        loss=loss,
+        optimizer=optimizer,
+        mode=mode,
+        lr=lr,
+        batch_size=batch_size,
+        seed=seed,
+        weights=weights,
+        state=state,
     )
     jax, torch = sides_of(problem, "float64")
     refuse_unusable(jax, torch)
     epochs = -(-steps // (jax.examples.steps or steps))
-    return aligned(jax, torch, [*islice(jax.stream(epochs), steps)], infer)
+    return aligned(jax, torch, [*islice(jax.stream(epochs), steps)], problem.training.infer)
 
 
 def assert_parity(one: Any, other: Any, data: Any = None, **options: Any) -> Verdict:
@@ -216,8 +215,8 @@ def _first_divergence(pair: Pair, results: Sequence[Result]) -> Divergence | Non
     return pair.certified.divergence if pair.certified and differs else None
 
 
-def _parting(pair: Pair, results: Sequence[Result], first: Divergence | None) -> Parting | None:
-    """The lines where both codes part, in float64; None where that can't be told."""
+def _apart(pair: Pair, results: Sequence[Result], first: Divergence | None) -> Alignment | None:
+    """The tensors of a step in which both codes part, in float64; None where that can't be told."""
     differs = first or any(r.level.part and r.failed for r in results)
     if not differs or pair.narrow:
         return None
@@ -232,8 +231,8 @@ def _parting(pair: Pair, results: Sequence[Result], first: Divergence | None) ->
     elif first and first.level == "step":  # what an optimiser doesn't keep, its next step lacks
         runs.append([*islice(jax.stream(pair.epochs), 2)])
     try:
-        found = (aligned(jax, torch, batches, infer).parting for batches in runs)
-        return next((parting for parting in found if parting), None)
+        found = (aligned(jax, torch, batches, infer) for batches in runs)
+        return next((alignment for alignment in found if alignment.parting), None)
     except Exception as error:  # the verdict stands without it, whatever the models hold
         why = str(error).strip().splitlines() or [type(error).__name__]
         pair.remarks.append(f"where in the code they part was not found: {why[0]}")
@@ -276,13 +275,10 @@ def _known(given: Sequence[str]) -> Known:
     return Known(*given)
 
 
-def _resolved(data: Any) -> Any:
-    """Arrays in the form that both sides take; or where Fashion-MNIST is, announced once."""
-    if not isinstance(data, (tuple, list, str, os.PathLike, type(None))):
-        kind = f"{type(data).__module__}.{type(data).__name__}"
-        raise TypeError(
-            f"data: a {kind}, expected (inputs, targets), a folder of Fashion-MNIST, or 'sample'"
-        )
-    if not isinstance(data, (tuple, list)):
-        return "sample" if fashion_mnist.load(data).is_sample else data
-    return as_arrays(data)
+def _check_length(problem: Problem) -> None:
+    """Raises ValueError where no epoch, or no whole step, would be trained."""
+    epochs, accumulate = problem.epochs, problem.training.accumulate
+    if not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"epochs: {epochs!r}, expected 1 or more")
+    if accumulate > (batches := epochs * (problem.examples.steps or accumulate)):
+        raise ValueError(f"accumulate: {accumulate} batches a step, and {batches} in all epochs")

@@ -135,6 +135,30 @@ class Training:
                 bool(known) and known[1] and callable(self.optimizer[0]),
             )
 
+    def loss_name(self, model: Any) -> str:
+        """Which of LOSSES a model is trained by; "" for a function."""
+        if isinstance(self.loss, str):
+            return self.loss
+        return "" if self.loss or own_method(model, "loss") else "cross_entropy"
+
+    def assumes_cross_entropy(self, model: Any) -> bool:
+        """Whether nobody said what the loss is."""
+        return not (self.loss or own_method(model, "loss") or own_method(model, "training_step"))
+
+    def loss_function(
+        self, model: Any, framework: int, named: Mapping[str, Callable[..., Any]]
+    ) -> Callable[..., Any]:
+        """(outputs, targets) -> loss. framework: of the pair, 0 is Torch's, 1 JAX's."""
+        if self.loss and not isinstance(self.loss, str):
+            return self.loss[framework]
+        return named[name] if (name := self.loss_name(model)) else model.loss
+
+
+def own_method(model: Any, name: str) -> Callable[..., Any] | None:
+    """A method of the user's own model; None where it has none."""
+    method = getattr(model, name, None)
+    return method if callable(method) else None
+
 
 def _is_pair(given: Any) -> bool:
     return isinstance(given, (tuple, list)) and len(given) == 2

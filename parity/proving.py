@@ -6,9 +6,9 @@ from typing import Any, Literal
 from parity import defaults
 from parity.identity.prove import Proof
 from parity.identity.prove import prove as proven
-from parity.problem import Examples, Loss, Problem, Training, Weights
+from parity.problem import Loss, Weights
+from parity.sides.asked import asked
 from parity.sides.pairs import sides_of
-from parity.sides.usable import as_arrays, told_apart
 
 
 def prove(
@@ -31,11 +31,20 @@ def prove(
     read. Targets None: outputs alone. All else as `check` takes it.
     Returns a Proof: "identical", "different" or "undecided" for each output. Raises as `check`.
     """
-    jax_model, torch_model = told_apart(one, other)
-    inputs, targets = as_arrays(like)[:2]
-    infer = targets is None
-    training = Training(loss, optimizer, lr, accumulate, mode, infer)
-    examples = Examples((inputs, targets), batch_size=defaults.BATCH_SIZE)
-    problem = Problem(torch_model, jax_model, examples, training, weights, state)
+    problem = asked(
+        one,
+        other,
+        like,
+        loss=loss,
+        optimizer=optimizer,
+        mode=mode,
+        lr=lr,
+        accumulate=accumulate,
+        weights=weights,
+        state=state,
+    )
+    if (arrays := problem.examples.arrays) is None:
+        raise TypeError(f"like: {like!r}, expected (inputs, targets) of a few rows")
     ours, theirs = sides_of(problem, "float64")
-    return proven(ours, theirs, inputs, targets, infer=infer, seed=seed)
+    inputs, targets = arrays[:2]
+    return proven(ours, theirs, inputs, targets, infer=problem.training.infer, seed=seed)

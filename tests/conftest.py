@@ -4,6 +4,7 @@ import functools
 import gc
 import importlib.util
 import os
+import signal
 import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -19,6 +20,10 @@ os.environ["MPLBACKEND"] = "Agg"  # child processes inherit both
 # A first example may compile, and other work may share the processor: no time limit an example.
 settings.register_profile("mlp-parity", deadline=None)
 settings.load_profile("mlp-parity")
+
+# A shell starts what is put into the background with Ctrl-C ignored, and children inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FULL_DATA = pytest.StashKey[Path | None]()
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from parity.config import numbers
+from parity.config.network import Source
 
 
-@dataclass(frozen=True)
-class BenchConfig:
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig(Source):
     """Measure how fast each way of training is: rows in turn, against a floor and the peak.
 
     Every row runs in a process of its own; rounds are interleaved, figures are medians, and what
@@ -43,12 +43,7 @@ class BenchConfig:
     """Epochs of each row, after two to warm up."""
     quick: bool = False
     """The five rows that matter most: under a minute."""
-    data: str | None = None
-    """A folder of Fashion-MNIST, or "sample"; the default is to look for it: `mlp-parity data`."""
     json: Path | None = None
     """File for the figures, in the place of bench.json in the folder below."""
     out: Path = Path("bench")
     """Folder for bench.json and the pictures."""
-
-    def __post_init__(self) -> None:
-        numbers.check(self)

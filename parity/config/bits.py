@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from parity.config import numbers
+from parity.config.network import Perceptron
 
 
-@dataclass(frozen=True)
-class BitsConfig:
+@dataclass(frozen=True, kw_only=True)
+class BitsConfig(Perceptron):
     """Train in reproducible arithmetic and print hashes that any machine can check.
 
     JAX and Torch, one device or eight, any thread count: every loss and weight has the same bits.
@@ -32,20 +32,7 @@ class BitsConfig:
     """Passes over the training set."""
     devices: int = 1
     """Of JAX: each batch is shared out over so many, simulated on the CPU."""
-    hiddens: tuple[int, ...] = (256,)
-    """Widths of the hidden layers."""
-    lr: float = 0.1
-    """Learning rate."""
-    batch_size: int = 256
-    """Examples in a batch; the last of an epoch may have fewer."""
-    seed: int = 0
-    """Of the initial weights and of the shuffles."""
-    data: str | None = None
-    """A folder of Fashion-MNIST, or "sample"; the default is to look for it: `mlp-parity data`."""
     locate: bool = False
     """Also repeat both runs step by step, and name the first operation and element that differ."""
     out: Path | None = None
     """Folder for bits.json and the weights; by default nothing is written."""
-
-    def __post_init__(self) -> None:
-        numbers.check(self)

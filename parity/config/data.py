@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from parity.config import numbers
+from parity.config.network import Source
 
 
-@dataclass(frozen=True)
-class DataConfig:
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Source):
     """Find or fetch Fashion-MNIST, check every byte, and say what was found.
 
     Examples:
@@ -15,9 +15,3 @@ class DataConfig:
 
     mlp-parity data --data /usr/share/datasets/fashion-mnist
     """
-
-    data: str | None = None
-    """A folder of Fashion-MNIST, or "sample"; by default every known place is tried in turn."""
-
-    def __post_init__(self) -> None:
-        numbers.check(self)

@@ -7,10 +7,11 @@ from typing import Literal
 from tyro.conf import Positional
 
 from parity.config import numbers
+from parity.config.network import Perceptron
 
 
-@dataclass(frozen=True)
-class SweepConfig:
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig(Perceptron):
     """Answer the book's exercises on the JAX side: a table, a sentence and a picture each.
 
     Trains every value with several seeds; runs of one architecture are trained at once. Ctrl-C
@@ -45,14 +46,10 @@ class SweepConfig:
     """Widths of the hidden layers, where they are not what is swept."""
     lr: float = 0.1
     """Learning rate, where it is not what is swept."""
-    batch_size: int = 256
-    """Examples in a batch; the last of an epoch may have fewer."""
     seed: int = 0
     """The first seed."""
     devices: int | None = None
     """How many the runs are spread over, simulated on a CPU; the default is all that there are."""
-    data: str | None = None
-    """A folder of Fashion-MNIST, or "sample"; the default is to look for it: `mlp-parity data`."""
     out: Path = Path("sweep")
     """Folder for sweep.json, sweep.csv and a picture an exercise."""
 

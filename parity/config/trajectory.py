@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mlp_core.activations import Activation
 from parity.config import numbers
+from parity.config.network import AnyPerceptron
 
 
-@dataclass(frozen=True)
-class TrajectoryConfig:
+@dataclass(frozen=True, kw_only=True)
+class TrajectoryConfig(AnyPerceptron):
     """Certify every step of a training on both sides, and compare the runs on their own.
 
     Exits with 0 if they agree, 1 if they differ, 2 if too few seeds were run to tell.
@@ -37,25 +37,11 @@ class TrajectoryConfig:
     """Seeds a side for the equivalence of final accuracy and loss; 0 leaves it out."""
     seed_epochs: int = 10
     """Epochs of each seed's run."""
-    hiddens: tuple[int, ...] = (256,)
-    """Widths of the hidden layers."""
-    activation: Activation = "relu"
-    """Of the hidden layers; "gelu" is the exact one, "gelu_tanh" its approximation by tanh."""
-    sigma: float | None = None
-    """Spread of normal initial weights, biases 0; the default is the model's own way to draw."""
-    lr: float = 0.1
-    """Learning rate."""
-    batch_size: int = 256
-    """Examples in a batch; the last of an epoch may have fewer."""
-    seed: int = 0
-    """Of the initial weights and of the shuffles."""
-    data: str | None = None
-    """A folder of Fashion-MNIST, or "sample"; the default is to look for it: `mlp-parity data`."""
     out: Path = Path("trajectory")
     """Folder of the report."""
 
     def __post_init__(self) -> None:
-        numbers.check(self)
+        super().__post_init__()
         numbers.check_last_seed(
             self, self.seed + 1000 * bool(self.seeds) + self.seeds
         )  # Torch's shuffles

@@ -14,7 +14,7 @@ from parity.comparison import Comparison, compare_trees
 from parity.levels.effective_bits import FLOAT32, same_bits, same_in_float64
 from parity.levels.level import Judge, Level, Skipped
 from parity.levels.pair import Pair
-from parity.sides.memory import paired
+from parity.sides.memory import marked, paired
 from parity.sides.reference import room
 from parity.sides.side import SIDES, Evaluation
 from parity.trees import Arrays
@@ -41,8 +41,6 @@ def judge_part(part: str) -> Judge:
     def judge(pair: Pair, precision: str) -> list[Comparison]:
         if pair.infer and part != "logits":
             raise Skipped("there are no targets: outputs alone are compared")
-        if precision == "float64" and (why := pair.without_float64):
-            raise Skipped(why)
         found = _judged(pair, precision, part)
         doubt = not all(c.ok and not c.unjudged for c in found)
         if precision == "float64" and doubt and (why := pair.narrow):
@@ -76,7 +74,7 @@ def _judged(pair: Pair, precision: str, part: str) -> list[Comparison]:
             for s in SIDES:
                 against = (s, "float64 value")
                 found += compare_trees(sides[s], value, within, sides=against, name=name)
-            if pair.mixed:
+            if pair.narrower:
                 found += _as_near(value, sides, name)
     return found
 
@@ -138,10 +136,7 @@ def _by_own_gradients(
             own = compared(pair, one, part)
             gradients = reference.side.typed(of_jax | one.gradients)
             b = reference.update(pair.params, gradients, memory)
-            value, limit = (
-                params | {f"optimizer.{name}": leaf for name, leaf in kept.items()}
-                for params, kept in (b.value, b.bound)
-            )
+            value, limit = (params | marked(kept) for params, kept in (b.value, b.bound))
             names = [name for name in own if name in only and name in value]
             found += compare_trees(
                 {name: own[name] for name in names},

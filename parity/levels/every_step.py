@@ -26,6 +26,7 @@ from parity.levels.pair import Pair
 from parity.levels.step_judge import Judged, StepJudge
 from parity.locate.divergence import Divergence, locate
 from parity.rounding.bound import UnsupportedPrimitive
+from parity.sides.memory import is_memory, slot_of
 from parity.sides.pairs import JaxSide, TorchSide, torch_threads
 from parity.sides.reference import Reference, flat
 from parity.sides.side import SIDES, Batch
@@ -219,7 +220,7 @@ def judge_every_step(pair: Pair, precision: str) -> list[Comparison]:
             worst = int(np.argmax(margin))
             name = f"{leaf} at step {worst:,} of {t.steps:,}, share of its bound"
             judged = compare(margin[worst], 0.0, 1.0, name=name, sides=(s, "expected"))
-            size = sizes.get(leaf.rpartition("optimizer.")[2].partition(".")[2] or leaf, 1)
+            size = sizes.get(slot_of(leaf)[1] if is_memory(leaf) else leaf, 1)
             apart, elements = float(t.apart[leaf].max()), t.steps * sizes.get(leaf, size)
             never = t.unjudged[leaf]
             found.append(replace(judged, relative=apart, elements=elements, unjudged=never))

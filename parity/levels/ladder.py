@@ -64,6 +64,8 @@ def climb(pair: Pair, levels: Sequence[Level] = LEVELS) -> Iterator[Result]:
                 for s, side in pair.sides("float32").items():
                     if lacks(side, level.needs):
                         raise Skipped(f"{s}: this side has no {level.needs}")
+                if dtype == "float64" and (why := pair.without_float64):
+                    raise Skipped(why)
                 comparisons = tuple(level.judge(pair, dtype))
                 note = level.note(pair, dtype)
             except Skipped as reason:

@@ -179,11 +179,11 @@ class Pair:
         return ""
 
     @cached_property
-    def mixed(self) -> bool:
-        """Whether a model computes in a narrower type than float32."""
+    def narrower(self) -> dict[str, str]:
+        """{side: the type that it computes in}, where that is narrower than float32."""
         inputs, _ = next(iter(self.batches.values()))
-        kinds = (side.narrowest(inputs).kind for side in self.sides("float32").values())
-        return any(kind not in ("float32", "float64") for kind in kinds)
+        kinds = {s: side.narrowest(inputs).kind for s, side in self.sides("float32").items()}
+        return {s: kind for s, kind in kinds.items() if kind not in ("float32", "float64")}
 
     @cached_property
     def frozen(self) -> set[str]:

@@ -69,6 +69,13 @@ def perceptron(pair: Pair) -> dict[str, str]:
         return _checked(named, params, width)
 
 
+def refuse_narrow(pair: Pair) -> None:
+    """Raises NoProbe where both sides compute in a type whose own rounding hides what is asked."""
+    if len(narrow := pair.narrower) == 2:
+        kinds = ", ".join(f"{s} in {kind}" for s, kind in narrow.items())
+        raise NoProbe(f"this level is for models that compute in float32; {kinds}")
+
+
 def _lettered(layers: Layers) -> dict[str, str]:
     found: dict[str, str] = {}
     for i, layer in enumerate(layers, 1):

@@ -21,7 +21,7 @@ import numpy as np
 from parity.comparison import Comparison, compare
 from parity.levels.level import Level
 from parity.levels.pair import Pair
-from parity.levels.perceptrons import NoProbe, perceptron
+from parity.levels.perceptrons import NoProbe, perceptron, refuse_narrow
 from parity.sides.side import Differentiable, Pullback
 from parity.trees import Arrays
 
@@ -134,6 +134,7 @@ def judge_precision(pair: Pair, precision: str) -> list[Comparison]:
     Raises NoProbe for a model that isn't a perceptron, or whose activations let nothing pass.
     """
     own = perceptron(pair)
+    refuse_narrow(pair)
     shape = next(iter(pair.batches.values()))[0].shape[1:]
     unit = passing(pair.jax[precision], own, shape)
     return [

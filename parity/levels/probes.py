@@ -24,7 +24,7 @@ from jaxtyping import Int
 from parity.comparison import Comparison, compare, compare_trees
 from parity.levels.level import Level
 from parity.levels.pair import Pair
-from parity.levels.perceptrons import NoProbe, of_relu, perceptron
+from parity.levels.perceptrons import NoProbe, of_relu, perceptron, refuse_narrow
 from parity.sides.pairs import Pullback
 from parity.sides.side import Arrays
 
@@ -123,6 +123,7 @@ def judge_probes(pair: Pair, precision: str) -> list[Comparison]:
     Raises NoProbe for a model that isn't a ReLU perceptron.
     """
     own = perceptron(pair)
+    refuse_narrow(pair)
     of_relu(pair.jax[precision], next(iter(pair.batches.values()))[0])
     sizes = [pair.params[own[f"W{i}"]].shape[0] for i in range(1, len(own) // 2 + 1)]
     sizes.append(pair.params[own[f"b{len(own) // 2}"]].size)

@@ -9,6 +9,7 @@ import numpy as np
 from mlp_core.files import plain
 from parity.levels.every_step import Trajectory
 from parity.levels.level import Result
+from parity.locate.alignment import Alignment
 from parity.locate.divergence import Divergence
 from parity.locate.parting import Parting
 
@@ -22,7 +23,8 @@ class Verdict:
     divergence: if one batch shows a difference, or one of the certified steps, the first level of
     it that leaves its bound, the element, and for each later level whether its error was inherited
     or made there. trajectory: the certified steps, if they were asked for. notes: what was assumed,
-    what can't be told, what the data don't reach.
+    what can't be told, what the data don't reach. alignment: of the step in which a failing pair
+    parts, both codes' tensors.
     """
 
     pair: str
@@ -32,12 +34,17 @@ class Verdict:
     divergence: Divergence | None = None
     trajectory: Trajectory | None = None
     notes: tuple[str, ...] = field(default=())
-    parting: Parting | None = None
+    alignment: Alignment | None = None
 
     @property
     def ok(self) -> bool:
         asked = [r for r in self.results if not r.skipped]
         return bool(asked) and all(r.ok for r in asked)
+
+    @property
+    def parting(self) -> Parting | None:
+        """The lines where both codes part, if they do and that could be told."""
+        return self.alignment.parting if self.alignment else None
 
     @property
     def undecided(self) -> bool:
@@ -86,7 +93,8 @@ class Verdict:
             yield f"{name} differs by {c.error:.3g} ({c.relative:.1e} of the largest): {why}"
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the curves' arrays, in plain types; non-finite numbers as text."""
+        """Everything but the arrays of curves and the alignment, in plain types; non-finite numbers
+        as text."""
         levels = [
             {
                 "level": r.level.name,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from parity.locate.align import Pairing, paired_tensors
+from parity.locate.operands import Operands, operands
 from parity.locate.parting import Parting, Place, parting
 from parity.sides.jax_tensors import jax_tensors
 from parity.sides.pairs import JaxSide, TorchSide
@@ -24,7 +25,8 @@ class Alignment:
     but for a factor, JAX's over Torch's. lone_torch, lone_jax: tensors without a partner; inside a
     fused operation of the other side there are some in an honest pair too. share: of Torch's
     tensors, those with a partner. parting: where a result differs beyond rounding; None if none
-    does.
+    does. torch_made_of, jax_made_of: of the tensors named here, by number, those among them that
+    each was made of, and names of what was given.
     """
 
     pairs: tuple[tuple[Place, Place], ...]
@@ -33,6 +35,8 @@ class Alignment:
     lone_jax: tuple[Place, ...]
     share: float
     parting: Parting | None
+    torch_made_of: Operands
+    jax_made_of: Operands
 
     def __str__(self) -> str:
         lines = [f"{self.share:.0%} of Torch's tensors have a partner in JAX"]
@@ -108,4 +112,10 @@ def _alignment(pairing: Pairing, apart: Parting | None) -> Alignment:
     there = pairing.agreeing["jax"] | pairing.scaled_jax.keys()
     rest = [Place.of(t) for t in jax.computed if t.number not in there]
     both = tuple(pairs), tuple(scaled)
-    return Alignment(*both, tuple(lone), tuple(rest), pairing.share, apart)
+    theirs = [*(t for t, _ in pairs), *(t for t, *_ in scaled), *lone]
+    ours = [*(j for _, j in pairs), *(j for _, j, _ in scaled), *rest]
+    if apart:
+        theirs += [*apart.torch, *(t for t, _ in apart.agreeing)]
+        ours += [*apart.jax, *(j for _, j in apart.agreeing)]
+    made_of = operands(torch, theirs), operands(jax, ours)
+    return Alignment(*both, tuple(lone), tuple(rest), pairing.share, apart, *made_of)

@@ -8,6 +8,7 @@ import numpy as np
 
 from parity.comparison import Comparison, compare, compare_trees
 from parity.rounding.bound import Bounds
+from parity.sides.memory import is_memory
 from parity.sides.pairs import TorchSide
 from parity.sides.reference import Reference, room
 from parity.sides.side import SIDES, Batch, Evaluation
@@ -207,7 +208,7 @@ def _parts(one: Evaluation, part: str, torch: TorchSide, held: Collection[str]) 
     if part == "gradients":
         return {name: leaf for name, leaf in found.items() if name not in torch.frozen}
     if part == "step":  # what is kept by both: what one lacks, the levels have said
-        return {name: leaf for name, leaf in found.items() if not name.startswith("optimizer.")}
+        return {name: leaf for name, leaf in found.items() if not is_memory(name)}
     return found
 
 

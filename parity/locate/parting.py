@@ -23,7 +23,8 @@ SHOWN = 3  # lines named on each side, and tensors that agree
 @dataclass(frozen=True)
 class Place:
     """One operation of one side. line: "file:line (function)", the user's where there is one, else
-    a library's. inside: the fused operation that it is a step of. given: name of what was given."""
+    a library's. inside: the fused operation that it is a step of. given: name of what was given.
+    number: in the order in which its side made its tensors."""
 
     op: str
     shape: tuple[int, ...]
@@ -32,10 +33,11 @@ class Place:
     phase: str
     inside: str = ""
     given: str = ""
+    number: int = -1
 
     @classmethod
     def of(cls, t: Traced) -> Place:
-        return cls(t.op, t.shape, t.module, t.line, t.phase, t.inside, t.given)
+        return cls(t.op, t.shape, t.module, t.line, t.phase, t.inside, t.given, t.number)
 
     def __str__(self) -> str:
         said = f"{self.given or self.op} [{', '.join(map(str, self.shape))}]"

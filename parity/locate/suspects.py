@@ -36,7 +36,6 @@ def suspects(pairing: Pairing, side: str, found: Frontier, others: Frontier) -> 
     for t in found.first:
         twin = next((o for o in others.first if _twins(pairing, side, t, o)), None)
         operands = [graph.tensors[graph.origin(i)] for i in t.inputs]
-        free = kind(t) is not None and all(o.depends and not o.clock for o in operands)
         ranked += _scaling(pairing, side, t, found, others) or [(0.9 if t.boolean else 1.0, t)]
         if t.number in pairing.agreeing[side]:  # right, and yet not what is wanted there
             ranked += [(0.9, o) for o in operands if o.fingerprint.key == t.fingerprint.key]

@@ -14,6 +14,8 @@ from mlp_core.files import write_atomically, write_json
 from parity.checking import Verdict
 from parity.levels.level import Result
 from parity.report import pictures, steps_picture
+from parity.report.graphs import drawing
+from parity.report.page import rendered
 
 CAPTION = """\
 of bound   share of its bound that the worst element used; at most 1 agrees
@@ -123,12 +125,9 @@ class Report:
             yield "ladder.png", pictures.ladder(self.verdicts)
 
     def _page(self, drawn: dict[str, bytes]) -> str:
-        import jinja2
-
-        loader = jinja2.PackageLoader("parity.report")
-        page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
         images = {name: base64.b64encode(png).decode() for name, png in drawn.items()}
-        return page.get_template("report.html").render(report=self, images=images)
+        drawings = [drawing(v.alignment) if v.alignment else None for v in self.verdicts]
+        return rendered("report.html", report=self, images=images, drawings=drawings)
 
 
 def cells(result: Result | None) -> tuple[str, str, str]:

@@ -107,9 +107,7 @@ def walked(
         closed, shapes = _traced(fn, structure, tuple(map(_type, given)))
         variables, worst = closed.jaxpr.invars, _arithmetic(roundoff, 0.0)
         inputs = [_input(x, EXACT, dtype(v), True) for x, v in zip(given, variables, strict=True)]
-        units = [unit(dtype(v)) for v in variables if real(dtype(v))]
-        chance = replace(worst, statistical=True)
-        walk = make(worst, chance, min(units, default=FLOAT32), True)
+        walk = make(worst, replace(worst, statistical=True), _base(variables, worst), True)
         for x, label in zip(inputs, labels, strict=True):
             walk.give(x, *label)
         return walk.closed(closed, inputs), shapes
@@ -162,9 +160,7 @@ def _walked(
         _input(x, d, dtype(v), eager)
         for x, d, v in zip(given, errors or [EXACT] * len(given), variables, strict=True)
     ]
-    units = [unit(dtype(v)) for v in variables if real(dtype(v))]
-    chance = replace(worst, statistical=True)
-    walk = Walk(worst, chance, min(units, default=FLOAT32), eager)
+    walk = Walk(worst, replace(worst, statistical=True), _base(variables, worst), eager)
     outputs = [_output(worst, x) for x in walk.closed(closed, inputs)]
     values, bounds, likely = ([x[i] for x in outputs] for i in range(3))
     return values, bounds, likely, walk
@@ -184,6 +180,13 @@ def _arithmetic(roundoff: float, operand_roundoff: float) -> Arithmetic:
         tiny=2.0**-1022 if double else 2.0**-126,
         huge=float(np.finfo(np.float64).max) if double else 2.0**128,
     )
+
+
+def _base(variables: list[Any], worst: Arithmetic) -> float:
+    """The unit of the type whose numbers are judged at `worst`: the widest that is given, but
+    where all are narrower than float32, that of `worst` itself. Narrower types round coarser."""
+    given = min((unit(dtype(v)) for v in variables if real(dtype(v))), default=FLOAT32)
+    return min(given, max(FLOAT32, worst.u))
 
 
 def _type(x: Any) -> tuple[tuple[int, ...], Any, bool]:

@@ -47,6 +47,14 @@ def unit(kind: Any) -> float:
     return float(jnp.finfo(kind).eps) / 2
 
 
+def narrowed(r: Arithmetic, kind: Any) -> Arithmetic:
+    """An arithmetic whose results are kept in a narrower type. Conversions to float16 round to its
+    subnormals and flush none: there a result is off by their spacing at most."""
+    info = jnp.finfo(kind)
+    tiny = info.smallest_subnormal if kind == np.float16 else info.smallest_normal
+    return replace(r, tiny=max(r.tiny, float(tiny)), huge=min(r.huge, float(info.max)))
+
+
 def real(kind: Any) -> bool:
     return jnp.issubdtype(kind, jnp.floating)
 
@@ -160,23 +168,36 @@ class Walk(Interpreter[Approx]):
         )
         value, spread, *tag = RULES[op.name](op, *(x.value for x in operands))
 
-        def spreads(r: Arithmetic) -> Any:
+        def here(r: Arithmetic) -> Arithmetic:
             r = replace(r, u=r.u * coarse, exact=exact)
+            return narrowed(r, aval.dtype) if coarse > 1 else r
+
+        def spreads(r: Arithmetic) -> Any:
+            r = here(r)
             return spread(r, *(r.of(x) for x in operands))
 
         bound, likely = spreads(self.worst), spreads(self.chance)
         if not eqn.primitive.multiple_results:
-            found = self.guard(value, bound, likely, next(iter(tag), None), op.name in _IN_RANGE)
+            huge = here(self.worst).huge
+            checked = op.name in _IN_RANGE and huge == self.worst.huge
+            found = self.guard(value, bound, likely, next(iter(tag), None), checked, huge)
             if exact or found.bound is EXACT:
                 return [found]
-            return [replace(found, low=limit(op, replace(self.worst, u=self.worst.u * coarse)))]
+            return [replace(found, low=limit(op, here(self.worst)))]
         parts = [[d] * len(value) if d is EXACT else d for d in (bound, likely)]
         return [self.guard(*each) for each in zip(value, *parts, strict=True)]
 
     def guard(
-        self, value: Array, bound: Delta, likely: Delta, tag: Any = None, checked: bool = False
+        self,
+        value: Array,
+        bound: Delta,
+        likely: Delta,
+        tag: Any = None,
+        checked: bool = False,
+        huge: float | None = None,
     ) -> Approx:
         """No bound is NaN; where the judged arithmetic overflows, it's infinite."""
+        most = self.worst.huge if huge is None else huge
 
         def sound(d: Delta) -> Delta:
             if d is EXACT:
@@ -185,7 +206,7 @@ class Walk(Interpreter[Approx]):
             if checked:
                 return jnp.where(jnp.isnan(d) | (jnp.isnan(value) & (d > 0)), jnp.inf, d)
             # An exact infinity, of a mask perhaps, is no overflow.
-            return jnp.where((d == 0) | (jnp.abs(value) + d < self.worst.huge), d, jnp.inf)
+            return jnp.where((d == 0) | (jnp.abs(value) + d < most), d, jnp.inf)
 
         if self.eager:
             value, bound, likely = settled((value, bound, likely))

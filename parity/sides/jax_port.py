@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 import jax_mlp
-from parity.problem import Training
+from parity.problem import Training, own_method
 from parity.sides.jax_losses import LOSSES
 from parity.sides.jax_models import FunctionModel, LinenModel
 from parity.trees import arguments
@@ -53,33 +53,21 @@ class JaxPort(jax_mlp.Module):
             self.plot("acc", hits.astype(jax.numpy.float32).mean(), train=False)
 
     def loss(self, outputs: Any, targets: Any) -> Any:
-        loss = self.chosen.training.loss
-        if loss is None and callable(own := getattr(self.net, "loss", None)):
-            return own(outputs, targets)
-        return (
-            loss[1](outputs, targets)
-            if isinstance(loss, tuple)
-            else LOSSES[self.loss_name](outputs, targets)
-        )
+        return self.chosen.training.loss_function(self.net, 1, LOSSES)(outputs, targets)
 
     @property
     def loss_name(self) -> str:
         """Of LOSSES; "" for a function."""
-        loss = self.chosen.training.loss
-        if loss is None:
-            return "" if callable(getattr(self.net, "loss", None)) else "cross_entropy"
-        return loss if isinstance(loss, str) else ""
+        return self.chosen.training.loss_name(self.net)
 
     @property
     def assumes_cross_entropy(self) -> bool:
         """Whether nobody said what the loss is."""
-        own = any(callable(getattr(self.net, n, None)) for n in ("training_step", "loss"))
-        return self.chosen.training.loss is None and not own
+        return self.chosen.training.assumes_cross_entropy(self.net)
 
     def _loss(self, batch: Any) -> Any:
-        own = getattr(self.net, "training_step", None)
-        if self.chosen.training.loss is None and callable(own):
-            return own(batch)
+        if self.chosen.training.loss is None and (step := own_method(self.net, "training_step")):
+            return step(batch)
         inputs, targets = batch
         args, named = arguments(inputs)
         return self.loss(self(*args, **named), targets)
@@ -87,11 +75,12 @@ class JaxPort(jax_mlp.Module):
     def configure_optimizers(self) -> optax.GradientTransformation:
         """The optimiser asked for, which sees the parameters as the user's tree."""
         training = self.chosen.training
-        own = getattr(self.net, "configure_optimizers", None)
         if training.optimizer is not None:
             made = training.optimizer[1]
+        elif configure := own_method(self.net, "configure_optimizers"):
+            made = configure()
         else:
-            made = own() if callable(own) else optax.sgd(training.lr)
+            made = optax.sgd(training.lr)
         if training.accumulate > 1 and not isinstance(made, optax.MultiSteps):
             kind = jax.numpy.zeros(()).dtype  # by default float32, also where all else is float64
             made = optax.MultiSteps(made, training.accumulate, accumulator_dtype=kind)

@@ -10,16 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.extend import core
 
 import jax_mlp
 from jax_mlp import programs
 from jax_mlp.step import Carry, pure_step, split, update
 from parity.problem import PLAIN, Examples, Training
-from parity.rounding.jaxpr import frames_to_user
 from parity.sides.jax_data import JaxData
 from parity.sides.jax_models import as_module, turned_weights
 from parity.sides.jax_port import JaxPort
+from parity.sides.jax_trainer import JaxTrainer
+from parity.sides.jax_types import narrowness, results
 from parity.sides.memory import slot_names
 from parity.sides.side import Batch, Evaluation, Narrowest, Pullback, Run, told
 from parity.trees import NOTHING, Arrays, Leaves, Tree, arguments, leaves, mapped
@@ -102,8 +102,8 @@ class JaxSide:
         with self._settings():
             given = *self.held(), self.typed(inputs)
             jaxpr = jax.make_jaxpr(self.outputs)(*given).jaxpr
-        found = [Narrowest(), *_results(jaxpr, set(jaxpr.invars))]
-        return min(found, key=_narrowness)
+        found = [Narrowest(), *results(jaxpr, set(jaxpr.invars))]
+        return min(found, key=narrowness)
 
     def load(
         self, params: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray] = NOTHING
@@ -192,7 +192,7 @@ class JaxSide:
     def train(self, epochs: int, update_scale: float = 1.0) -> Run:
         with self._settings():
             model = nnx.clone(self.model)
-            trainer = _JaxTrainer(epochs, update_scale, self.dtype)
+            trainer = JaxTrainer(epochs, update_scale, self.dtype)
             history = trainer.fit(model, self._of(self.examples))
             return self._run(history, model)
 
@@ -386,7 +386,7 @@ class JaxSide:
             return self.assembled(params, self.held()[1])(X)
 
         logits, back = jax.vjp(logits_of, params, X)
-        return logits, back(cotangent)
+        return logits, back(cotangent.astype(logits.dtype))
 
     def _of(self, examples: Examples) -> JaxData:
         return JaxData(examples, self.dtype, self._data.flat)
@@ -474,24 +474,6 @@ def _numpy(leaf: Any) -> np.ndarray:
     return array.astype(np.float32) if array.dtype.kind == "V" else array
 
 
-def _narrowness(n: Narrowest) -> tuple[bool, bool, int]:
-    return n.kind == "float64", n.constant, jnp.finfo(n.kind).bits
-
-
-def _results(jaxpr: Any, given: set[Any]) -> Iterator[Narrowest]:
-    """All floating results in a jaxpr that are narrower than float64. given: what isn't constant;
-    what depends on it joins."""
-    for eqn in jaxpr.eqns:
-        depends = any(not isinstance(v, core.Literal) and v in given for v in eqn.invars)
-        for inner in core.jaxprs_in_params(eqn.params):
-            yield from _results(inner, set(inner.invars) if depends else set())
-        given.update(eqn.outvars if depends else ())
-        for v in eqn.outvars:
-            kind = getattr(v.aval, "dtype", None)
-            if kind is not None and jnp.issubdtype(kind, jnp.floating) and kind != np.float64:
-                yield Narrowest(kind.name, frames_to_user((eqn,))[1] or "", not depends)
-
-
 def _word(key: Any) -> str:
     for name in ("key", "name", "idx"):
         if hasattr(key, name):
@@ -527,30 +509,3 @@ def _of_type(dtype: str, model: nnx.Module) -> nnx.Module:
 
     nnx.update(model, jax.tree.map(cast, nnx.state(model)))
     return model
-
-
-class _JaxTrainer(jax_mlp.Trainer):
-    """update_scale is a part of the optimiser's state, so that it needs no program of its own;
-    in float32 every update counts, and there is none but 1."""
-
-    def __init__(self, max_epochs: int, update_scale: float, dtype: str) -> None:
-        super().__init__(max_epochs, arithmetic="native")
-        self.update_scale, self.dtype = update_scale, dtype
-
-    def compile(self, function: Callable, *args: Any) -> Callable:
-        return programs.Quick(function).compiled(*args)
-
-    def prepare_model(self, model: Any) -> None:
-        super().prepare_model(model)
-        if self.dtype == "float64" or self.update_scale != 1.0:
-            plain: Callable = model.configure_optimizers
-            scale = _scaled(self.update_scale)
-            model.configure_optimizers = lambda: optax.chain(plain(), scale)
-
-
-def _scaled(factor: float) -> optax.GradientTransformation:
-    """Updates, times a factor that is the state."""
-    return optax.GradientTransformation(
-        lambda params: jnp.asarray(factor),
-        lambda updates, state, params=None: (jax.tree.map(lambda u: u * state, updates), state),
-    )

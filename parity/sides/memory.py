@@ -20,6 +20,7 @@ SLOTS = {
     "step": "count",
 }
 KNOWN = frozenset(SLOTS.values()) | {"acc_grads"}
+PREFIX = "optimizer."  # of a leaf of a step
 # Of a gradient that is still being accumulated: Torch keeps its sum, where the gradient is.
 UNPAIRED = ("acc_grads",)
 
@@ -42,11 +43,21 @@ def slot_names(
     return found
 
 
+def marked(memory: Mapping[str, T]) -> dict[str, T]:
+    """An optimiser's leaves as those of a step, beside the parameters: "optimizer.mu.W1"."""
+    return {PREFIX + name: leaf for name, leaf in memory.items()}
+
+
+def is_memory(name: str) -> bool:
+    """Whether a leaf of a step is an optimiser's."""
+    return name.startswith(PREFIX)
+
+
 def is_paired(name: str) -> bool:
     """Whether a leaf of a step, a parameter or "optimizer.mu.W1", is one that both sides keep."""
-    if not name.startswith("optimizer."):
+    if not is_memory(name):
         return True
-    slot, param = _slot(name)
+    slot, param = slot_of(name)
     return bool(param) and slot not in UNPAIRED
 
 
@@ -63,19 +74,19 @@ def paired(
     asked for slots that no step reads, as that of a momentum of 0. Otherwise what one lacks is a
     difference.
     """
-    every = {n for side in sides for n in side if n.startswith("optimizer.") and is_paired(n)}
-    slots = [{_slot(name)[0] for name in every if name in side} for side in sides]
+    every = {n for side in sides for n in side if is_memory(n) and is_paired(n)}
+    slots = [{slot_of(name)[0] for name in every if name in side} for side in sides]
     strange = any(slot.rstrip("0123456789") not in KNOWN for slot in set().union(*slots))
     excused = {
         name
         for name in every
         for side, own in zip(sides, slots, strict=True)
-        if name not in side and (strange or _slot(name)[0] in own or _slot(name)[0] in idle())
+        if name not in side and (strange or slot_of(name)[0] in own or slot_of(name)[0] in idle())
     }
     return {n: leaf for n, leaf in step.items() if is_paired(n) and n not in excused}
 
 
-def _slot(name: str) -> tuple[str, str]:
+def slot_of(name: str) -> tuple[str, str]:
     """(slot, parameter) of "optimizer.mu.W1"."""
-    slot, _, param = name.removeprefix("optimizer.").partition(".")
+    slot, _, param = name.removeprefix(PREFIX).partition(".")
     return slot, param

@@ -17,7 +17,8 @@ from parity.sides.jax_models import as_module, turned_weights
 from parity.sides.jax_side import JaxSide
 from parity.sides.side import Evaluation, Pullback, Run, Side
 from parity.sides.torch_data import TorchData
-from parity.sides.torch_side import TorchSide, TorchTrainer, torch_threads
+from parity.sides.torch_side import TorchSide
+from parity.sides.torch_trainer import TorchTrainer, torch_threads
 from parity.sides.weights import pair_names, pair_state
 from parity.trees import Arrays
 

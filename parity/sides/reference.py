@@ -13,6 +13,7 @@ import numpy as np
 
 from parity.rounding.bound import Bounds, bound
 from parity.sides.jax_side import JaxSide
+from parity.sides.memory import marked
 from parity.sides.side import Batch, Evaluation
 from parity.trees import Leaves, Tree
 
@@ -138,7 +139,7 @@ def flat(loss: Any, parts: dict[str, Leaves]) -> Leaves:
     """{leaf: after the step} of a step's parts: the loss, parameters, statistics, memory."""
     leaves = {"loss": loss, **parts["step"]}
     leaves |= {f"state.{name}": leaf for name, leaf in parts["state"].items()}
-    return leaves | {f"optimizer.{name}": leaf for name, leaf in parts["memory"].items()}
+    return leaves | marked(parts["memory"])
 
 
 def _joined(outputs: Leaves) -> Any:

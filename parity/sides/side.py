@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 
 from mlp_core.history import History
+from parity.sides.memory import marked
 from parity.trees import NOTHING, Arrays, Tree
 
 SIDES = ("jax", "torch")
@@ -78,7 +79,7 @@ class Evaluation:
         if level == "logits":
             return self.outputs
         if level == "step":
-            return self.step | {f"optimizer.{name}": leaf for name, leaf in self.memory.items()}
+            return self.step | marked(self.memory)
         value = getattr(self, level)
         return value if isinstance(value, dict) else {level: value}
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 import torch_mlp
-from parity.problem import Training
+from parity.problem import Training, own_method
 from parity.sides.torch_losses import LOSSES
 from parity.trees import arguments
 
@@ -49,31 +49,21 @@ class TorchPort(torch_mlp.Module):
             self.plot("acc", hits.float().mean(), train=False)
 
     def loss(self, outputs: Any, targets: Any) -> Any:
-        loss = self.chosen.loss
-        if loss is None and callable(own := getattr(self.inner, "loss", None)):
-            return own(outputs, targets)
-        if isinstance(loss, tuple):
-            return loss[0](outputs, targets)
-        return LOSSES[self.loss_name](outputs, targets)
+        return self.chosen.loss_function(self.inner, 0, LOSSES)(outputs, targets)
 
     @property
     def loss_name(self) -> str:
         """Of LOSSES; "" for a function."""
-        loss = self.chosen.loss
-        if loss is None:
-            return "" if callable(getattr(self.inner, "loss", None)) else "cross_entropy"
-        return loss if isinstance(loss, str) else ""
+        return self.chosen.loss_name(self.inner)
 
     @property
     def assumes_cross_entropy(self) -> bool:
         """Whether nobody said what the loss is."""
-        own = any(callable(getattr(self.inner, n, None)) for n in ("training_step", "loss"))
-        return self.chosen.loss is None and not own
+        return self.chosen.assumes_cross_entropy(self.inner)
 
     def _loss(self, batch: Any) -> Any:
-        own = getattr(self.inner, "training_step", None)
-        if self.chosen.loss is None and callable(own):
-            found = own(batch)
+        if self.chosen.loss is None and (step := own_method(self.inner, "training_step")):
+            found = step(batch)
             return found["loss"] if isinstance(found, dict) else found
         inputs, targets = batch
         args, named = arguments(inputs)
@@ -81,11 +71,10 @@ class TorchPort(torch_mlp.Module):
 
     def configure_optimizers(self) -> Any:
         """The optimiser asked for, over all parameters; it steps a scheduler that comes along."""
-        own = getattr(self.inner, "configure_optimizers", None)
         if self.chosen.optimizer is not None:
             made = self.chosen.optimizer[0](self.inner.parameters())
-        elif callable(own):
-            made = own()
+        elif configure := own_method(self.inner, "configure_optimizers"):
+            made = configure()
         else:
             made = torch.optim.SGD(self.inner.parameters(), lr=self.chosen.lr)
         if isinstance(made, (tuple, list)):

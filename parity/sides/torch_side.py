@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_mlp
 from parity.problem import PLAIN, Examples, Training
 from parity.sides.memory import SLOTS
 from parity.sides.side import Batch, Evaluation, Narrowest, Pullback, Run, Taken, told
 from parity.sides.torch_data import TorchData, numpy, tensor, view
+from parity.sides.torch_layers import layer_kinds
 from parity.sides.torch_port import TorchPort
+from parity.sides.torch_products import Products
+from parity.sides.torch_trainer import TorchTrainer
+from parity.sides.torch_types import Types
 from parity.sides.weights import Rearrangement, Turned
 from parity.trees import NOTHING, Arrays, Tree, arguments, leaves, mapped
 
@@ -105,7 +108,7 @@ class TorchSide:
         with self.borrowed(), torch.no_grad():
             self.model.train()
             held = [*self._inner.parameters(), *self._inner.buffers(), *leaves(typed).values()]
-            with _Types(held) as seen:
+            with Types(held) as seen:
                 self.model(*args, **named)
         bits = {
             kind: torch.finfo(getattr(torch, kind)).bits for kind in {n.kind for n in seen.found}
@@ -117,11 +120,11 @@ class TorchSide:
     ) -> None:
         new = self._unnamed(params)
         for name, mine in self._params.items():
-            self._params[name] = torch.tensor(np.array(new[name])).to(mine.dtype)
+            self._params[name] = tensor(np.array(new[name])).to(mine.dtype)
         back = {shared: own for own, shared in self._state_names.items()}
         for name, array in state.items():
             mine = self._buffers[back[name]]
-            self._buffers[back[name]] = torch.tensor(array).reshape(mine.shape).to(mine.dtype)
+            self._buffers[back[name]] = tensor(np.array(array)).reshape(mine.shape).to(mine.dtype)
 
     @property
     def origins(self) -> Mapping[str, Any]:
@@ -234,7 +237,7 @@ class TorchSide:
 
         Read off the operations that run, so that it doesn't matter how the model is written.
         """
-        with self.borrowed(), torch.no_grad(), _Products() as seen:
+        with self.borrowed(), torch.no_grad(), Products() as seen:
             self.model.train()
             self.model(tensor(X, self._torch_dtype))
         return seen.between
@@ -251,7 +254,7 @@ class TorchSide:
                 names, own = zip(*self._inner.named_parameters(), strict=True)
                 inputs = tensor(np.array(X, self.dtype)).requires_grad_()
                 logits = self.model(inputs)
-                weights = tensor(np.array(cotangent, self.dtype))
+                weights = tensor(np.array(cotangent, self.dtype)).to(logits.dtype)
                 wanted = [p for p in own if p.requires_grad]
                 *found, by_X = torch.autograd.grad(
                     logits, [*wanted, inputs], weights, materialize_grads=True
@@ -469,10 +472,6 @@ class TorchSide:
             torch.set_float32_matmul_precision(before)
 
 
-def _narrowness(n: Narrowest) -> tuple[bool, bool, int]:
-    return n.kind == "float64", n.constant, torch.finfo(getattr(torch, n.kind)).bits
-
-
 def _shaped(model: torch.nn.Module, inputs: Tree) -> torch.nn.Module:
     """A copy of a model with lazy layers, which have taken their shapes and drawn their weights."""
     # A trainer holds the data: the copy does without.
@@ -504,105 +503,3 @@ def _plain(outputs: Any) -> Any:
         return outputs
     paths, _ = torch.utils._pytree.tree_flatten_with_path(outputs)
     return {torch.utils._pytree.keystr(path).strip("."): leaf for path, leaf in paths}
-
-
-class _Types(TorchDispatchMode):
-    """While it lasts, keeps the type of every floating result narrower than float64, with its
-    operation. given: what isn't constant; what depends on it joins."""
-
-    def __init__(self, given: list[torch.Tensor]) -> None:
-        super().__init__()
-        self.found = [Narrowest()]
-        self._given = {id(tensor): tensor for tensor in given}  # kept, so that no id comes twice
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        given = torch.utils._pytree.tree_leaves((args, kwargs or {}))
-        depends = any(id(x) in self._given for x in given if isinstance(x, torch.Tensor))
-        for one in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(one, torch.Tensor):
-                self._given |= {id(one): one} if depends else {}
-                if one.is_floating_point() and one.dtype != torch.float64:
-                    kind = str(one.dtype).removeprefix("torch.")
-                    self.found.append(Narrowest(kind, str(func.overloadpacket), not depends))
-        return out
-
-
-class _Products(TorchDispatchMode):
-    """While it lasts, keeps what lies between a matrix product and the next."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.between: list[tuple[np.ndarray, np.ndarray]] = []
-        self._last, self._result = None, np.empty(0)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out, op = func(*args, **(kwargs or {})), func.overloadpacket
-        product = op in (torch.ops.aten.mm, torch.ops.aten.addmm)  # all others come down to these
-        if product and self._last is not None:
-            factor = args[op is torch.ops.aten.addmm]
-            self.between.append((self._result, _copied(factor)))
-        biased = op is torch.ops.aten.add and any(x is self._last for x in args)
-        if product or biased:
-            self._last, self._result = out, _copied(out)
-        return out
-
-
-def _copied(tensor: torch.Tensor) -> np.ndarray:
-    """In float64, which NumPy has and holds bfloat16 too; what follows may overwrite the tensor."""
-    return tensor.detach().double().numpy().copy()
-
-
-class TorchTrainer(torch_mlp.Trainer):
-    def __init__(self, max_epochs: int, dtype: str) -> None:
-        super().__init__(max_epochs, arithmetic="native")
-        self.dtype = getattr(torch, dtype)
-
-    def prepare_batch(self, batch: Any) -> Any:
-        return mapped(self._typed, super().prepare_batch(batch))
-
-    def _typed(self, leaf: torch.Tensor) -> torch.Tensor:
-        wide = leaf.is_floating_point() and torch.float64 in (leaf.dtype, self.dtype)
-        return leaf.to(self.dtype) if wide else leaf
-
-
-@contextlib.contextmanager
-def torch_threads(count: int | None = None) -> Iterator[None]:
-    """Torch on so many threads; by default on half of those that it has, for JAX works beside it.
-
-    A small net wants one: sharing out its work costs 50 times the work.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or max(1, before // 2))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def layer_kinds(model: torch.nn.Module) -> dict[str, str]:
-    """{name of a weight: what kind of layer it is of}: "linear" [out, in], "conv" [out, in, ...],
-    "transposed" [in, out, ...], "embedding"; of attention, what packs q, k and v, "attention"; of
-    recurrent layers all, "gates". Others have none."""
-    nn = torch.nn
-    found = {}
-    for at, layer in model.named_modules():
-        for leaf, _ in layer.named_parameters(recurse=False):
-            kind = ""
-            if isinstance(layer, nn.RNNBase):
-                kind = "gates"
-            elif isinstance(layer, nn.MultiheadAttention):
-                kind = "attention" if leaf.startswith("in_proj") else ""
-            elif leaf == "weight":
-                for one, types in (
-                    ("linear", nn.Linear),
-                    ("embedding", (nn.Embedding, nn.EmbeddingBag)),
-                    ("transposed", (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)),
-                    ("conv", (nn.Conv1d, nn.Conv2d, nn.Conv3d)),
-                ):
-                    kind = one if isinstance(layer, types) else kind
-                if kind == "transposed" and layer.groups != 1:
-                    kind = "transposed in groups"
-            if kind:
-                found[f"{at}.{leaf}" if at else leaf] = kind
-    return found

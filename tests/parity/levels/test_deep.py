@@ -64,7 +64,11 @@ def test_an_honest_pair_agrees_and_says_by_what_it_was_judged():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "level"), [({"epsilon": 1.1e-5}, "logits"), ({"b2": 0.99}, "step")]
+    ("wrong", "level"),
+    [
+        ({"epsilon": 1.1e-5}, "logits"),
+        pytest.param({"b2": 0.99}, "step", marks=pytest.mark.slow),
+    ],
 )
 def test_a_fault_is_found(wrong, level):
     verdict = climbed((level,), **wrong)

@@ -142,6 +142,7 @@ def test_the_order_of_examples_in_a_batch_changes_no_bit(train, jax_hash: str) -
     assert train(reverse=True) == jax_hash
 
 
+@pytest.mark.slow
 def test_eager_and_jitted_jax_agree() -> None:
     import jax
 

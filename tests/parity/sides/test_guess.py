@@ -15,7 +15,7 @@ from parity import check
 from parity.problem import Examples, Problem
 from parity.sides.guess import guess
 from parity.sides.pairs import JaxSide, guessed
-from parity.sides.torch_side import layer_kinds
+from parity.sides.torch_layers import layer_kinds
 from parity.trees import leaves
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "ports"))

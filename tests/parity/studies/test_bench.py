@@ -69,6 +69,7 @@ def test_a_share_of_the_floor_is_taken_round_by_round():
     assert twice.share(floor) == figure([0.5] * 6)
 
 
+@pytest.mark.slow
 def test_the_command_measures_and_draws(tmp_path, capsys):
     rows = ["floor", "jax scratch", "torch mlp"]
     assert main([*SMALL, "--rows", *rows, "--out", str(tmp_path)]) == 0

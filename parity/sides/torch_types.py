@@ -1,0 +1,34 @@
+"""The types in which a Torch model computes."""
+
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from parity.sides.side import Narrowest
+
+
+def narrowness(n: Narrowest) -> tuple[bool, bool, int]:
+    return n.kind == "float64", n.constant, torch.finfo(getattr(torch, n.kind)).bits
+
+
+class Types(TorchDispatchMode):
+    """While it lasts, keeps the type of every floating result narrower than float64, with its
+    operation. given: what isn't constant; what depends on it joins."""
+
+    def __init__(self, given: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.found = [Narrowest()]
+        self._given = {id(tensor): tensor for tensor in given}  # kept, so that no id comes twice
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = torch.utils._pytree.tree_leaves((args, kwargs or {}))
+        depends = any(id(x) in self._given for x in given if isinstance(x, torch.Tensor))
+        for one in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(one, torch.Tensor):
+                self._given |= {id(one): one} if depends else {}
+                if one.is_floating_point() and one.dtype != torch.float64:
+                    kind = str(one.dtype).removeprefix("torch.")
+                    self.found.append(Narrowest(kind, str(func.overloadpacket), not depends))
+        return out
