@@ -43,7 +43,7 @@ class Pairing:
     def share(self) -> float:
         """Of Torch's computed tensors, those with a partner, in parts or but for a factor too."""
         computed = [self.torch.origin(t.number) for t in self.torch.computed]
-        there = self.of_torch.keys() | self.parts_torch.keys() | self.scaled_torch.keys()
+        there = self.agreeing["torch"] | self.scaled_torch.keys()
         return sum(n in there for n in computed) / max(1, len(computed))
 
     def graph(self, side: str) -> Graph:

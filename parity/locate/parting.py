@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from parity.locate.align import Frontier, Pairing, frontier
 from parity.locate.suspects import suspects
+from parity.problem import Known
 from parity.sides.side import Evaluation
 from parity.sides.tensors import ROOM, Traced
 from parity.trees import Arrays
@@ -98,14 +100,25 @@ def shortened(line: str) -> str:
 
 
 def parting(
-    pairing: Pairing, torch: Evaluation, jax: Evaluation, bounds: Evaluation, step: int = 0
+    pairing: Pairing,
+    torch: Evaluation,
+    jax: Evaluation,
+    bounds: Evaluation,
+    step: int = 0,
+    known: Sequence[Known] = (),
 ) -> Parting | None:
     """The place where the first part that differs leaves; None if all parts are within bounds.
 
-    torch, jax: what the step gave. bounds: the rounding bounds of JAX's.
+    torch, jax: what the step gave. bounds: the rounding bounds of JAX's. known: differences that
+    the user accepts, by level, which is called as its part.
     """
     for part in PARTS:
-        wrong = _differing(torch.part(part), jax.part(part), bounds.part(part))
+        accepted = [f"*{k.leaf}*" for k in known if fnmatchcase(part, k.level)]
+        wrong = [
+            leaf
+            for leaf in _differing(torch.part(part), jax.part(part), bounds.part(part))
+            if not any(fnmatchcase(leaf, pattern) for pattern in accepted)
+        ]
         roots = {
             s: [found[n] for n in wrong if n in found]
             for s in ("torch", "jax")

@@ -108,11 +108,16 @@ class Recording(Walk):
         results = super().equation(eqn, operands)
         settings = _window(eqn.params) if name == "conv_general_dilated" else ()
         for x in results:
-            self.record(x, name, inputs, settings)
+            self.record(x, name, inputs, settings, eqn.params["name"] if name == "name" else "")
         return results
 
     def record(
-        self, x: Approx, name: str, inputs: list[int], settings: tuple[Any, ...] = ()
+        self,
+        x: Approx,
+        name: str,
+        inputs: list[int],
+        settings: tuple[Any, ...] = (),
+        module: str = "",
     ) -> None:
         if x in self.numbers or not _is_real(x.value):
             return
@@ -129,7 +134,7 @@ class Recording(Walk):
             inputs,
             x.value,
             ROOM * dense(x.bound, x.value),
-            module=_module(self.around),
+            module=module or _module(self.around),
             line=line,
             phase=phase,
             moves=name in _LAYOUT,
@@ -220,10 +225,10 @@ def _kind(file: str) -> str:
 
 def _module(around: tuple[core.JaxprEqn, ...]) -> str:
     """The path of the user's module: the name stack without what transformations wrote there."""
-    words = [
-        word
+    names = [
+        scope.name
         for eqn in around
-        for word in str(eqn.source_info.name_stack).split("/")
-        if word and "(" not in word and ")" not in word
+        for scope in eqn.source_info.name_stack.stack
+        if type(scope).__name__ == "Scope" and "(" not in scope.name
     ]
-    return ".".join(dict.fromkeys(words))
+    return ".".join(dict.fromkeys(names))
