@@ -227,11 +227,12 @@ def _first_divergence(pair: Pair, results: Sequence[Result]) -> Divergence | Non
 
 
 def _apart(pair: Pair, results: Sequence[Result], first: Divergence | None) -> Alignment | None:
-    """The tensors of a step in which both codes part, in float64; None where that can't be told."""
+    """The tensors of a step in which both codes part, in float64, or in float32 where a model has
+    constants of it; None where that can't be told."""
     differs = first or any(r.level.part and r.failed for r in results)
-    if not differs or pair.narrow:
+    if not differs or (pair.narrow and pair.narrower):
         return None
-    jax, torch = pair.sides("float64").values()
+    jax, torch = pair.sides("float32" if pair.narrow else "float64").values()
     infer = pair.infer or pair.outputs_alone
     runs = [[batch] for batch in pair.batches.values()]
     if first and first.step > LATE:

@@ -37,8 +37,9 @@ def suspects(pairing: Pairing, side: str, found: Frontier, others: Frontier) -> 
         twin = next((o for o in others.first if _twins(pairing, side, t, o)), None)
         operands = [graph.tensors[graph.origin(i)] for i in t.inputs]
         ranked += _scaling(pairing, side, t, found, others) or [(0.9 if t.boolean else 1.0, t)]
-        if t.number in pairing.agreeing[side]:  # right, and yet not what is wanted there
-            ranked += [(0.9, o) for o in operands if o.fingerprint.key == t.fingerprint.key]
+        if t.number in pairing.agreeing[side] and kind(t) == "add":  # of 0: a first step's memory
+            same = [o for o in operands if o.fingerprint.same(t.fingerprint)]
+            ranked += [(0.9, o) for o in same if o.phase == t.phase]
         ranked += [(3, inner) for inner in found.internal.get(t.number, ())]
         for i, origin in zip(t.inputs, operands, strict=True):
             lone = origin.number not in partners

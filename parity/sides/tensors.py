@@ -2,6 +2,11 @@
 
 A fingerprint doesn't change by reshape, transposition or broadcast, so that tensors of two programs
 that lay them out differently have the same. Tensors themselves aren't kept.
+
+Two fingerprints meet if they can be of the same numbers. Let a formula give v over the reals, and
+its rounding bound be b: JAX's number j and Torch's t have |j - v| <= b and |t - v| <= b, whatever
+the order of summation, so |t - j| <= 2 b. By another formula Torch may be further off; then its
+tensor has no partner, which is no claim that it's wrong.
 """
 
 from __future__ import annotations
@@ -89,6 +94,12 @@ class Fingerprint:
     def meets(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """Which of the fingerprints [n, k] may be of the same numbers."""
         return np.all((self.low <= high) & (low <= self.high), axis=1)
+
+    def same(self, other: Fingerprint) -> bool:
+        """Whether another may be of the same numbers."""
+        return self.low.shape == other.low.shape and bool(
+            self.meets(other.low[None], other.high[None])[0]
+        )
 
 
 def _sums(x: np.ndarray, e: np.ndarray) -> np.ndarray:
@@ -273,4 +284,4 @@ def window(
 
 def _same(one: Fingerprint, other: Fingerprint) -> bool:
     """Means are of sums in another order."""
-    return one.key == other.key and bool(one.meets(other.low[None], other.high[None])[0])
+    return one.key == other.key and one.same(other)
