@@ -159,6 +159,9 @@ def align(
     weights: Weights = None,
     state: Mapping[str, str] | None = None,
     mode: Literal["train", "eval"] | None = None,
+    known: Iterable[Sequence[str]] = (),
+    names: Mapping[str, str] | None = None,
+    accumulate: int = 1,
     batch_size: int = defaults.BATCH_SIZE,
     seed: int = defaults.SEED,
     lr: float = defaults.LEARNING_RATE,
@@ -168,8 +171,13 @@ def align(
 
     Takes what `check` does, and aligns the last of some steps: two tensors correspond if they are
     the same numbers within their rounding bound in float64, up to their order. So a port that is
-    half finished shows which of Torch's layers are there.
-    Raises as `check` does; UnsupportedPrimitive for an operation of JAX's without a rounding rule.
+    half finished shows which of Torch's layers are there. known: differences that are no parting.
+    accumulate: each batch is taken so often, for one step.
+    names: tensors that have a name on both sides, {JAX's: Torch's}: a hint, never needed, by which
+    partners of the same numbers are told apart; those of other numbers are said to be. JAX's is a
+    name stack (jax.named_scope, a Linen module) or a checkpoint_name; Torch's a module's path.
+    Raises as `check` does; UnsupportedPrimitive for an operation of JAX's without a rounding rule;
+    ValueError for a name that isn't there.
     """
     problem = asked(
         one,
@@ -179,15 +187,18 @@ def align(
         optimizer=optimizer,
         mode=mode,
         lr=lr,
+        accumulate=accumulate,
         batch_size=batch_size,
         seed=seed,
         weights=weights,
         state=state,
+        known=tuple(_known(difference) for difference in known),
     )
     jax, torch = sides_of(problem, "float64")
     refuse_unusable(jax, torch)
     epochs = -(-steps // (jax.examples.steps or steps))
-    return aligned(jax, torch, [*islice(jax.stream(epochs), steps)], problem.training.infer)
+    batches = [*islice(jax.stream(epochs), steps)]
+    return aligned(jax, torch, batches, problem.training.infer, problem.known, names)
 
 
 def assert_parity(one: Any, other: Any, data: Any = None, **options: Any) -> Verdict:
@@ -220,11 +231,12 @@ def _first_divergence(pair: Pair, results: Sequence[Result]) -> Divergence | Non
 
 
 def _apart(pair: Pair, results: Sequence[Result], first: Divergence | None) -> Alignment | None:
-    """The tensors of a step in which both codes part, in float64; None where that can't be told."""
+    """The tensors of a step in which both codes part, in float64, or in float32 where a model has
+    constants of it; None where that can't be told."""
     differs = first or any(r.level.part and r.failed for r in results)
-    if not differs or pair.narrow:
+    if not differs or (pair.narrow and pair.narrower):
         return None
-    jax, torch = pair.sides("float64").values()
+    jax, torch = pair.sides("float32" if pair.narrow else "float64").values()
     infer = pair.infer or pair.outputs_alone
     runs = [[batch] for batch in pair.batches.values()]
     if first and first.step > LATE:
@@ -235,7 +247,7 @@ def _apart(pair: Pair, results: Sequence[Result], first: Divergence | None) -> A
     elif first and first.level == "step":  # what an optimiser doesn't keep, its next step lacks
         runs.append([*islice(jax.stream(pair.epochs), 2)])
     try:
-        found = (aligned(jax, torch, batches, infer) for batches in runs)
+        found = (aligned(jax, torch, batches, infer, pair.known) for batches in runs)
         return next((alignment for alignment in found if alignment.parting), None)
     except Exception as error:  # the verdict stands without it, whatever the models hold
         why = str(error).strip().splitlines() or [type(error).__name__]

@@ -7,18 +7,23 @@ JAX's: so whatever names, layouts and fusions there are, what both compute is fo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
-from parity.sides.tensors import PHASES, Graph, Traced
+from parity.locate.partly import in_parts, proportional
+from parity.sides.tensors import MEAN, PHASES, Graph, Traced
 
 
 @dataclass(frozen=True)
 class Pairing:
     """Which tensors of JAX's graph each of Torch's may be, and the reverse.
 
+    of_torch, of_jax: those of the same numbers. parts_torch, parts_jax: where there are none, those
+    that it is made of, besides zeros: queries, keys and values of one product. scaled_torch,
+    scaled_jax: where there are none either, that of the same numbers but for a factor, the other
+    side's over its own.
     internal_jax, internal_torch: numbers of tensors that have no partner in a step of the same two
     graphs that agrees: of them one side has more than the other, and that means nothing.
     """
@@ -29,14 +34,17 @@ class Pairing:
     of_jax: dict[int, list[int]]
     internal_jax: frozenset[int] = frozenset()
     internal_torch: frozenset[int] = frozenset()
+    parts_torch: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    parts_jax: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    scaled_torch: dict[int, tuple[int, float]] = field(default_factory=dict)
+    scaled_jax: dict[int, tuple[int, float]] = field(default_factory=dict)
 
     @cached_property
     def share(self) -> float:
-        """Of Torch's computed tensors, those with a partner."""
-        computed = self.torch.computed
-        return sum(self.torch.origin(t.number) in self.of_torch for t in computed) / max(
-            1, len(computed)
-        )
+        """Of Torch's computed tensors, those with a partner, in parts or but for a factor too."""
+        computed = [self.torch.origin(t.number) for t in self.torch.computed]
+        there = self.agreeing["torch"] | self.scaled_torch.keys()
+        return sum(n in there for n in computed) / max(1, len(computed))
 
     def graph(self, side: str) -> Graph:
         return self.jax if side == "jax" else self.torch
@@ -60,57 +68,48 @@ class Pairing:
     def partners(self, side: str) -> dict[int, list[int]]:
         return self.of_jax if side == "jax" else self.of_torch
 
+    def scaled(self, side: str) -> dict[int, tuple[int, float]]:
+        return self.scaled_jax if side == "jax" else self.scaled_torch
+
+    @cached_property
+    def agreeing(self) -> dict[str, frozenset[int]]:
+        """Tensors of each side that the other has: alone, in parts, or as a part."""
+        torch = self.of_torch.keys() | self.parts_torch.keys()
+        jax = self.of_jax.keys() | self.parts_jax.keys()
+        torch |= {n for parts in self.parts_jax.values() for n in parts}
+        jax |= {n for parts in self.parts_torch.values() for n in parts}
+        return {"torch": frozenset(torch), "jax": frozenset(jax)}
+
 
 def paired_tensors(jax: Graph, torch: Graph) -> Pairing:
     """All pairs of tensors whose numbers agree; layouts of a tensor count as that tensor."""
     of_torch: dict[int, list[int]] = {}
     of_jax: dict[int, list[int]] = {}
-    there = [t for t in jax.tensors if t.moved is None and t.shape.count(0) == 0]
-    sizes = [len(t.fingerprint.low) for t in there]
-    there = [t for t, size in zip(there, sizes, strict=True) if size]
+    there = [t for t in jax.tensors if t.moved is None and len(t.fingerprint.low)]
     if not there:
         return Pairing(jax, torch, of_torch, of_jax)
     low = np.stack([t.fingerprint.low for t in there])
     high = np.stack([t.fingerprint.high for t in there])
     known = np.array([t.depends for t in there])
+    masks = np.array([t.boolean for t in there])
+    ones = np.where(masks, low[:, MEAN], np.nan)
     for t in torch.tensors:
         if t.moved is not None or not len(t.fingerprint.low):
             continue
-        for i in np.flatnonzero((known == t.depends) & t.fingerprint.meets(low, high)):
+        meets = t.fingerprint.meets(low, high)
+        if t.boolean:  # what one side lets through, the other may leave out
+            meets |= np.abs(1 - t.fingerprint.low[MEAN] - ones) < 1e-9
+        for i in np.flatnonzero((known == t.depends) & meets):
             of_torch.setdefault(t.number, []).append(there[i].number)
             of_jax.setdefault(there[i].number, []).append(t.number)
-    return Pairing(jax, torch, of_torch, of_jax)
-
-
-def proportional(pairing: Pairing) -> dict[int, tuple[int, float]]:
-    """{number in Torch's graph: (number in JAX's, factor)} of tensors whose numbers agree but for a
-    positive factor. Of fewer than 8 numbers, and of those with a partner, none."""
-
-    def middle(t: Traced) -> np.ndarray:
-        return (t.fingerprint.low + t.fingerprint.high) / 2
-
-    def usable(t: Traced) -> bool:
-        finite = np.all(np.isfinite(t.fingerprint.low)) and np.all(np.isfinite(t.fingerprint.high))
-        return bool(np.prod(t.shape) >= 8 and finite and not t.fingerprint.constant)
-
-    there = [t for t in pairing.jax.computed if usable(t)]
-    found: dict[int, tuple[int, float]] = {}
-    if not there:
-        return found
-    middles = np.stack([middle(t) for t in there])
-    rooms = np.stack([t.fingerprint.high - t.fingerprint.low for t in there]) / 2
-    for t in pairing.torch.computed:
-        if pairing.torch.origin(t.number) in pairing.of_torch or not usable(t):
-            continue
-        own, room = middle(t), (t.fingerprint.high - t.fingerprint.low) / 2
-        at = int(np.argmax(np.abs(own)))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            factor = middles[:, at] / own[at]
-            both = rooms + np.abs(factor)[:, None] * room
-            off = (both[:, at] / np.abs(middles[:, at]))[:, None] * np.abs(middles)
-            near = np.abs(middles - factor[:, None] * own) <= both + off
-        if len(hits := np.flatnonzero(near.all(axis=1) & (factor > 0))):
-            found[t.number] = there[hits[0]].number, float(factor[hits[0]])
+    found = Pairing(jax, torch, of_torch, of_jax)
+    for graph, of, other, parts, scaled in (
+        (torch, of_torch, jax, found.parts_torch, found.scaled_torch),
+        (jax, of_jax, torch, found.parts_jax, found.scaled_jax),
+    ):
+        lone = [t for t in graph.own if t.number not in of]
+        parts |= in_parts(lone, other.own)
+        scaled |= proportional([t for t in lone if t.number not in parts], other.own)
     return found
 
 
@@ -128,12 +127,12 @@ class Frontier:
 
 def frontier(pairing: Pairing, side: str, wrong: Iterable[int], phase: str) -> Frontier:
     """Walk from wrong tensors of a phase back to the latest that agree; earlier phases do."""
-    graph, partners = pairing.graph(side), pairing.partners(side)
+    graph, there = pairing.graph(side), pairing.agreeing[side]
     tensors = graph.tensors
 
     def agrees(t: Traced) -> bool:
         before = PHASES.index(t.phase) < PHASES.index(phase)
-        return bool(t.given) or not t.depends or t.number in partners or before or t.clock
+        return bool(t.given) or not t.depends or t.number in there or before or t.clock
 
     internal = pairing.internal(side)
     passed: dict[int, list[Traced]] = {}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from parity.locate.align import Frontier, Pairing, frontier
+from parity.locate.suspects import suspects
+from parity.problem import Known
 from parity.sides.side import Evaluation
-from parity.sides.tensors import ROOM, Graph, Traced
+from parity.sides.tensors import ROOM, Traced
 from parity.trees import Arrays
 
 PARTS = ("logits", "loss", "gradients", "state", "step")
@@ -96,14 +100,25 @@ def shortened(line: str) -> str:
 
 
 def parting(
-    pairing: Pairing, torch: Evaluation, jax: Evaluation, bounds: Evaluation, step: int = 0
+    pairing: Pairing,
+    torch: Evaluation,
+    jax: Evaluation,
+    bounds: Evaluation,
+    step: int = 0,
+    known: Sequence[Known] = (),
 ) -> Parting | None:
     """The place where the first part that differs leaves; None if all parts are within bounds.
 
-    torch, jax: what the step gave. bounds: the rounding bounds of JAX's.
+    torch, jax: what the step gave. bounds: the rounding bounds of JAX's. known: differences that
+    the user accepts, by level, which is called as its part.
     """
     for part in PARTS:
-        wrong = _differing(torch.part(part), jax.part(part), bounds.part(part))
+        accepted = [f"*{k.leaf}*" for k in known if fnmatchcase(part, k.level)]
+        wrong = [
+            leaf
+            for leaf in _differing(torch.part(part), jax.part(part), bounds.part(part))
+            if not any(fnmatchcase(leaf, pattern) for pattern in accepted)
+        ]
         roots = {
             s: [found[n] for n in wrong if n in found]
             for s in ("torch", "jax")
@@ -128,103 +143,19 @@ def _parting(
         if near and t.depends:
             pairs.append((Place.of(t), Place.of(pairing.jax.tensors[near[0]])))
     theirs, ours = (
-        _suspects(pairing, "torch", torch, jax),
-        _suspects(pairing, "jax", jax, torch),
+        _places(suspects(pairing, "torch", torch, jax)),
+        _places(suspects(pairing, "jax", jax, torch)),
     )
     return Parting(step, part, leaf, theirs, ours, statistic, values, bound, tuple(pairs))
 
 
-def _suspects(pairing: Pairing, side: str, found: Frontier, others: Frontier) -> tuple[Place, ...]:
-    """Places in the order of suspicion, one for each line.
-
-    First come operations that part, constants among their operands that the other side lacks, and
-    what only moved their operands, whose order no fingerprint knows; then what was given to them,
-    and operations behind them. Where the other side does the same operation at that place, what
-    moved the operands is more suspect than the operation.
-    """
-    graph, partners = pairing.graph(side), pairing.partners(side)
-    agreeing = {t.number for t in others.agreeing}
-    ranked: list[tuple[int, Traced]] = []
-    for t in sorted(found.first, key=lambda t: (t.boolean, t.number)):
-        kind = _kind(t)
-        operands = [graph.tensors[graph.origin(i)] for i in t.inputs]
-        free = kind is not None and all(o.depends and not o.clock for o in operands)
-        same = free and any(kind == _kind(other) for other in others.first)
-        ranked.append((1, t))
-        ranked += [(0 if free else 3, inner) for inner in found.internal.get(t.number, ())]
-        for i in t.inputs:
-            origin = graph.tensors[graph.origin(i)]
-            lone = origin.number not in partners
-            if not origin.depends and origin.shape and lone:
-                ranked += [(2, c) for c in _made_of(graph.tensors, graph.tensors[i])]
-            elif origin.clock:
-                ranked += [(6, c) for c in _made_of(graph.tensors, graph.tensors[i])]
-            elif not lone and not origin.given and not agreeing & {*partners[origin.number]}:
-                ranked.append((2, origin))  # the same as another tensor than the one used there
-            moves = [graph.tensors[n] for n in graph.layouts(i)] + _movers(graph, origin)
-            ranked += [(0 if same else 3, m) for m in moves if _turns(graph, m, t.phase)]
-            given = origin.given and not origin.given.startswith("input")
-            ranked += [(0 if same else 4, origin)] if given else []
-    ranked += [(5, t) for t in found.region]
+def _places(suspected: Iterable[Traced]) -> tuple[Place, ...]:
+    """At most one for each line."""
     kept: dict[str, Place] = {}
-    for _, t in sorted(ranked, key=lambda r: r[0]):
+    for t in suspected:
         if t.line or t.given or t.module:
             kept.setdefault(t.line or t.given or t.module, Place.of(t))
     return tuple(kept.values())
-
-
-# Operations without settings, by their names on both sides: of the same operands they give the same
-# numbers, if these lie alike.
-_KINDS = {"mul": "mul", "add": "add", "sub": "sub", "div": "div", "tanh": "tanh", "exp": "exp",
-          "log": "log", "sigmoid": "sigmoid", "logistic": "sigmoid", "mm": "product",
-          "bmm": "product", "matmul": "product", "dot_general": "product",
-          "max": "relu", "relu": "relu"}  # fmt: skip
-
-
-def _kind(t: Traced) -> str | None:
-    return _KINDS.get(t.op.removesuffix("_"))
-
-
-def _turns(graph: Graph, t: Traced, phase: str) -> bool:
-    """Whether an operation of a phase may change the order of numbers: no mere copy, nor a longer
-    shape."""
-    if t.inside or t.phase != phase:
-        return False
-    if t.op in _MOVERS:
-        return True
-    if t.op not in ("reshape", "transpose", "view", "permute", "_unsafe_view", "t", "squeeze"):
-        return False
-    before = [n for n in graph.tensors[t.inputs[0]].shape if n > 1]
-    return before != [n for n in t.shape if n > 1] or t.op == "squeeze"
-
-
-_MOVERS = {"concatenate", "cat", "stack", "slice", "split", "rev", "flip", "gather", "index",
-           "dynamic_slice", "pad", "select", "roll", "index_select", "unbind"}  # fmt: skip
-
-
-def _movers(graph: Graph, t: Traced) -> list[Traced]:
-    """Operations that only move numbers, from a tensor backwards."""
-    found: list[Traced] = []
-    waiting = [t]
-    while waiting:
-        t = waiting.pop(0)
-        if t.op in _MOVERS and t not in found:
-            found.append(t)
-            for i in t.inputs:
-                found += [graph.tensors[n] for n in graph.layouts(i)]
-                waiting.append(graph.tensors[graph.origin(i)])
-    return found
-
-
-def _made_of(tensors: list[Traced], t: Traced) -> list[Traced]:
-    """A constant and what it was made of, the last first."""
-    found, waiting = [], [t]
-    while waiting:
-        t = waiting.pop(0)
-        if t not in found:
-            found.append(t)
-            waiting += [tensors[i] for i in t.inputs]
-    return found
 
 
 def _apart(torch: list[Traced], jax: list[Traced]) -> tuple[str, tuple[float, float], float]:
@@ -253,7 +184,7 @@ def _differing(torch: Arrays, jax: Arrays, bounds: Arrays) -> list[str]:
         if a.shape != b.shape:
             found.append(name)
             continue
-        room = (ROOM + 1) * np.asarray(bounds[name])
+        room = ROOM * np.asarray(bounds[name])
         with np.errstate(invalid="ignore"):
             if not np.all((np.abs(a - b) <= room) | (a == b)):
                 found.append(name)

@@ -18,7 +18,7 @@ from parity.rounding.jaxpr import _of_user
 from parity.rounding.walk import Walk
 from parity.sides.jax_side import JaxSide
 from parity.sides.side import Batch, Evaluation
-from parity.sides.tensors import ROOM, Graph
+from parity.sides.tensors import ROOM, Graph, window
 
 _LAYOUT = {"reshape", "transpose", "squeeze", "expand_dims", "copy", "stop_gradient", "name",
            "optimization_barrier", "convert_element_type"}  # fmt: skip
@@ -106,11 +106,19 @@ class Recording(Walk):
         name = eqn.primitive.name
         inputs = [self.number(x) for x in operands]
         results = super().equation(eqn, operands)
+        settings = _window(eqn.params) if name == "conv_general_dilated" else ()
         for x in results:
-            self.record(x, name, inputs)
+            self.record(x, name, inputs, settings, eqn.params["name"] if name == "name" else "")
         return results
 
-    def record(self, x: Approx, name: str, inputs: list[int], moves: bool = False) -> None:
+    def record(
+        self,
+        x: Approx,
+        name: str,
+        inputs: list[int],
+        settings: tuple[Any, ...] = (),
+        module: str = "",
+    ) -> None:
         if x in self.numbers or not _is_real(x.value):
             return
         tensors = self.graph.tensors
@@ -126,11 +134,12 @@ class Recording(Walk):
             inputs,
             x.value,
             ROOM * dense(x.bound, x.value),
-            module=_module(self.around),
+            module=module or _module(self.around),
             line=line,
             phase=phase,
-            moves=name in _LAYOUT or moves,
+            moves=name in _LAYOUT,
             scalars=[float(t.fingerprint.low[0]) for t in literals if t.shape == ()],
+            settings=settings,
         )
 
     def scan(self, eqn: core.JaxprEqn, operands: list[Approx]) -> list[Approx]:
@@ -143,7 +152,7 @@ class Recording(Walk):
             xs = []
             for x in stacked:
                 y = Approx(x.value[i], _at(x.bound, i), _at(x.likely, i))
-                self.record(y, "slice", [self.number(x)])
+                self.record(y, "step of scan", [self.number(x)])
                 xs.append(y)
             walk = self.within()
             walk.around = self.around
@@ -159,9 +168,14 @@ class Recording(Walk):
         for ys in zip(*found, strict=True):
             value, bound, likely = map(np.stack, zip(*map(_parts, ys), strict=True))
             y = Approx(value, bound, likely)
-            self.record(y, "stack", [self.number(x) for x in ys])
+            self.record(y, "steps of scan", [self.number(x) for x in ys])
             made.append(y)
         return [*carry, *made]
+
+
+def _window(p: dict[str, Any]) -> tuple[Any, ...]:
+    strides, spread = p["window_strides"], p["lhs_dilation"]
+    return window(strides, p["padding"], p["rhs_dilation"], spread, p["feature_group_count"])
 
 
 def _parts(x: Approx) -> tuple[Any, Any, Any]:
@@ -203,17 +217,18 @@ def _line(around: tuple[core.JaxprEqn, ...]) -> str:
 def _kind(file: str) -> str:
     if any(part in file for part in ("/optax/", "/flax/", "jax_losses", "/jax/_src/nn/")):
         return "layer"
-    # The trainer's, and what checks the types of a user's arguments.
-    own = file.endswith("jax_mlp/step.py") or "/jaxtyping/" in file or "/beartype/" in file
+    # The trainer's, what checks the types of a user's arguments, and what NumPy calls back.
+    checks = "/jaxtyping/" in file or "/beartype/" in file or "/site-packages/numpy/" in file
+    own = file.endswith("jax_mlp/step.py") or checks
     return "user" if _of_user(file) and not own else ""
 
 
 def _module(around: tuple[core.JaxprEqn, ...]) -> str:
     """The path of the user's module: the name stack without what transformations wrote there."""
-    words = [
-        word
+    names = [
+        scope.name
         for eqn in around
-        for word in str(eqn.source_info.name_stack).split("/")
-        if word and "(" not in word and ")" not in word
+        for scope in eqn.source_info.name_stack.stack
+        if type(scope).__name__ == "Scope" and "(" not in scope.name
     ]
-    return ".".join(dict.fromkeys(words))
+    return ".".join(dict.fromkeys(names))

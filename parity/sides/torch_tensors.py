@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from parity.sides.side import Batch, Evaluation
-from parity.sides.tensors import Fingerprint, Graph
+from parity.sides.tensors import Fingerprint, Graph, window
 from parity.sides.torch_side import TorchSide
 
 _LIBRARIES = tuple(
@@ -164,6 +164,7 @@ class Recorder(TorchDispatchMode):
                 depends=self._reached(name, inputs, line),
                 # What a fused operation keeps for its backward pass is a step of it.
                 inside=self._inside or (name if i and steps else ""),
+                settings=_window(*args) if name == "convolution" else (),
             )
             storage = t.untyped_storage()._cdata
             if changed:
@@ -180,10 +181,12 @@ class Recorder(TorchDispatchMode):
     def _steps(self, func: Any, name: str, args: Any, kwargs: Any) -> list[Any]:
         """Numbers of what a fused operation gives, when it is run step by step."""
         plain = name.removesuffix("_") if name not in ("_", "__") else name
-        if plain not in _FUSED and name not in _ATTENTION:
+        if plain not in _FUSED and plain not in _BY_STEPS:
+            return []
+        if name == "convolution" and args[2] is None or plain in _ADDED and not kwargs:
             return []
         same: Any = getattr(getattr(torch.ops.aten, plain, None), func._overloadname, None)
-        which: Any = _ATTENTION.get(name) or decomposition_table.get(same)
+        which: Any = _BY_STEPS.get(plain) or decomposition_table.get(same)
         if which is None:
             return []
 
@@ -274,6 +277,21 @@ class Recorder(TorchDispatchMode):
         return module, line, "optimiser"
 
 
+def _window(x: Any, weight: Any, bias: Any, *how: Any) -> tuple[Any, ...]:
+    """Settings of a convolution, as JAX has them; a transposed one turns its kernel round."""
+    stride, padding, dilation, transposed, more, groups = how
+    axes = weight.ndim - 2
+    stride, padding, dilation, more = (
+        list(x) * (axes // len(x)) for x in (stride, padding, dilation, more)
+    )
+    one = [1] * axes
+    if not transposed:
+        return window(stride, [(p, p) for p in padding], dilation, one, groups)
+    wide = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    both = [(w - p, w - p + m) for w, p, m in zip(wide, padding, more, strict=True)]
+    return (*window(one, both, dilation, stride, groups), "turned round")
+
+
 def _attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -328,7 +346,24 @@ def _attention_backward(
     return of_products @ k, of_products.transpose(-2, -1) @ q, of_v
 
 
-_ATTENTION = {
+def _convolution(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *how: Any
+) -> tuple[torch.Tensor]:
+    product = torch.ops.aten.convolution(x, weight, None, *how)
+    return (product + bias.reshape(-1, *[1] * (weight.ndim - 2)),)
+
+
+def _added(x: Any, y: Any, *, alpha: float = 1) -> tuple[torch.Tensor]:
+    return (x + y * alpha,)
+
+
+def _taken_off(x: Any, y: Any, *, alpha: float = 1) -> tuple[torch.Tensor]:
+    return (x - y * alpha,)
+
+
+_ADDED = {"add": _added, "sub": _taken_off}
+_BY_STEPS = _ADDED | {
+    "convolution": _convolution,
     "_scaled_dot_product_flash_attention_for_cpu": _attention,
     "_scaled_dot_product_flash_attention_for_cpu_backward": _attention_backward,
 }

@@ -10,21 +10,18 @@ from run import climbed
 
 import parity
 
-# Less than 90% of Torch's tensors have a partner, at the first step: Adam's square roots before the
-# correction, one product for queries, keys and values, norms by a kernel of their own.
+# Less than 90% of Torch's tensors have a partner at the first step, for JAX comes to the same by
+# another formula.
 BELOW = {
-    "softmax regression": 0.88,  # of 9 tensors
-    "causal attention": 0.65,
-    "encoder layer, norm first and gelu": 0.77,
-    "tokens with ignored labels and smoothing": 0.57,
-    "several yes or no": 0.8,
-    "AdamW": 0.77,
-    "AdamW without decay of biases": 0.82,
-    "Adam with warm-up and cosine": 0.86,
-    "Adam with a stair at step 20": 0.86,
+    # optax takes the label's logit off logsumexp, and never has log_softmax: 1 of 9 tensors.
+    "softmax regression": 0.88,
+    # Ports sum each token's smoothed loss, Torch each part of it: 8 of 21, mostly scalars.
+    "tokens with ignored labels and smoothing": 0.61,
+    # Torch derives (1 - y) z + w softplus(-z), the port two log-sigmoids: 3 of 21.
+    "several yes or no": 0.85,
+    # Torch takes the norm of the leaves' norms, and 1 over it: 6 and 8 of 30, scalars.
     "clipped by the norm": 0.76,
     "clipped at a norm that is never reached": 0.7,
-    "a frozen layer and an unused one": 0.78,
 }
 BY_NAME = {port.name: port for port in FAMILIES}
 QUICK = [
@@ -39,7 +36,7 @@ QUICK = [
 
 def aligned(port):
     options = {"batch_size": 8, **port.options}
-    for left_out in ("known", "epochs", "accumulate", "initial"):
+    for left_out in ("epochs", "initial"):
         options.pop(left_out, None)
     found = parity.align(port.torch(), port.jax(), port.data(), weights=port.weights, **options)
     return found
@@ -55,7 +52,7 @@ def check_share(port):
         pytest.importorskip(port.needs)
     found = aligned(port)
     print(f"{port.name}: {found.share:.1%} of Torch's tensors aligned")
-    assert found.parting is None or port.options.get("known"), found
+    assert found.parting is None, found
     assert found.share >= BELOW.get(port.name, 0.9), found
 
 
@@ -102,4 +99,4 @@ def test_the_true_line_of_most_errors_is_named():
     ranks = [rank(port, wrong, named(port, wrong)) for port, wrong in ERRORS]
     first, three = ranks.count(1), sum(r is not None and r <= 3 for r in ranks)
     print(f"{len(ranks)} errors: first in {first}, in the first three in {three}")
-    assert first >= 0.75 * len(ranks) and three >= 0.85 * len(ranks)
+    assert first >= 0.95 * len(ranks) and three == len(ranks)
