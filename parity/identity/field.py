@@ -86,6 +86,10 @@ class Algebra:
 
     # --- values ----------------------------------------------------------------------------------
 
+    def held(self, shape: tuple[int, ...]) -> Field:
+        """Random elements for statistics and moments."""
+        return self.draw(shape)
+
     def draw(self, shape: tuple[int, ...]) -> Field:
         """Random elements."""
         return Field({k: self.rng.integers(0, q.p, shape) for k, q in enumerate(self.primes)})

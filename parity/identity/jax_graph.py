@@ -161,8 +161,9 @@ def _enter(*names: str) -> Callable[[Rule], Rule]:
 # Of the algebra and its arguments alone.
 _ELEMENTWISE: dict[str, Rule] = {
     **functions.SHARED,
-    "add": Algebra.add, "add_any": Algebra.add, "sub": Algebra.sub, "mul": Algebra.mul,
-    "div": Algebra.div, "neg": Algebra.neg, "max": functions.maximum, "min": functions.minimum,
+    "add": functions.method("add"), "add_any": functions.method("add"),
+    "sub": functions.method("sub"), "div": functions.method("div"),
+    "max": functions.maximum, "min": functions.minimum,
     "abs": functions.absolute, "sign": functions.sign, "sqrt": functions.sqrt,
     "rsqrt": functions.rsqrt, "exp": functions.exp, "log": functions.log,
     "tanh": functions.tanh, "logistic": functions.logistic, "erf": functions.erf,

@@ -68,7 +68,7 @@ def _scalars(f: Rule) -> Rule:
 
 _ELEMENTWISE: dict[str, Rule] = {
     **functions.SHARED,
-    "mul": Algebra.mul, "neg": Algebra.neg, "reciprocal": Algebra.inverse,
+    "reciprocal": functions.method("inverse"),
     "abs": functions.absolute, "sgn": functions.sign, "sign": functions.sign,
     "exp": functions.exp, "log": functions.log, "sqrt": functions.sqrt,
     "rsqrt": functions.rsqrt, "tanh": functions.tanh, "sigmoid": functions.logistic,
