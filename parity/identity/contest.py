@@ -9,6 +9,7 @@ import numpy as np
 
 from parity.identity.field import Algebra, Field
 from parity.identity.jax_graph import JaxGraph
+from parity.identity.lines import Lines
 from parity.identity.torch_step import Fields, Given, TorchSteps
 from parity.sides.jax_side import JaxSide
 from parity.sides.torch_side import TorchSide
@@ -16,6 +17,7 @@ from parity.trees import Tree, leaves, mapped
 
 EXAMPLES = 3
 Seen = list[tuple[str, dict[str, Any], dict[str, Any]]]  # (where, JAX's results, Torch's)
+BothLines = tuple[Lines | None, Lines | None]
 
 
 class Contest:
@@ -44,8 +46,9 @@ class Contest:
         """From now on, this few rows of the batch."""
         self.inputs, self.targets = self.batches[number % len(self.batches)]
 
-    def evaluated(self, of: Algebra, blank: bool) -> Seen:
-        """Of a first step, and of one with a memory. blank: an input and biases are 0."""
+    def evaluated(self, of: Algebra, blank: bool, lines: BothLines = (None, None)) -> Seen:
+        """Of a first step, and of one with a memory. blank: an input and biases are 0. lines: of
+        JAX's and of Torch's operations, to be filled."""
         names = {n: np.shape(a) for n, a in self.params.items()}
         first = Given(
             {n: _drawn(of, s, blank and len(s) < 2) for n, s in names.items()},
@@ -54,13 +57,15 @@ class Contest:
             _fields(of, self.inputs, blank),
             _fields(of, self.targets),
         )
-        steps = TorchSteps(self.theirs, of, self.inputs, self.targets)
+        steps = TorchSteps(self.theirs, of, self.inputs, self.targets, lines[1])
+        _given(lines, first)
         if self.infer:
-            return [("", {"outputs": self._jax(of, first)}, {"outputs": steps.outputs(first)})]
+            mine = {"outputs": self._jax(of, first, lines[0])}
+            return [("", mine, {"outputs": steps.outputs(first)})]
         with steps.training():
-            mine, other = self._jax(of, first), steps.step(first)
+            mine, other = self._jax(of, first, lines[0]), steps.step(first)
             seen = [("blank input: " if blank else "", mine, other)]
-            if blank or not mine["memory"]:
+            if blank or not (mine["memory"] or other["memory"]):
                 return seen
             kept = {n for n, f in mine["memory"].items() if isinstance(f, Field)}
             shared = kept if kept >= other["memory"].keys() else set()
@@ -75,11 +80,12 @@ class Contest:
                 _fields(of, self.inputs),
                 _fields(of, self.targets),
             )
-            mine = self._jax(of, later)
+            _given(lines, later)
+            mine = self._jax(of, later, lines[0])
             other = steps.step(replace(later, memory=memory if shared else {}))
             return [*seen, ("second step: ", mine, other)]
 
-    def _jax(self, of: Algebra, given: Given) -> Any:
+    def _jax(self, of: Algebra, given: Given, lines: Lines | None) -> Any:
         ours = self.ours
         with ours._settings():
             inputs = _filled(ours.typed(self.inputs), given.inputs)
@@ -90,7 +96,7 @@ class Contest:
                 count = ours.accumulated
                 batches = ((inputs, targets),) * count
                 flat = jax.tree.leaves((given.params, given.state, given.memory, batches))
-            out = JaxGraph(of).closed(self.jaxpr, flat)
+            out = JaxGraph(of, lines).closed(self.jaxpr, flat)
         found = jax.tree.unflatten(self.structure, out)
         if not self.infer:
             found["loss"] = {"loss": found["loss"]}
@@ -106,6 +112,13 @@ def _rows(inputs: Tree, targets: Tree) -> Iterator[tuple[Tree, Tree]]:
             mapped(lambda x: x[start : start + size], inputs),  # noqa: B023
             mapped(lambda x: x[start : start + size], targets),  # noqa: B023
         )
+
+
+def _given(lines: BothLines, given: Given) -> None:
+    for one in lines:
+        if one is not None:
+            for fields in vars(given).values():
+                one.given(fields.values())
 
 
 def _drawn(of: Algebra, shape: tuple[int, ...], blank: bool = False) -> Field:

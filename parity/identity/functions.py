@@ -9,7 +9,7 @@ import scipy.special
 
 from parity.identity import signs
 from parity.identity.field import UNKNOWN, Algebra, Array, Field, Undecided, refuse_nan
-from parity.identity.reals import Reals
+from parity.identity.reals import MIDDLE, Reals
 
 
 def exp(of: Algebra, x: Field) -> Field:
@@ -237,8 +237,29 @@ def logistic(of: Algebra, x: Field) -> Field:
 
 
 def softplus(of: Algebra, x: Field) -> Field:
-    """log(1 + exp(x))."""
-    return log(of, of.add(of.lift(1.0), exp(of, x)))
+    """log(1 + exp(x)); of real numbers above 0, x + log(1 + exp(-x)), for else exp overflows."""
+    if not isinstance(of, Reals):
+        return log(of, of.add(of.lift(1.0), exp(of, x)))
+    above, zero = x.parts[MIDDLE] > 0, of.lift(0.0)
+    low = of.chosen(above, of.neg(x), x)
+    found = log(of, of.add(of.lift(1.0), exp(of, low)))
+    return of.add(found, of.chosen(above, x, zero))
+
+
+def shifted(of: Algebra, x: Field, axes: tuple[int, ...]) -> tuple[Field, Field | None]:
+    """(x less its largest number, that number) where exp would overflow else: of real numbers."""
+    if not isinstance(of, Reals):
+        return x, None
+    kept = [i for i in range(len(x.shape)) if i not in axes]
+    middle = x.parts[MIDDLE].transpose([*kept, *axes])
+    at = middle.reshape(*middle.shape[: len(kept)], -1).argmax(-1)[..., None]
+
+    def largest(v: Array) -> Array:
+        flat = v.transpose([*kept, *axes]).reshape(*middle.shape[: len(kept)], -1)
+        return np.expand_dims(np.take_along_axis(flat, at, -1)[..., 0], axes)
+
+    best = of.moved(largest, x)
+    return of.sub(x, best), best
 
 
 def erf(of: Algebra, x: Field) -> Field:

@@ -12,9 +12,10 @@ from jax.extend import core
 
 from parity.identity import functions, signs
 from parity.identity.field import Algebra, Array, Field, Undecided
+from parity.identity.lines import Lines
 from parity.rounding import primitives
 from parity.rounding.backend import evaluate
-from parity.rounding.jaxpr import Interpreter
+from parity.rounding.jaxpr import Interpreter, frames_to_user
 
 Value = Any  # a Field, or an array of integers, booleans or random keys
 Rule = Callable[..., Any]
@@ -23,8 +24,8 @@ Rule = Callable[..., Any]
 class JaxGraph(Interpreter[Value]):
     """Evaluates a jaxpr on one draw. Raises Undecided for a primitive without a rule."""
 
-    def __init__(self, of: Algebra) -> None:
-        self.of = of
+    def __init__(self, of: Algebra, lines: Lines | None = None) -> None:
+        self.of, self.lines = of, lines
 
     def constant(self, x: Any, variable: Any) -> Value:
         kind = variable.aval.dtype
@@ -51,12 +52,15 @@ class JaxGraph(Interpreter[Value]):
             raise Undecided(f"JAX: {why}, at {self.line}" if "JAX" not in str(why) else str(why)) \
                 from None  # fmt: skip
         found = found if isinstance(found, (list, tuple)) else [found]
-        return [
+        results = [
             self.of.lift(np.asarray(x, np.float64))
             if not isinstance(x, Field) and jnp.issubdtype(v.aval.dtype, jnp.floating)
             else x
             for x, v in zip(found, cast(Any, eqn.outvars), strict=True)
         ]
+        if self.lines is not None:
+            self.lines.note(name, frames_to_user(self.around)[1] or "", operands, results)
+        return results
 
     def _moves(self, eqn: core.JaxprEqn, operands: list[Value]) -> Any:
         """A primitive that puts elements elsewhere, applied to each part."""

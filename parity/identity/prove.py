@@ -3,8 +3,9 @@
 import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,8 @@ from parity.identity.answers import (
 )
 from parity.identity.chain import LOW
 from parity.identity.contest import Contest
-from parity.identity.field import Algebra, BadDraw, Undecided
+from parity.identity.field import Algebra, BadDraw, Field, Undecided
+from parity.identity.lines import Lines, first_apart
 from parity.identity.reals import Reals
 from parity.sides.jax_side import JaxSide
 from parity.sides.torch_side import TorchSide
@@ -42,6 +44,7 @@ class Proof:
     bits: float
     shapes: Mapping[str, tuple[int, ...]]
     why: str = ""
+    lines: tuple[str, str] | None = None  # JAX's and Torch's first operation without a partner
 
     @property
     def verdict(self) -> str:
@@ -56,6 +59,8 @@ class Proof:
                  if a.verdict != "identical"]  # fmt: skip
         chance = f" (but for 2^-{self.bits:.0f})" if self.verdict == "identical" else ""
         why = f": {self.why}" if self.why else ""
+        if self.lines:
+            lines += [f"they part: JAX {self.lines[0]}", f"           Torch {self.lines[1]}"]
         return "\n  ".join([f"{self.verdict}{chance}{why}", *lines])
 
 
@@ -90,7 +95,37 @@ def prove(
     if not found:
         found = witnesses or [Answer("all", "undecided", why)]
     judged = tuple(_judged(answer, witnesses) for answer in found)
-    return Proof(judged, trials, trials * math.log2(LOW / DEGREE), shapes, "" if witnesses else why)
+    bits = trials * math.log2(LOW / DEGREE)
+    lines = _lines(contest, seed, judged) if witnesses else None
+    return Proof(judged, trials, bits, shapes, "" if witnesses else why, lines)
+
+
+def _lines(contest: Contest, seed: int, judged: Sequence[Answer]) -> tuple[str, str] | None:
+    """The first operations of both sides that part before the first output that differs."""
+    blank = all(a.says.startswith("blank") for a in judged if a.verdict == "different")
+    for draw in range(MORE):
+        of = Algebra(seed + draw, LENGTHS[1])
+        both = Lines(of.primes), Lines(of.primes)
+        try:
+            seen = contest.evaluated(of, blank, both)
+        except BadDraw:
+            continue
+        except Undecided:
+            return None
+        results: list[tuple[Field, Field]] = []
+
+        def apart(of: Algebra, name: str, a: Any, b: Any, where: str) -> Answer:
+            found = in_the_field(of, name, a, b, where)
+            if found.verdict != "identical" and isinstance(a, Field) and isinstance(b, Field):
+                results.append((a, b))  # noqa: B023
+            return found
+
+        answers(of, contest.theirs.frozen, seen, apart)
+        if results:
+            ours, theirs = results[0]
+            first = first_apart(both[0], both[1], ours), first_apart(both[1], both[0], theirs)
+            return tuple(str(n) if n else "computes nothing here" for n in first)  # type: ignore
+    return None
 
 
 def _lone_state(ours: JaxSide, theirs: TorchSide) -> list[Answer]:

@@ -16,6 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from parity.identity import torch_norms
 from parity.identity.field import Algebra, Array, Field, Undecided
+from parity.identity.lines import Lines
+from parity.identity.torch_lines import TorchLines
 from parity.identity.torch_rules import MOVES, RULES, SUMS, plane
 
 Value = Any  # a Field, or an array of integers or booleans
@@ -45,9 +47,9 @@ class TorchGraph(TorchDispatchMode):
     Raises Undecided for an operation without a rule.
     """
 
-    def __init__(self, of: Algebra) -> None:
+    def __init__(self, of: Algebra, lines: Lines | None = None) -> None:
         super().__init__()
-        self.of = of
+        self.of, self.lines, self.places = of, lines, TorchLines()
         self.cells: dict[int, Cell] = {}
 
     # --- storages --------------------------------------------------------------------------------
@@ -79,6 +81,8 @@ class TorchGraph(TorchDispatchMode):
                 if isinstance(before, Field)
                 else put(before, value)
             )
+            if self.lines is not None:
+                self.lines.note("written", self.places.line(), [before, value], [flat])
         self.cells[key] = Cell(flat, tensor)
 
     def get(self, tensor: torch.Tensor) -> Value:
@@ -96,6 +100,8 @@ class TorchGraph(TorchDispatchMode):
                 return np.lib.stride_tricks.as_strided(v[start:], shape, steps)
 
             cell.views[key] = self._moved(cell.value, view)
+            if self.lines is not None:
+                self.lines.note("view", self.places.line(), [cell.value], [cell.views[key]])
         return cell.views[key]
 
     def holds(self, x: Any) -> bool:
@@ -133,6 +139,9 @@ class TorchGraph(TorchDispatchMode):
                 return func(*args, **kwargs)
         values = self._evaluated(func, name, args, kwargs, written)
         out = func(*args, **kwargs)
+        if self.lines is not None:
+            made = values if isinstance(values, (tuple, list)) else [values]
+            self.lines.note(name, self.places.line(), map(self.get, given), made)
         if written:
             values = values if isinstance(values, (tuple, list)) else [values]
             for tensor, value in zip(written, values, strict=False):
