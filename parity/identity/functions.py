@@ -30,8 +30,8 @@ def exp(of: Algebra, x: Field) -> Field:
             found = prime.exponential(v * (of.scale[k] % q) % q)
             if x.units is not None and k in x.units:
                 u = x.units[k]
-                found = np.where(u == 1, prime.p - found, found)
-                if (u == UNKNOWN).any():
+                found = np.where(u & 1, prime.p - found, found)
+                if (u & UNKNOWN).any():
                     doubt.add((k + 1, "exp of a part of a logarithm"))
             parts[k + 1] = found
     sign = signs.POSITIVE
@@ -128,17 +128,28 @@ def absolute(of: Algebra, x: Field) -> Field:
 
 def maximum(of: Algebra, a: Field, b: Field) -> Field:
     """a where a - b isn't below 0, else b."""
-    return of.chosen(of.sign_of(_difference(of, a, b)) >= 0, a, b)
+    return of.chosen(compared(of, a, b) >= 0, a, b)
 
 
 def minimum(of: Algebra, a: Field, b: Field) -> Field:
     """a where a - b isn't above 0, else b."""
-    return of.chosen(of.sign_of(_difference(of, a, b)) <= 0, a, b)
+    return of.chosen(compared(of, a, b) <= 0, a, b)
 
 
 def compared(of: Algebra, a: Any, b: Any) -> Array:
     """The sign of a - b."""
-    return of.sign_of(_difference(of, of.lift(a), of.lift(b)))
+    a, b = of.lift(a), of.lift(b)
+    found = of.sign_of(_difference(of, a, b))
+    if isinstance(of, Reals):
+        return found
+    for one, other, turn in ((a, b, 1), (b, a, -1)):
+        constant = other.const
+        if one.const is None and constant is not None and constant.size:
+            first = float(constant.flat[0])
+            if (constant == first).all() and found.shape == one.shape:
+                top = one.parts[max(one.parts)]
+                found = turn * of.laws.order(top, first, turn * found)
+    return found
 
 
 def _difference(of: Algebra, a: Field, b: Field) -> Field:

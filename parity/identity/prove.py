@@ -202,8 +202,12 @@ def _trials(
 def _trial(contest: Contest, of: Algebra, blank: bool = False) -> list[Answer]:
     seen, frozen = contest.evaluated(of, blank), contest.theirs.frozen
     found = answers(of, frozen, seen, in_the_field)
+    if any(a.verdict == "different" for a in found):  # once more, with what is known now
+        of = Algebra(of.seed, of.length, of.fine, laws=of.laws.again())
+        seen = contest.evaluated(of, blank)
+        found = answers(of, frozen, seen, in_the_field)
     if any(a.verdict == "undecided" for a in found):
-        other = Algebra(of.seed, of.length, of.fine, choice=1)
+        other = Algebra(of.seed, of.length, of.fine, choice=1, laws=of.laws)
         for (_, *one), (_, *two) in zip(seen, contest.evaluated(other, blank), strict=True):
             for a, b in zip(one, two, strict=True):
                 clear_of_maxima(a, b)

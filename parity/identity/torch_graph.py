@@ -126,6 +126,8 @@ class TorchGraph(TorchDispatchMode):
         if name in TURNS:
             return func(*args, **kwargs)
         written = _written(func, args, kwargs)
+        if not any(x.is_floating_point() for x in given) and not func.is_view:
+            return self._of_integers(func, args, kwargs, written)
         if not written:
             known = name.startswith("_foreach_") or name in SPECIAL
             if (
@@ -154,19 +156,20 @@ class TorchGraph(TorchDispatchMode):
                 self.hold(tensor, value)
         return out
 
+    def _of_integers(self, func: Any, args: Any, kwargs: Any, written: list[torch.Tensor]) -> Any:
+        here = tree.tree_map_only(torch.Tensor, lambda x: torch.tensor(self.get(x)), (args, kwargs))
+        found = func(*here[0], **here[1])
+        out = func(*args, **kwargs)
+        reals = written or tree.tree_leaves(out)
+        for real, shadow in zip(reals, tree.tree_leaves(found), strict=True):
+            value = shadow.numpy()
+            self.hold(real, self.of.lift(value) if real.is_floating_point() else value)
+        return out
+
     def _other(self, func: Any, args: Any, kwargs: Any, given: list[torch.Tensor]) -> Any:
-        """A view; an operation of integers alone; one that Torch takes apart."""
+        """A view; one that Torch takes apart."""
         if func.is_view:
             return func(*args, **kwargs)
-        if not any(x.is_floating_point() for x in given):
-            here = tree.tree_map_only(
-                torch.Tensor, lambda x: torch.tensor(self.get(x)), (args, kwargs)
-            )
-            found, out = func(*here[0], **here[1]), func(*args, **kwargs)
-            for real, shadow in zip(*map(tree.tree_leaves, (out, found)), strict=True):
-                value = shadow.numpy()
-                self.hold(real, self.of.lift(value) if real.is_floating_point() else value)
-            return out
         if (apart := decomposition_table.get(func)) is not None:
             with self:
                 return apart(*args, **kwargs)

@@ -65,6 +65,7 @@ def test_what_may_be_undefined_shows_no_difference():
 
 
 SQUARES = Net(lambda x: (x - x.sin()) ** 2 + x.sin() ** 2)
+SPELT = Net(lambda x: x * x - 2 * x * x.sin() + 2 * x.sin() ** 2)
 
 
 def written_out(x):
@@ -74,8 +75,13 @@ def written_out(x):
 
 @pytest.mark.parametrize("low", [0.0, -1e-3])
 def test_an_inequality_without_a_law_is_undecided_and_never_different(low):
-    proof = proven(port(lambda x: jnp.maximum(written_out(x), low)), SQUARES)
+    proof = proven(port(lambda x: jnp.maximum(written_out(x), low)), SPELT)
     assert proof.verdict == "undecided" and "no real numbers" in str(proof)
+
+
+def test_a_sum_of_squares_is_not_negative_where_one_side_writes_it_as_one():
+    proof = proven(port(lambda x: jnp.maximum(written_out(x), 0.0)), SQUARES)
+    assert proof.verdict == "identical", proof
 
 
 def test_a_branch_that_real_numbers_take_is_different_and_shown():
