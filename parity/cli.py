@@ -19,6 +19,7 @@ from parity.config import (
     ConvertConfig,
     DataConfig,
     FaultsConfig,
+    ProveConfig,
     SweepConfig,
     TrainConfig,
     TrajectoryConfig,
@@ -81,6 +82,16 @@ def run_train(config: TrainConfig) -> int:
         ) from None
     print(f"Weights, history and curve: {config.out}")
     return code
+
+
+def run_prove(config: ProveConfig) -> int:
+    from parity.studies.proof import run
+
+    codes = []
+    for name, proof in run(config):
+        print(f"{name}: {proof}")
+        codes.append({"identical": 0, "different": 1}.get(proof.verdict, 2))
+    return 1 if 1 in codes else max(codes)
 
 
 def run_bits(config: BitsConfig) -> int:
@@ -221,6 +232,7 @@ def run_data(config: DataConfig) -> int:
 
 COMMANDS: dict[type, Callable[[Any], int]] = {
     CheckConfig: run_check,
+    ProveConfig: run_prove,
     TrainConfig: run_train,
     BitsConfig: run_bits,
     TrajectoryConfig: run_trajectory,

@@ -6,6 +6,7 @@ from parity.config.check import CheckConfig
 from parity.config.convert import ConvertConfig
 from parity.config.data import DataConfig
 from parity.config.faults import FaultsConfig
+from parity.config.prove import ProveConfig
 from parity.config.sweep import SweepConfig
 from parity.config.train import TrainConfig
 from parity.config.trajectory import TrajectoryConfig
@@ -17,6 +18,7 @@ __all__ = [
     "ConvertConfig",
     "DataConfig",
     "FaultsConfig",
+    "ProveConfig",
     "SweepConfig",
     "TrainConfig",
     "TrajectoryConfig",

@@ -31,16 +31,20 @@ class Contest:
         self.inputs, self.targets = self.batches[0]
         self.params, self.state = ours.held()
         self.memory = {} if infer else ours.memory()
+        self.jaxpr, shapes = self.traced(ours, self.inputs, self.targets, infer)
+        self.structure = jax.tree.structure(shapes)
+
+    @staticmethod
+    def traced(ours: JaxSide, inputs: Tree, targets: Tree, infer: bool) -> tuple[Any, Any]:
+        """(the jaxpr of a step, or of the outputs; shapes) for a few rows of a batch."""
+        inputs, targets = next(_rows(inputs, targets))
+        params, state = ours.held()
         with ours._settings():
             if infer:
-                given: Any = self.params, self.state, ours.typed(self.inputs)
-                traced = jax.make_jaxpr(ours.outputs, return_shape=True)(*given)
-            else:
-                repeated = ours.repeated(self.inputs, self.targets)
-                given = self.params, self.state, self.memory, repeated
-                traced = jax.make_jaxpr(ours.taken, return_shape=True)(*given)
-        self.jaxpr, shapes = traced
-        self.structure = jax.tree.structure(shapes)
+                given: Any = params, state, ours.typed(inputs)
+                return jax.make_jaxpr(ours.outputs, return_shape=True)(*given)
+            given = params, state, ours.memory(), ours.repeated(inputs, targets)
+            return jax.make_jaxpr(ours.taken, return_shape=True)(*given)
 
     def on_rows(self, number: int) -> None:
         """From now on, this few rows of the batch."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jax.extend import core
 
 from parity.identity.answers import (
     Answer,
@@ -57,7 +58,8 @@ class Proof:
     def __str__(self) -> str:
         lines = [f"{a.name}: {a.verdict}{': ' + a.says if a.says else ''}" for a in self.answers
                  if a.verdict != "identical"]  # fmt: skip
-        chance = f" (but for 2^-{self.bits:.0f})" if self.verdict == "identical" else ""
+        shapes = ", ".join(f"{n} {list(s)}" for n, s in self.shapes.items())
+        chance = f" (but for 2^-{self.bits:.0f}; {shapes})" if self.verdict == "identical" else ""
         why = f": {self.why}" if self.why else ""
         if self.lines:
             lines += [f"they part: JAX {self.lines[0]}", f"           Torch {self.lines[1]}"]
@@ -98,6 +100,20 @@ def prove(
     bits = trials * math.log2(LOW / DEGREE)
     lines = _lines(contest, seed, judged) if witnesses else None
     return Proof(judged, trials, bits, shapes, "" if witnesses else why, lines)
+
+
+def elements(ours: JaxSide, inputs: Tree, targets: Tree, infer: bool) -> int:
+    """Numbers in JAX's graph of a few rows, by which the time goes."""
+
+    def of(jaxpr: Any) -> int:
+        count = 0
+        for eqn in jaxpr.eqns:
+            inner = [of(j) for j in core.jaxprs_in_params(eqn.params)]
+            own = sum(math.prod(v.aval.shape) for v in eqn.outvars)
+            count += int(eqn.params.get("length", 1)) * sum(inner) if inner else own
+        return count
+
+    return of(Contest.traced(ours, inputs, targets, infer)[0].jaxpr)
 
 
 def _lines(contest: Contest, seed: int, judged: Sequence[Answer]) -> tuple[str, str] | None:

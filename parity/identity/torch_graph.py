@@ -143,7 +143,9 @@ class TorchGraph(TorchDispatchMode):
         out = func(*args, **kwargs)
         if self.lines is not None:
             made = values if isinstance(values, (tuple, list)) else [values]
-            self.lines.note(name, self.places.line(), map(self.get, given), made)
+            self.lines.note(
+                name, self.places.line(), map(self.get, filter(self.holds, given)), made
+            )
         if written:
             values = values if isinstance(values, (tuple, list)) else [values]
             for tensor, value in zip(written, values, strict=False):
@@ -184,7 +186,9 @@ class TorchGraph(TorchDispatchMode):
 
     def _evaluated(self, func: Any, name: str, args: Any, kwargs: Any, written: list) -> Value:
         base = name.rstrip("_") if written and name not in BATCH_NORMS else name
-        a, k = tree.tree_map_only(torch.Tensor, self.get, (list(args), dict(kwargs)))
+        first = args[:1] if base in ("copy", "zero", "fill") else ()  # nothing of it is left
+        a, k = tree.tree_map_only(torch.Tensor, self.get, (list(args[len(first) :]), dict(kwargs)))
+        a = [*first, *a]
         k = {n: v for n, v in k.items() if n not in WHERE}
         try:
             if base.startswith("_foreach_"):
