@@ -1,6 +1,6 @@
 """Faults that no data reach, or that drown in rounding: identity alone sees them."""
 
-from parity.studies.faults.changes import forward, half_at_ties, loss, nll, optimizer
+from parity.studies.faults.changes import forward, loss, nll
 from parity.studies.faults.fault import Fault
 from parity.studies.faults.port import Tensor
 
@@ -21,13 +21,8 @@ FAULTS = (
     Fault("a branch above 1e6", "arithmetic", "identity",
           "Inputs above a million are doubled.",
           forward(inputs=lambda X: X.where(X <= 1e6, 2 * X))),
-    Fault("leak of 1e-15", "arithmetic", "identity",
-          "Negative inputs pass with slope 1e-15.",
-          forward(activate=lambda H: half_at_ties(H) - 1e-15 * half_at_ties(-H))),
     Fault("labels smoothed by 1e-14", "loss", "identity",
           "A smoothing of 1e-14 is left on.", loss(_smoothed)),
     Fault("z-loss of 1e-15", "loss", "identity",
           "The square of logsumexp is added to the loss, times 1e-15.", loss(_z_loss)),
-    Fault("decay of 1e-15", "optimiser", "identity",
-          "A weight decay of 1e-15 is on.", optimizer(weight_decay=1e-15)),
 )  # fmt: skip
