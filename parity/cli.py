@@ -21,6 +21,7 @@ from parity.config import (
     DataConfig,
     FaultsConfig,
     InitConfig,
+    ProveConfig,
     SweepConfig,
     TrainConfig,
     TrajectoryConfig,
@@ -108,6 +109,16 @@ def _train(config: TrainConfig, side: Any, checkpoint: Any, where: dict[str, Any
         ) from None
     print(f"Weights, history and curve: {config.out}")
     return code
+
+
+def run_prove(config: ProveConfig) -> int:
+    from parity.studies.proof import run
+
+    codes = []
+    for name, proof in run(config):
+        print(f"{name}: {proof}")
+        codes.append({"identical": 0, "different": 1}.get(proof.verdict, 2))
+    return 1 if 1 in codes else max(codes)
 
 
 def run_bits(config: BitsConfig) -> int:
@@ -268,6 +279,7 @@ def run_data(config: DataConfig) -> int:
 COMMANDS: dict[type, Callable[[Any], int]] = {
     CheckConfig: run_check,
     InitConfig: run_init,
+    ProveConfig: run_prove,
     TrainConfig: run_train,
     BitsConfig: run_bits,
     TrajectoryConfig: run_trajectory,

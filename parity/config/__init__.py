@@ -8,6 +8,7 @@ from parity.config.convert import ConvertConfig
 from parity.config.data import DataConfig
 from parity.config.faults import FaultsConfig
 from parity.config.init import InitConfig
+from parity.config.prove import ProveConfig
 from parity.config.sweep import SweepConfig
 from parity.config.train import TrainConfig
 from parity.config.trajectory import TrajectoryConfig
@@ -21,6 +22,7 @@ __all__ = [
     "DataConfig",
     "FaultsConfig",
     "InitConfig",
+    "ProveConfig",
     "SweepConfig",
     "TrainConfig",
     "TrajectoryConfig",

@@ -12,6 +12,8 @@ FLOAT32 = 3.4028234663852886e38  # the largest
 RANGES: dict[str, tuple[float | int, float | int | None]] = {
     "epochs": (1, 1_000_000),
     "hiddens": (1, None),
+    "inputs": (1, None),
+    "outputs": (2, None),
     "lr": (0, FLOAT32),
     "batch_size": (1, None),
     "seed": (0, 2**32 - 1),

@@ -13,10 +13,11 @@ import numpy as np
 
 from parity.identity import signs
 from parity.identity.chain import Array, Prime, chain
+from parity.identity.inequalities import Inequalities
 from parity.identity.literals import constant
 
 Plain = Callable[..., Any]  # of float64 arrays
-UNKNOWN = 2
+UNKNOWN = 2  # beside a unit: it comes from a part of a logarithm
 SPLIT = 2**14
 
 
@@ -48,7 +49,6 @@ class Field:
     rough: frozenset[int] = frozenset()
     doubt: frozenset[tuple[int, str]] = frozenset()
     soft: bool = False
-    tag: Any = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -74,6 +74,7 @@ class Algebra:
     rng: np.random.Generator = field(init=False)
     primes: tuple[Prime, ...] = field(init=False)
     doubts: set[str] = field(default_factory=set)
+    laws: Inequalities = field(default_factory=Inequalities)
     coarse: bool = False  # whether a function stood for one that `fine` writes by exp
 
     def __post_init__(self) -> None:
@@ -85,6 +86,10 @@ class Algebra:
         self._literals: dict[float, list[int]] = {}
 
     # --- values ----------------------------------------------------------------------------------
+
+    def held(self, shape: tuple[int, ...]) -> Field:
+        """Random elements for statistics and moments."""
+        return self.draw(shape)
 
     def draw(self, shape: tuple[int, ...]) -> Field:
         """Random elements."""
@@ -193,7 +198,7 @@ class Algebra:
         assert one.units is not None
         if factor.const is not None and np.all(factor.const == np.rint(factor.const)):
             odd = np.rint(factor.const).astype(np.int64) % 2
-            return {k: np.where(u == UNKNOWN, u, u * odd) for k, u in one.units.items()}
+            return {k: u % 2 * odd + u // 2 * UNKNOWN for k, u in one.units.items()}
         return _all_unknown(one.units)
 
     def inverse(self, a: Field) -> Field:
@@ -289,6 +294,7 @@ class Algebra:
 
     def linear(self, f: Plain, x: Field) -> Field:
         """f adds up elements of its argument, each as often as it likes."""
+        self.laws.summed(x.parts)
         if x.inf is not None:
             raise Undecided("a sum of infinities")
         parts = {k: _whole(f(v.astype(np.float64))) % self.primes[k].p for k, v in x.parts.items()}
@@ -296,9 +302,9 @@ class Algebra:
         if x.units is not None:
             units = {}
             for k, u in x.units.items():
-                unsure = np.asarray(f((u == UNKNOWN).astype(float))) > 0
-                odd = _whole(f((u == 1).astype(float))) % 2
-                units[k] = np.where(unsure, UNKNOWN, odd).astype(np.int8)
+                unsure = np.asarray(f((u // UNKNOWN).astype(float))) > 0
+                odd = _whole(f((u % 2).astype(float))) % 2
+                units[k] = (odd + UNKNOWN * unsure).astype(np.int8)
         return self._made(parts, (x,), signs.ADD[x.sign][x.sign] | signs.ZERO, f, units)
 
     def bilinear(self, f: Plain, a: Field, b: Field) -> Field:
@@ -335,7 +341,8 @@ class Algebra:
         if top != self.length - 1:
             self.doubts.add("the sign of what a logarithm gave")
         found = self.primes[top].character(x.parts[top])
-        allowed = [s for s, bit in ((-1, 1), (0, 2), (1, 4)) if x.sign & bit]
+        known = x.sign & self.laws.sign(self.primes[top].p, top, x.parts[top])
+        allowed = [s for s, bit in ((-1, 1), (0, 2), (1, 4)) if known & bit]
         if allowed == [0, 1]:
             found = np.abs(found)
         elif allowed == [-1, 0]:
@@ -371,6 +378,8 @@ class Algebra:
         if units is not None:
             units = {k: np.broadcast_to(u, shape) for k, u in units.items()}
         inf = None if inf is None else np.broadcast_to(inf, shape)
+        if const is None:
+            self.laws.known(parts, sign)
         return self.whole(Field(parts, sign, const, units, inf, None, rough, doubt))
 
     def rounded(self, x: Array) -> Field:
@@ -408,7 +417,7 @@ def _added(u: dict[int, Array] | None, v: dict[int, Array] | None) -> dict[int, 
     if u is None or v is None:
         return u or v
     both = [(k, u[k], v[k]) for k in u if k in v]
-    return {k: np.where((a == 2) | (b == 2), UNKNOWN, a ^ b).astype(np.int8) for k, a, b in both}
+    return {k: ((a ^ b) & 1 | (a | b) & UNKNOWN).astype(np.int8) for k, a, b in both}
 
 
 def _all_unknown(units: dict[int, Array] | None) -> dict[int, Array] | None:

@@ -9,6 +9,7 @@ import scipy.special
 
 from parity.identity import signs
 from parity.identity.field import UNKNOWN, Algebra, Array, Field, Undecided, refuse_nan
+from parity.identity.reals import MIDDLE, Reals
 
 
 def exp(of: Algebra, x: Field) -> Field:
@@ -16,6 +17,8 @@ def exp(of: Algebra, x: Field) -> Field:
 
     exp(log(x)) = x, for every x that isn't 0; exp(-inf) = 0.
     """
+    if isinstance(of, Reals):
+        return of.exp(x)
     refuse_nan(x)
     if x.const is not None:
         return _of_constant(of, np.exp, x)
@@ -27,8 +30,8 @@ def exp(of: Algebra, x: Field) -> Field:
             found = prime.exponential(v * (of.scale[k] % q) % q)
             if x.units is not None and k in x.units:
                 u = x.units[k]
-                found = np.where(u == 1, prime.p - found, found)
-                if (u == UNKNOWN).any():
+                found = np.where(u & 1, prime.p - found, found)
+                if (u & UNKNOWN).any():
                     doubt.add((k + 1, "exp of a part of a logarithm"))
             parts[k + 1] = found
     sign = signs.POSITIVE
@@ -47,6 +50,8 @@ def _of_constant(of: Algebra, f: Any, *xs: Field) -> Field:
 
 def log(of: Algebra, x: Field) -> Field:
     """log(a b) = log(a) + log(b), log(exp(x)) = x; a part k for each part k + 1 of x."""
+    if isinstance(of, Reals):
+        return of.log(x)
     if x.inf is not None:
         raise Undecided("log(inf)")
     if x.const is not None:
@@ -85,6 +90,8 @@ def power(of: Algebra, x: Field, y: Field) -> Field:
             return found
     if x.const is not None and y.const is not None:
         return _of_constant(of, np.power, x, y)
+    if isinstance(of, Reals):
+        return exp(of, of.mul(y, log(of, x)))
     parts, p = {}, of.primes
     for k, v in x.parts.items():
         if k > 0 and k - 1 in y.parts:
@@ -121,20 +128,33 @@ def absolute(of: Algebra, x: Field) -> Field:
 
 def maximum(of: Algebra, a: Field, b: Field) -> Field:
     """a where a - b isn't below 0, else b."""
-    return of.chosen(of.sign_of(_difference(of, a, b)) >= 0, a, b)
+    return of.chosen(compared(of, a, b) >= 0, a, b)
 
 
 def minimum(of: Algebra, a: Field, b: Field) -> Field:
     """a where a - b isn't above 0, else b."""
-    return of.chosen(of.sign_of(_difference(of, a, b)) <= 0, a, b)
+    return of.chosen(compared(of, a, b) <= 0, a, b)
 
 
 def compared(of: Algebra, a: Any, b: Any) -> Array:
     """The sign of a - b."""
-    return of.sign_of(_difference(of, of.lift(a), of.lift(b)))
+    a, b = of.lift(a), of.lift(b)
+    found = of.sign_of(_difference(of, a, b))
+    if isinstance(of, Reals):
+        return found
+    for one, other, turn in ((a, b, 1), (b, a, -1)):
+        constant = other.const
+        if one.const is None and constant is not None and constant.size:
+            first = float(constant.flat[0])
+            if (constant == first).all() and found.shape == one.shape:
+                top = one.parts[max(one.parts)]
+                found = turn * of.laws.order(top, first, turn * found)
+    return found
 
 
 def _difference(of: Algebra, a: Field, b: Field) -> Field:
+    if isinstance(of, Reals):
+        return of.difference(a, b)
     if a.inf is not None and b.inf is not None:
         shape = np.broadcast_shapes(a.shape, b.shape)
         a, b = (of.moved(lambda v: np.broadcast_to(v, shape), x) for x in (a, b))
@@ -157,7 +177,7 @@ def largest(of: Algebra, x: Field, least: bool = False) -> tuple[Field, Array]:
         one = of.moved(lambda v, i=i: v[i], x)
         order = of.sign_of(_difference(of, one, best)) * (-1 if least else 1)
         best, index = of.chosen(order > 0, one, best), np.where(order > 0, i, index)
-    if x.shape[0] > 2 and x.const is None:
+    if x.shape[0] > 2 and x.const is None and not isinstance(of, Reals):
         for i in range(x.shape[0]):
             one = of.moved(lambda v, i=i: v[i], x)
             order = of.sign_of(_difference(of, one, best)) * (-1 if least else 1)
@@ -174,6 +194,8 @@ def largest(of: Algebra, x: Field, least: bool = False) -> tuple[Field, Array]:
 
 def keyed(of: Algebra, name: str, x: Field, parity: int = 0) -> Field:
     """A function of which nothing is known but f(-x) = parity f(x), if parity is 1 or -1."""
+    if isinstance(of, Reals):
+        return of.keyed(x, _KNOWN[name])
     if x.inf is not None:
         raise Undecided(f"{name}(inf)")
     refuse_nan(x)
@@ -226,8 +248,29 @@ def logistic(of: Algebra, x: Field) -> Field:
 
 
 def softplus(of: Algebra, x: Field) -> Field:
-    """log(1 + exp(x))."""
-    return log(of, of.add(of.lift(1.0), exp(of, x)))
+    """log(1 + exp(x)); of real numbers above 0, x + log(1 + exp(-x)), for else exp overflows."""
+    if not isinstance(of, Reals):
+        return log(of, of.add(of.lift(1.0), exp(of, x)))
+    above, zero = x.parts[MIDDLE] > 0, of.lift(0.0)
+    low = of.chosen(above, of.neg(x), x)
+    found = log(of, of.add(of.lift(1.0), exp(of, low)))
+    return of.add(found, of.chosen(above, x, zero))
+
+
+def shifted(of: Algebra, x: Field, axes: tuple[int, ...]) -> tuple[Field, Field | None]:
+    """(x less its largest number, that number) where exp would overflow else: of real numbers."""
+    if not isinstance(of, Reals):
+        return x, None
+    kept = [i for i in range(len(x.shape)) if i not in axes]
+    middle = x.parts[MIDDLE].transpose([*kept, *axes])
+    at = middle.reshape(*middle.shape[: len(kept)], -1).argmax(-1)[..., None]
+
+    def largest(v: Array) -> Array:
+        flat = v.transpose([*kept, *axes]).reshape(*middle.shape[: len(kept)], -1)
+        return np.expand_dims(np.take_along_axis(flat, at, -1)[..., 0], axes)
+
+    best = of.moved(largest, x)
+    return of.sub(x, best), best
 
 
 def erf(of: Algebra, x: Field) -> Field:
@@ -235,8 +278,14 @@ def erf(of: Algebra, x: Field) -> Field:
     return keyed(of, "erf", x, -1)
 
 
+def method(name: str) -> Callable[..., Any]:
+    """A method of whatever algebra there is, as a rule."""
+    return lambda of, *xs: getattr(of, name)(*xs)
+
+
 # Both frameworks call these the same.
 SHARED: dict[str, Callable[..., Any]] = {
+    "mul": method("mul"), "neg": method("neg"),
     "sin": lambda of, x: keyed(of, "sin", x, -1),
     "cos": lambda of, x: keyed(of, "cos", x, 1),
     "log1p": lambda of, x: log(of, of.add(of.lift(1.0), x)),
@@ -247,4 +296,4 @@ SHARED: dict[str, Callable[..., Any]] = {
     "le": lambda of, a, b: compared(of, a, b) <= 0,
     "gt": lambda of, a, b: compared(of, a, b) > 0,
     "ge": lambda of, a, b: compared(of, a, b) >= 0,
-}
+}  # fmt: skip

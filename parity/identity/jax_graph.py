@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -10,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from parity.identity import functions, signs
+from parity.identity import functions
 from parity.identity.field import Algebra, Array, Field, Undecided
+from parity.identity.lines import Lines
 from parity.rounding import primitives
 from parity.rounding.backend import evaluate
-from parity.rounding.jaxpr import Interpreter
+from parity.rounding.jaxpr import Interpreter, frames_to_user
 
 Value = Any  # a Field, or an array of integers, booleans or random keys
 Rule = Callable[..., Any]
@@ -23,8 +23,8 @@ Rule = Callable[..., Any]
 class JaxGraph(Interpreter[Value]):
     """Evaluates a jaxpr on one draw. Raises Undecided for a primitive without a rule."""
 
-    def __init__(self, of: Algebra) -> None:
-        self.of = of
+    def __init__(self, of: Algebra, lines: Lines | None = None) -> None:
+        self.of, self.lines = of, lines
 
     def constant(self, x: Any, variable: Any) -> Value:
         kind = variable.aval.dtype
@@ -44,19 +44,22 @@ class JaxGraph(Interpreter[Value]):
             elif name in MOVES:
                 found = self._moves(eqn, operands)
             elif name in RULES:
-                found = tagged(name, p, operands, RULES[name](self.of, p, *operands))
+                found = RULES[name](self.of, p, *operands)
             else:
                 raise Undecided(f"primitive '{name}'")
         except Undecided as why:
             raise Undecided(f"JAX: {why}, at {self.line}" if "JAX" not in str(why) else str(why)) \
                 from None  # fmt: skip
         found = found if isinstance(found, (list, tuple)) else [found]
-        return [
+        results = [
             self.of.lift(np.asarray(x, np.float64))
             if not isinstance(x, Field) and jnp.issubdtype(v.aval.dtype, jnp.floating)
             else x
             for x, v in zip(found, cast(Any, eqn.outvars), strict=True)
         ]
+        if self.lines is not None:
+            self.lines.note(name, _line(self.around), operands, results)
+        return results
 
     def _moves(self, eqn: core.JaxprEqn, operands: list[Value]) -> Any:
         """A primitive that puts elements elsewhere, applied to each part."""
@@ -116,29 +119,13 @@ class JaxGraph(Interpreter[Value]):
         return np.stack(xs)
 
 
-def tagged(name: str, p: Any, operands: list[Value], found: Value) -> Value:
-    """A result that may be E[x^2] - E[x]^2, which is never negative: its tag says how far it is."""
-    if not isinstance(found, Field):
-        return found
-    x, y = (*operands, None)[:2]
-    tag = getattr(x, "tag", None)
-    if name in ("square", "integer_pow") or (name == "mul" and x is y):
-        if p.get("y", 2) == 2:
-            mean = ("square of mean", *tag[1:]) if tag and tag[0] == "mean" else None
-            return replace(found, tag=mean or ("square", x))
-    elif name == "reduce_sum":
-        inner, of = ("sum of squares", tag[1]) if tag and tag[0] == "square" else ("sum", x)
-        return replace(found, tag=(inner, of, tuple(p["axes"])))
-    elif name in ("div", "mul") and isinstance(y, Field) and y.const is not None and tag:
-        if tag[0] in ("sum", "sum of squares"):
-            n = math.prod(tag[1].shape[i] for i in tag[2])
-            if np.all(np.abs(y.const / (n if name == "div" else 1 / n) - 1) < 1e-6):
-                return replace(found, tag=(tag[0].replace("sum", "mean"), *tag[1:]))
-    elif name == "sub" and isinstance(y, Field) and tag and y.tag:
-        whole = tag[0] == "mean of squares" and y.tag[0] == "square of mean"
-        if whole and tag[1] is y.tag[1] and tag[2] == y.tag[2]:
-            return replace(found, sign=signs.NOT_NEGATIVE)
-    return found
+def _line(around: tuple[core.JaxprEqn, ...]) -> str:
+    """The user's line; of what our own trainer calls, the place in the optimiser's code."""
+    between, line = frames_to_user(around)
+    if line and "/jax_mlp/" not in line:
+        return line
+    theirs = [f"{file} ({function})" for file, function in between if "/optax/" in file]
+    return theirs[0] if theirs else line or ""
 
 
 MOVES = {
@@ -161,8 +148,9 @@ def _enter(*names: str) -> Callable[[Rule], Rule]:
 # Of the algebra and its arguments alone.
 _ELEMENTWISE: dict[str, Rule] = {
     **functions.SHARED,
-    "add": Algebra.add, "add_any": Algebra.add, "sub": Algebra.sub, "mul": Algebra.mul,
-    "div": Algebra.div, "neg": Algebra.neg, "max": functions.maximum, "min": functions.minimum,
+    "add": functions.method("add"), "add_any": functions.method("add"),
+    "sub": functions.method("sub"), "div": functions.method("div"),
+    "max": functions.maximum, "min": functions.minimum,
     "abs": functions.absolute, "sign": functions.sign, "sqrt": functions.sqrt,
     "rsqrt": functions.rsqrt, "exp": functions.exp, "log": functions.log,
     "tanh": functions.tanh, "logistic": functions.logistic, "erf": functions.erf,

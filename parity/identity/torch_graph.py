@@ -16,6 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from parity.identity import torch_norms
 from parity.identity.field import Algebra, Array, Field, Undecided
+from parity.identity.lines import Lines
+from parity.identity.torch_lines import TorchLines
 from parity.identity.torch_rules import MOVES, RULES, SUMS, plane
 
 Value = Any  # a Field, or an array of integers or booleans
@@ -45,9 +47,9 @@ class TorchGraph(TorchDispatchMode):
     Raises Undecided for an operation without a rule.
     """
 
-    def __init__(self, of: Algebra) -> None:
+    def __init__(self, of: Algebra, lines: Lines | None = None) -> None:
         super().__init__()
-        self.of = of
+        self.of, self.lines, self.places = of, lines, TorchLines()
         self.cells: dict[int, Cell] = {}
 
     # --- storages --------------------------------------------------------------------------------
@@ -79,6 +81,8 @@ class TorchGraph(TorchDispatchMode):
                 if isinstance(before, Field)
                 else put(before, value)
             )
+            if self.lines is not None:
+                self.lines.note("written", self.places.line(), [before, value], [flat])
         self.cells[key] = Cell(flat, tensor)
 
     def get(self, tensor: torch.Tensor) -> Value:
@@ -96,6 +100,8 @@ class TorchGraph(TorchDispatchMode):
                 return np.lib.stride_tricks.as_strided(v[start:], shape, steps)
 
             cell.views[key] = self._moved(cell.value, view)
+            if self.lines is not None:
+                self.lines.note("view", self.places.line(), [cell.value], [cell.views[key]])
         return cell.views[key]
 
     def holds(self, x: Any) -> bool:
@@ -120,6 +126,8 @@ class TorchGraph(TorchDispatchMode):
         if name in TURNS:
             return func(*args, **kwargs)
         written = _written(func, args, kwargs)
+        if not any(x.is_floating_point() for x in given) and not func.is_view:
+            return self._of_integers(func, args, kwargs, written)
         if not written:
             known = name.startswith("_foreach_") or name in SPECIAL
             if (
@@ -133,6 +141,11 @@ class TorchGraph(TorchDispatchMode):
                 return func(*args, **kwargs)
         values = self._evaluated(func, name, args, kwargs, written)
         out = func(*args, **kwargs)
+        if self.lines is not None:
+            made = values if isinstance(values, (tuple, list)) else [values]
+            self.lines.note(
+                name, self.places.line(), map(self.get, filter(self.holds, given)), made
+            )
         if written:
             values = values if isinstance(values, (tuple, list)) else [values]
             for tensor, value in zip(written, values, strict=False):
@@ -145,19 +158,20 @@ class TorchGraph(TorchDispatchMode):
                 self.hold(tensor, value)
         return out
 
+    def _of_integers(self, func: Any, args: Any, kwargs: Any, written: list[torch.Tensor]) -> Any:
+        here = tree.tree_map_only(torch.Tensor, lambda x: torch.tensor(self.get(x)), (args, kwargs))
+        found = func(*here[0], **here[1])
+        out = func(*args, **kwargs)
+        reals = written or tree.tree_leaves(out)
+        for real, shadow in zip(reals, tree.tree_leaves(found), strict=True):
+            value = shadow.numpy()
+            self.hold(real, self.of.lift(value) if real.is_floating_point() else value)
+        return out
+
     def _other(self, func: Any, args: Any, kwargs: Any, given: list[torch.Tensor]) -> Any:
-        """A view; an operation of integers alone; one that Torch takes apart."""
+        """A view; one that Torch takes apart."""
         if func.is_view:
             return func(*args, **kwargs)
-        if not any(x.is_floating_point() for x in given):
-            here = tree.tree_map_only(
-                torch.Tensor, lambda x: torch.tensor(self.get(x)), (args, kwargs)
-            )
-            found, out = func(*here[0], **here[1]), func(*args, **kwargs)
-            for real, shadow in zip(*map(tree.tree_leaves, (out, found)), strict=True):
-                value = shadow.numpy()
-                self.hold(real, self.of.lift(value) if real.is_floating_point() else value)
-            return out
         if (apart := decomposition_table.get(func)) is not None:
             with self:
                 return apart(*args, **kwargs)
@@ -172,7 +186,9 @@ class TorchGraph(TorchDispatchMode):
 
     def _evaluated(self, func: Any, name: str, args: Any, kwargs: Any, written: list) -> Value:
         base = name.rstrip("_") if written and name not in BATCH_NORMS else name
-        a, k = tree.tree_map_only(torch.Tensor, self.get, (list(args), dict(kwargs)))
+        first = args[:1] if base in ("copy", "zero", "fill") else ()  # nothing of it is left
+        a, k = tree.tree_map_only(torch.Tensor, self.get, (list(args[len(first) :]), dict(kwargs)))
+        a = [*first, *a]
         k = {n: v for n, v in k.items() if n not in WHERE}
         try:
             if base.startswith("_foreach_"):

@@ -68,7 +68,7 @@ def _scalars(f: Rule) -> Rule:
 
 _ELEMENTWISE: dict[str, Rule] = {
     **functions.SHARED,
-    "mul": Algebra.mul, "neg": Algebra.neg, "reciprocal": Algebra.inverse,
+    "reciprocal": functions.method("inverse"),
     "abs": functions.absolute, "sgn": functions.sign, "sign": functions.sign,
     "exp": functions.exp, "log": functions.log, "sqrt": functions.sqrt,
     "rsqrt": functions.rsqrt, "tanh": functions.tanh, "sigmoid": functions.logistic,
@@ -376,12 +376,16 @@ def _prod(
 @enter("logsumexp")
 def logsumexp(of: Algebra, x: Field, dim: Any, keepdim: bool = False) -> Field:
     """log(sum(exp(x)))."""
-    return functions.log(of, total(of, functions.exp(of, x), dim, keepdim))
+    x, shift = functions.shifted(of, x, axes_of(x, dim))
+    found = functions.log(of, total(of, functions.exp(of, x), dim, True))
+    found = found if shift is None else of.add(found, shift)
+    axes = axes_of(x, dim)
+    return found if keepdim else of.moved(lambda v: v.squeeze(axes), found)
 
 
 @enter("_softmax")
 def _softmax(of: Algebra, x: Field, dim: int, half: bool = False) -> Field:
-    e = functions.exp(of, x)
+    e = functions.exp(of, functions.shifted(of, x, axes_of(x, dim))[0])
     return of.div(e, total(of, e, dim, True))
 
 

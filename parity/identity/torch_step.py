@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from parity.identity.field import Algebra, Field
+from parity.identity.lines import Lines
 from parity.identity.torch_graph import TorchGraph, attention_taken_apart
 from parity.sides.memory import SLOTS
 from parity.sides.torch_side import TorchSide, _plain
@@ -32,10 +33,17 @@ class Given:
 class TorchSteps:
     """Steps of one training, each from what it is given; the optimiser's counts go on."""
 
-    def __init__(self, side: TorchSide, of: Algebra, inputs: Tree, targets: Tree) -> None:
+    def __init__(
+        self,
+        side: TorchSide,
+        of: Algebra,
+        inputs: Tree,
+        targets: Tree,
+        lines: Lines | None = None,
+    ) -> None:
         self.side, self.of = side, of
         self.inputs, self.targets = inputs, targets
-        self.graph = TorchGraph(of)
+        self.graph = TorchGraph(of, lines)
         self.own = [n for n, _ in side._inner.named_parameters()]
 
     @contextlib.contextmanager

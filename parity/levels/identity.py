@@ -1,42 +1,55 @@
 """Identity: whether both training steps are one function, for inputs that no data have."""
 
 import math
-from collections.abc import Iterable
 
 from parity.comparison import Comparison
-from parity.identity.prove import Answer, Proof, prove
+from parity.identity.prove import Answer, Proof, elements, prove
 from parity.levels.level import Level, Skipped
 from parity.levels.pair import Pair
 from parity.sides.side import SIDES
 
-KEY = "identity"
+KEY = "identity", "jax", "torch"
+MOST = 2**24  # elements in JAX's graph of a few rows: half a minute
 
 
 def judge_identity(pair: Pair, precision: str) -> list[Comparison]:
-    """Outputs, loss, gradients and a step of both graphs, over finite fields.
+    """Outputs, loss, gradients and steps of both graphs, over finite fields and real numbers.
 
-    Raises Skipped where it is undecided: that is no agreement.
+    Raises Skipped where it is undecided, which is no agreement, and where it would take long.
     """
+    proof = _proof(pair)
+    if proof.verdict == "undecided":
+        raise Skipped(f"undecided: {_reason(proof)}")
+    # Beside what differs, what is undecided isn't shown.
+    return [_comparison(a, proof) for a in proof.answers if a.verdict != "undecided"]
+
+
+def _proof(pair: Pair) -> Proof:
     if KEY not in pair.kept:
+        if pair.narrow:
+            raise Skipped(f"undecided: {pair.narrow}")
         inputs, targets = next(iter(pair.batches.values()))
         infer = pair.infer or pair.outputs_alone
         ours, theirs = pair.jax["float64"], pair.torch["float64"]
-        pair.kept[KEY] = prove(ours, theirs, inputs, targets, infer=infer)
-    proof: Proof = pair.kept[KEY]
-    if proof.verdict == "undecided":
-        raise Skipped(f"undecided: {_reason(proof)}")
-    return [_comparison(answer) for answer in _judged(pair, proof.answers)]
+        count = elements(ours, inputs, targets, infer)
+        if count > MOST:
+            raise Skipped(f"undecided: a step has {count:,} numbers, and more than {MOST:,} take "
+                          "over half a minute; parity.prove takes its time")  # fmt: skip
+        try:
+            pair.kept[KEY] = prove(ours, theirs, inputs, targets, infer=infer)
+        except Exception as error:  # the user's own code, run on numbers that aren't real
+            said = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise Skipped(f"undecided: it can't be evaluated: {said:.200}") from None
+    found: Proof = pair.kept[KEY]
+    return found
 
 
-def _judged(pair: Pair, answers: Iterable[Answer]) -> Iterable[Answer]:
-    """Where one output differs, those that are undecided aren't shown."""
-    return [a for a in answers if a.verdict != "undecided"]
-
-
-def _comparison(answer: Answer) -> Comparison:
+def _comparison(answer: Answer, proof: Proof) -> Comparison:
     ok = answer.verdict == "identical"
     off = 0.0 if ok else math.nan
     problem = "" if ok else f"another function: {answer.says}"
+    if not ok and proof.lines:
+        problem += f"; they part: JAX {proof.lines[0]}, Torch {proof.lines[1]}"
     return Comparison(
         answer.name, ok, 0.0 if ok else math.inf, off, off, (), 0.0, 0.0, 0.0, 1, SIDES, problem
     )
@@ -57,8 +70,8 @@ def _note(pair: Pair, precision: str) -> str:
 
 LEVEL = Level(
     "identity",
-    "Are forward, loss, gradients and step the same function, for all inputs?",
-    "equal in finite fields",
+    "Are forward, loss, gradients and steps the same function, for all inputs?",
+    "equal in finite fields; apart among real numbers",
     judge_identity,
     ("all inputs",),
     note=_note,

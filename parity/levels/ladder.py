@@ -32,6 +32,7 @@ from parity.sides.side import ModelFails, lacks
 LEVELS = (
     inputs.LEVEL,
     weights.LEVEL,
+    identity.LEVEL,
     initial_weights.LEVEL,
     probes.LEVEL,
     precision.LEVEL,
@@ -47,9 +48,6 @@ LEVELS = (
     refit.LEVEL,
     same_bits.LEVEL,
 )
-
-# Climbed where it is named: it is not known of every honest pair what it finds.
-ASKED = (identity.LEVEL,)
 
 
 def climb(pair: Pair, levels: Sequence[Level] = LEVELS) -> Iterator[Result]:
@@ -80,7 +78,7 @@ def climb(pair: Pair, levels: Sequence[Level] = LEVELS) -> Iterator[Result]:
 
 def named(levels: Sequence[Level | str]) -> list[Level]:
     """Levels, given by themselves or by name. Raises ValueError for a name that there isn't."""
-    known = {level.name: level for level in (*LEVELS, *ASKED)}
+    known = {level.name: level for level in LEVELS}
     levels = [levels] if isinstance(levels, str) else levels
     if not levels:
         raise ValueError(f"levels: none, expected some of {list(known)}")

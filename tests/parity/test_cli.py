@@ -35,6 +35,23 @@ def test_the_main_job_ends_to_end_on_the_sample(tmp_path, capsys):
         assert (tmp_path / "report" / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_prove_needs_no_data_and_says_for_which_shapes_it_holds(capsys):
+    assert main(["prove", "--model", "mlp", "--hiddens", "3", "--activation", "tanh"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("mlp: identical (but for 2^-") and "inputs [3, 7]" in out
+
+
+def test_prove_exits_with_1_for_another_function_and_2_where_it_cannot_tell(capsys, monkeypatch):
+    from parity.identity.answers import Answer
+    from parity.identity.prove import Proof
+    from parity.studies import proof
+
+    for verdict, code in (("different", 1), ("undecided", 2)):
+        found = Proof((Answer("loss", verdict, "why"),), 5, 70.0, {})
+        monkeypatch.setattr(proof, "prove", lambda *a, found=found, **k: found)
+        assert main(["prove"]) == code and f"loss: {verdict}" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("edge", [["--lr", "0"], ["--sigma", "0"], ["--lr", "1e38"]])
 def test_a_run_that_stands_still_or_overflows_agrees(tmp_path, edge):

@@ -31,9 +31,12 @@ COUNTS = 70, 40  # both sets end in a partial batch
 # matter alone is asked only what shows it.
 CURVED: dict[str, tuple[str, ...]] = {
     name: ("float64",) for name in ("logits", "loss", "gradients", "step")
-}
+} | {"identity": ()}
 ASKED: dict[str, dict[str, tuple[str, ...]]] = {
-    "mlp": {name: () for name in ("inputs", "weights", "initial weights", "probes", "accuracy")},
+    "mlp": {
+        name: ()
+        for name in ("inputs", "weights", "identity", "initial weights", "probes", "accuracy")
+    },
     "tanh": {"initial weights": (), **CURVED},
     "gelu": CURVED,
     "gelu_tanh": CURVED,

@@ -1,6 +1,6 @@
 """The catalogue of planted faults, as data."""
 
-from parity.studies.faults import in_bits, in_data, in_model, in_training
+from parity.studies.faults import in_bits, in_branches, in_data, in_model, in_training
 from parity.studies.faults.fault import Fault
 
 CATALOGUE: tuple[Fault, ...] = (
@@ -8,6 +8,7 @@ CATALOGUE: tuple[Fault, ...] = (
     *in_model.FAULTS,
     *in_training.FAULTS,
     *in_bits.FAULTS,
+    *in_branches.FAULTS,
 )
 
 __all__ = ["CATALOGUE", "Fault"]

@@ -131,9 +131,8 @@ def by_norm(grads: Iterable[Tensor], epsilon: float = 0.0, square: bool = False)
     grads = list(grads)
     norm = sum((g * g).sum() for g in grads)
     norm = norm if square else norm**0.5
-    if norm > CLIP:
-        for g in grads:
-            g.mul_(CLIP / (norm + epsilon))
+    for g in grads:
+        g.mul_((CLIP / (norm + epsilon)).where(norm > CLIP, 1.0))
 
 
 def optimizer(

@@ -22,7 +22,7 @@ from parity.sides.reference import Reference
 from parity.studies.faults.bench import BATCH, EPOCHS, PRECISIONS, Bench, Remembered, small_images
 
 # Drawn once for all: probes hold fixed integers; init and refit look at no network's weights.
-LEFT_OUT = ("initial weights", "probes", "accuracy", "refit", "same bits")
+LEFT_OUT = ("identity", "initial weights", "probes", "accuracy", "refit", "same bits")
 
 # Every fourth network has zero biases: on blank images all its units start at a tie. Where a bias's
 # gradient cancels to rounding noise, the sign of the noise decides the ReLU for those images, in

@@ -19,15 +19,17 @@ from rich.table import Table
 
 from mlp_core.files import write_atomically, write_json
 from parity.interrupted import Interrupted
+from parity.levels.identity import LEVEL
 from parity.levels.level import Level, Result
 from parity.studies.faults.bench import Bench
 from parity.studies.faults.catalogue import CATALOGUE, Fault
 from parity.studies.faults.picture import matrix
 from parity.studies.faults.random_networks import CleanRun, clean_run
 
+IDENTITY = LEVEL.name
 CAPTION = """\
 A number is the effect over the bound: above 1 caught, first in [bold green]green[/].
-≠  other bits, or not finite: caught       ·  as without the fault
+≠  other bits, not finite, or another function: caught       ·  as without the fault
 -  not asked: this fault's pair stands for one matter alone
 """
 
@@ -52,7 +54,10 @@ class Sight:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One fault before all levels. ok: caught, and first at the level that can show it first."""
+    """One fault before all levels. ok: caught, and first at the level that can show it first.
+
+    What identity sees counts as first where no other level sees it: it sees most, by no data.
+    """
 
     fault: Fault
     sights: tuple[Sight, ...]
@@ -60,7 +65,9 @@ class Outcome:
     @property
     def first(self) -> str | None:
         """The level that caught it."""
-        return next((s.level for s in self.sights if s.caught), None)
+        caught = [s.level for s in self.sights if s.caught]
+        others = [level for level in caught if level != IDENTITY]
+        return next(iter(others or caught), None)
 
     @property
     def ok(self) -> bool:
@@ -70,7 +77,7 @@ class Outcome:
         name = f"{self.fault.name} ({self.fault.pair})"
         if self.first is None:
             return f"{name}: SLIPPED THROUGH. {self.fault.says}"
-        what = next(s.what for s in self.sights if s.caught)
+        what = next(s.what for s in self.sights if s.level == self.first)
         expected = "" if self.ok else f", expected at {self.fault.level}"
         return f"{name}: caught at {self.first}{expected}: {what}"
 

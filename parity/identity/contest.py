@@ -1,0 +1,153 @@
+"""Both sides of one problem, evaluated on the same draws: JAX's graph, traced once, and Torch's."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from parity.identity.field import Algebra, Field
+from parity.identity.jax_graph import JaxGraph
+from parity.identity.lines import Lines
+from parity.identity.torch_step import Fields, Given, TorchSteps
+from parity.sides.jax_side import JaxSide
+from parity.sides.torch_side import TorchSide
+from parity.trees import Tree, leaves, mapped
+
+EXAMPLES = 3
+Seen = list[tuple[str, dict[str, Any], dict[str, Any]]]  # (where, JAX's results, Torch's)
+BothLines = tuple[Lines | None, Lines | None]
+
+
+class Contest:
+    """inputs, targets: a batch; its first rows give shapes and integers."""
+
+    def __init__(
+        self, ours: JaxSide, theirs: TorchSide, inputs: Tree, targets: Tree, infer: bool
+    ) -> None:
+        self.ours, self.theirs, self.infer = ours, theirs, infer
+        self.batches = list(_rows(inputs, targets))
+        self.inputs, self.targets = self.batches[0]
+        self.params, self.state = ours.held()
+        self.memory = {} if infer else ours.memory()
+        self.jaxpr, shapes = self.traced(ours, self.inputs, self.targets, infer)
+        self.structure = jax.tree.structure(shapes)
+
+    @staticmethod
+    def traced(ours: JaxSide, inputs: Tree, targets: Tree, infer: bool) -> tuple[Any, Any]:
+        """(the jaxpr of a step, or of the outputs; shapes) for a few rows of a batch."""
+        inputs, targets = next(_rows(inputs, targets))
+        params, state = ours.held()
+        with ours._settings():
+            if infer:
+                given: Any = params, state, ours.typed(inputs)
+                return jax.make_jaxpr(ours.outputs, return_shape=True)(*given)
+            given = params, state, ours.memory(), ours.repeated(inputs, targets)
+            return jax.make_jaxpr(ours.taken, return_shape=True)(*given)
+
+    def on_rows(self, number: int) -> None:
+        """From now on, this few rows of the batch."""
+        self.inputs, self.targets = self.batches[number % len(self.batches)]
+
+    def evaluated(self, of: Algebra, blank: bool, lines: BothLines = (None, None)) -> Seen:
+        """Of a first step, and of one with a memory. blank: an input and biases are 0. lines: of
+        JAX's and of Torch's operations, to be filled."""
+        names = {n: np.shape(a) for n, a in self.params.items()}
+        first = Given(
+            {n: _drawn(of, s, blank and len(s) < 2) for n, s in names.items()},
+            {n: of.held(np.shape(a)) for n, a in self.state.items()},
+            {n: of.lift(a) if a.dtype.kind == "f" else a for n, a in self.memory.items()},
+            _fields(of, self.inputs, blank),
+            _fields(of, self.targets),
+        )
+        steps = TorchSteps(self.theirs, of, self.inputs, self.targets, lines[1])
+        _given(lines, first)
+        if self.infer:
+            mine = {"outputs": self._jax(of, first, lines[0])}
+            return [("", mine, {"outputs": steps.outputs(first)})]
+        with steps.training():
+            mine, other = self._jax(of, first, lines[0]), steps.step(first)
+            seen = [("blank input: " if blank else "", mine, other)]
+            if blank or not (mine["memory"] or other["memory"]):
+                return seen
+            kept = {n for n, f in mine["memory"].items() if isinstance(f, Field)}
+            shared = kept if kept >= other["memory"].keys() else set()
+            memory = {
+                n: of.held(f.shape) if n in shared and n in other["memory"] else f
+                for n, f in mine["memory"].items()
+            }
+            later = Given(
+                {n: of.draw(s) for n, s in names.items()},
+                {n: of.held(np.shape(a)) for n, a in self.state.items()},
+                memory,
+                _fields(of, self.inputs),
+                _fields(of, self.targets),
+            )
+            _given(lines, later)
+            mine = self._jax(of, later, lines[0])
+            other = steps.step(replace(later, memory=memory if shared else {}))
+            return [*seen, ("second step: ", mine, other)]
+
+    def _jax(self, of: Algebra, given: Given, lines: Lines | None) -> Any:
+        ours = self.ours
+        with ours._settings():
+            inputs = _filled(ours.typed(self.inputs), given.inputs)
+            if self.infer:
+                flat = jax.tree.leaves((given.params, given.state, inputs))
+            else:
+                targets = _filled(ours.typed(self.targets), given.targets)
+                count = ours.accumulated
+                batches = ((inputs, targets),) * count
+                flat = jax.tree.leaves((given.params, given.state, given.memory, batches))
+            out = JaxGraph(of, lines).closed(self.jaxpr, flat)
+        found = jax.tree.unflatten(self.structure, out)
+        if not self.infer:
+            found["loss"] = {"loss": found["loss"]}
+        return found
+
+
+def _rows(inputs: Tree, targets: Tree) -> Iterator[tuple[Tree, Tree]]:
+    """Batches of a few rows; together the first ones, and then such as bring new labels."""
+    count = len(next(iter(leaves((inputs, targets)).values())))
+    size = min(EXAMPLES, count)
+    for start in range(0, min(count - size + 1, 4 * size), size):
+        yield (
+            mapped(lambda x: x[start : start + size], inputs),  # noqa: B023
+            mapped(lambda x: x[start : start + size], targets),  # noqa: B023
+        )
+
+
+def _given(lines: BothLines, given: Given) -> None:
+    for one in lines:
+        if one is not None:
+            for fields in vars(given).values():
+                one.given(fields.values())
+
+
+def _drawn(of: Algebra, shape: tuple[int, ...], blank: bool = False) -> Field:
+    drawn = of.draw(shape)
+    return of.moved(np.zeros_like, drawn) if blank else drawn
+
+
+def _fields(of: Algebra, tree: Tree, blank: bool = False) -> Fields:
+    """{name: a draw} of its floats. blank: the first row is 0."""
+    floats = {n: x for n, x in leaves(tree).items() if np.asarray(x).dtype.kind in "fV"}
+    drawn = {name: of.draw(np.shape(x)) for name, x in floats.items()}
+    if not blank:
+        return drawn
+    return {
+        n: replace(f, parts={k: _blank(v) for k, v in f.parts.items()}) for n, f in drawn.items()
+    }
+
+
+def _blank(part: Any) -> Any:
+    part = np.array(part)
+    part[:1] = 0
+    return part
+
+
+def _filled(tree: Tree, fields: Fields) -> Tree:
+    """The tree with Fields for its floats."""
+    names = iter(leaves(tree))
+    return mapped(lambda x: fields.get(next(names), np.asarray(x)), tree)

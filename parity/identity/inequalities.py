@@ -1,0 +1,97 @@
+"""Signs that formulas have though no rule gives them: of what is also written so that one does.
+
+A number that is, in the field, one whose sign is known (a sum of squares, a product of
+exponentials) has its sign; n sum(x^2) >= sum(x)^2, for whatever was summed: E[x^2] - E[x]^2; and
+what is above 2 is above -1. Part of it is known only when a draw was evaluated once: a second
+evaluation, of the same draw, has it all.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from parity.identity import signs
+
+Array = Any
+LARGEST = 2**12  # elements of what is tried as x
+AXES = 4
+
+
+@dataclass
+class Inequalities:
+    """What one draw has shown so far; kept when the draw is evaluated once more."""
+
+    signed: dict[bytes, int] = field(default_factory=dict)
+    sums: dict[bytes, tuple[int, Array]] = field(default_factory=dict)
+    orders: dict[int, dict[float, int]] = field(default_factory=dict)
+    before: dict[int, dict[float, int]] = field(default_factory=dict)
+
+    def again(self) -> "Inequalities":
+        """For the second evaluation."""
+        return replace(self, before={key: dict(found) for key, found in self.orders.items()})
+
+    def known(self, parts: dict[int, Array], sign: int) -> None:
+        """A sign that a rule gave."""
+        if sign == signs.ANY or not parts:
+            return
+        for v in parts.values():
+            key = v.tobytes()
+            self.signed[key] = self.signed.get(key, signs.ANY) & sign or sign
+
+    def summed(self, parts: dict[int, Array]) -> None:
+        """Something that was added up."""
+        for k, v in parts.items():
+            if v.ndim and v.size <= LARGEST and v.ndim <= AXES:
+                self.sums[v.tobytes()] = k, v
+
+    def sign(self, p: int, part: int, v: Array) -> int:
+        """Signs that v can have, modulo p."""
+        for one, turn in ((v, False), (-v % p, True)):
+            found = self.signed.get(one.tobytes())
+            if found is None and self._is_spread(p, part, one):
+                found = self.signed[one.tobytes()] = signs.NOT_NEGATIVE
+            if found is not None:
+                return signs.neg(found) if turn else found
+        return signs.ANY
+
+    def order(self, v: Array, constant: float, sign: Array) -> Array:
+        """The sign of v - constant, such that constants in order have signs in order.
+
+        sign: by itself. As many constants lie below v as by themselves do.
+        """
+        if v.size > LARGEST:
+            return sign
+        found = sign.ravel().copy()
+        for i, x in enumerate(v.ravel().tolist()):
+            self.orders.setdefault(x, {})[constant] = int(found[i])
+            all_of = self.before.get(x, {})
+            if len(all_of) > 1 and constant in all_of and found[i]:
+                below = sum(s > 0 for s in all_of.values())
+                found[i] = 1 if sorted(all_of).index(constant) < below else -1
+        return found.reshape(sign.shape)
+
+    def _is_spread(self, p: int, part: int, v: Array) -> bool:
+        """Whether v is n sum(x^2) - sum(x)^2 over some axes, over a positive number: all ratios of
+        its elements are those."""
+        if not v.size:
+            return False
+        for k, x in self.sums.values():
+            n = x.size // v.size
+            if k != part or n < 2 or n * v.size != x.size:
+                continue
+            for axes in _subsets(x.ndim):
+                if math.prod(x.shape[a] for a in axes) != n:
+                    continue
+                total, squares = x.sum(axes) % p, (x * x % p).sum(axes) % p
+                spread = (n * squares - total * total).ravel() % p
+                whole = [1, n, n * n, n * (n - 1)]
+                if any(np.array_equal(c * v.ravel() % p, spread) for c in whole):
+                    return True
+        return False
+
+
+def _subsets(ndim: int) -> list[tuple[int, ...]]:
+    return [axes for r in range(1, ndim + 1) for axes in combinations(range(ndim), r)]
