@@ -45,6 +45,7 @@ def run(pytester):
     def run(tests, *arguments, process=False):
         pytester.makepyfile(PAIR + tests)
         plugins = "-p", "no:parity", "-p", "parity.pytest_plugin", "-p", "no:cacheprovider"
+        plugins += ("--disable-warnings",)  # an installed plugin's files are there already
         run = pytester.runpytest_subprocess if process else pytester.runpytest
         return run(*plugins, *arguments)
 
