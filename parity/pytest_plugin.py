@@ -195,8 +195,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     parts = [pickle.loads(file.read_bytes()) for file in files]
     refused: dict[str, str] = dict(part for part in parts if isinstance(part, tuple))
     verdicts = tuple(part for part in parts if not isinstance(part, tuple))
+    # A test that failed before it compared, or with its worker, has no part.
+    failed = f"{session.testsfailed or 'no'} test" + "s" * (session.testsfailed != 1)
     about = environment() | {
-        "data": f"the arrays of {len(parts)} calls in a run of pytest",
+        "data": f"the arrays of {len(parts)} calls in a run of pytest, in which {failed} failed",
         "command": shlex.join(["pytest", *map(str, config.invocation_params.args)]),
     }
     seconds = time.perf_counter() - config.stash[START]

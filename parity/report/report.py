@@ -74,7 +74,8 @@ class Report:
         ]
         if self.refused and self.undecided:
             pair, why = next(iter(self.refused.items()))
-            return f"UNDECIDED: nothing differs, but {pair} could not be compared: {why}"
+            said = why.splitlines()[0]
+            return f"UNDECIDED: nothing differs, but {pair} could not be compared: {said}"
         if self.undecided:
             return f"UNDECIDED: nothing differs, but {failed[0]} could not be judged."
         return f"DIFFER: first at {failed[0]} ({len(failed)} checks failed)."
