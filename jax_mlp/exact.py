@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Float64, Int, Shaped
 F = TypeVar("F", bound=Callable[..., Any])
 
 SMALLEST = 2.0**-126  # float32's smallest normal number: below it, zero
+ROUNDS_TO_SMALLEST = 2.0**-126 - 2.0**-151  # the least that 24 bits round to it, whatever flushes
 EXACT = 53  # bits: every integer up to 2^53 is a float64
 BLOCK = 13  # bits: sums of up to 2^13 terms; longer ones are sums of such blocks
 TERM = EXACT - BLOCK  # bits of a term that may be summed 2^13 times; the grid of log
@@ -72,7 +73,8 @@ def widen(x: Float[Array, "*shape"]) -> Float64[Array, "*shape"]:
 
 
 def narrow(x: Float64[Array, "*shape"]) -> Float[Array, "*shape"]:
-    return flush(x.astype(jnp.float32))
+    zero = jnp.zeros_like(x)
+    return jnp.where(jnp.abs(x) < ROUNDS_TO_SMALLEST, zero, x).astype(jnp.float32)
 
 
 def _exponent_bits(x: Float64[Array, "*shape"]) -> Int[Array, "*shape"]:

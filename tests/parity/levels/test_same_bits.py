@@ -261,6 +261,22 @@ def test_each_operation_agrees_on_numbers_of_every_magnitude(shape: tuple[int, .
             assert same.all(), (key, place, ours[~same], theirs[~same])
 
 
+@pytest.mark.parametrize(
+    ("lr", "expected"), [(2.0**-24, 0.0), (1.5 * 2.0**-25, 0.0), (2.0**-25, 2.0**-126)]
+)
+def test_what_rounds_into_the_subnormals_is_zero_on_both_sides(lr: float, expected: float) -> None:
+    """2^-126 - 2^-150 has 24 bits, and is a tie on the grid of subnormals."""
+    import jax.numpy as jnp
+    import torch
+
+    from jax_mlp.reproducible import sgd as jax_sgd
+    from torch_mlp.reproducible import sgd as torch_sgd
+
+    for array, sgd in ((jnp.float32, jax_sgd), (torch.tensor, torch_sgd)):
+        w = {"w": array([2.0**-126])}
+        assert float(sgd(w, w, lr)[0]["w"][0]) == expected
+
+
 def float32_product(A, B):
     import jax.numpy as jnp
 
