@@ -179,18 +179,19 @@ def _blocks(x: Shaped[Wide, "..."], axis: int) -> Shaped[Wide, "..."]:
 
 
 def _matmul(
-    A: Shaped[Wide, "m n"], B: Float64[Wide, "n k"], bits: tuple[int, int]
+    A: Shaped[Wide, "_ _"], B: Float64[Wide, "n k"], bits: tuple[int, int], inner: int
 ) -> Float64[Wide, "m k"]:
-    """A @ B of integers of so many bits; products of entries times min(n, 2^13): at most 2^53."""
-    n = A.shape[1]
-    if n > 2**BLOCK:
-        A, B = _blocks(A, 1), _blocks(B, 0)
+    """`product` of integers of so many bits; those of entries times min(n, 2^13): at most 2^53."""
+    long = len(B) > 2**BLOCK
+    if long:
+        A, B = _blocks(A, inner), _blocks(B, 0)
     if isinstance(B, Binary64):
         factors = (x.integers() if isinstance(x, Binary64) else x for x in (A, B))
-        product = binary64.from_integers(matmul_of_integers(*factors, bits))
+        result = binary64.from_integers(matmul_of_integers(*factors, bits, inner))
     else:
-        product = jnp.matmul(A.astype(jnp.float64), B, precision=lax.Precision.HIGHEST)
-    return _join(product) if n > 2**BLOCK else product
+        A = (A if inner else jnp.swapaxes(A, -1, -2)).astype(jnp.float64)
+        result = jnp.matmul(A, B, precision=lax.Precision.HIGHEST)
+    return _join(result) if long else result
 
 
 def _slices(x: Float64[Wide, "m n"], axis: int, bits: int) -> tuple[Wide, Wide, Wide]:
@@ -201,26 +202,28 @@ def _slices(x: Float64[Wide, "m n"], axis: int, bits: int) -> tuple[Wide, Wide, 
     return high, ((scaled - high) * 2.0**bits).round(), unit
 
 
-def product(A: Shaped[Array, "m n"], B: Float[Array, "n k"]) -> Float64[Wide, "m k"]:
-    """A @ B in float64, the same in any order of the inner index.
+def product(
+    A: Shaped[Array, "_ _"], B: Float[Array, "n k"], inner: int = 1
+) -> Float64[Wide, "m k"]:
+    """A @ B in float64, the same in any order of the inner index; inner = 0: A^T @ B.
 
     Float A: rows of A and columns of B are cut into two slices of p = floor((53 - log2 n) / 2)
     bits, at least 20, and low * low is left out: each term errs by at most 1.26 * 2^(2-2p) times
     max|A_i| max|B_j|. uint8 A means A / 255: one slice of 8 bits, times a slice of B / 255 with
     q = 45 - log2 n bits, at least 32: each term errs by at most 2^-q max|B_j|.
     """
-    room = EXACT - _length_bits(A.shape[1])
+    room = EXACT - _length_bits(len(B))
     if A.dtype == jnp.uint8:
         B64 = widen(B) * (1 / 255)
         unit = _unit(B64, 0, room - 8)
-        return _matmul(A, (B64 * (1 / unit)).round(), (8, room - 8)) * unit
+        return _matmul(A, (B64 * (1 / unit)).round(), (8, room - 8), inner) * unit
     bits = room // 2
-    A_high, A_low, A_unit = _slices(widen(A), 1, bits)
+    A_high, A_low, A_unit = _slices(widen(A), inner, bits)
     B_high, B_low, B_unit = _slices(widen(B), 0, bits)
-    both = _matmul(A_high, concatenate([B_high, B_low], 1), (bits, bits))
+    both = _matmul(A_high, concatenate([B_high, B_low], 1), (bits, bits), inner)
     high, cross = both[:, : B.shape[1]], both[:, B.shape[1] :]
-    cross = cross + _matmul(A_low, B_high, (bits, bits))
-    return (high + cross * 2.0**-bits) * (A_unit * B_unit)
+    cross = cross + _matmul(A_low, B_high, (bits, bits), inner)
+    return (high + cross * 2.0**-bits) * ((A_unit if inner else A_unit.T) * B_unit)
 
 
 def summed(x: Float64[Wide, "length *rest"]) -> Float64[Wide, "*rest"]:

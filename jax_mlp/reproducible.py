@@ -71,7 +71,7 @@ def _linear_forward(X: Array, W: Array, b: Array) -> tuple[Array, tuple[Array, A
 def _linear_backward(saved: tuple[Array, Array], dY: Array) -> tuple[Array | None, Array, Array]:
     X, W = saved
     dX = None if X.dtype == jnp.uint8 else narrow(product(dY, W.T))
-    return dX, narrow(product(X.T, dY)), narrow(summed(widen(dY)))
+    return dX, narrow(product(X, dY, inner=0)), narrow(summed(widen(dY)))
 
 
 linear.defvjp(_linear_forward, _linear_backward)
