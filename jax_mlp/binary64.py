@@ -154,6 +154,18 @@ def concatenate(parts: Sequence[Binary64], axis: int = 0) -> Binary64:
     return Binary64(jnp.concatenate([part.bits for part in parts], axis))
 
 
+def fold(
+    step: Callable[[Binary64, Binary64], Binary64], first: Binary64, numbers: Sequence[float]
+) -> Binary64:
+    """step(... step(first, numbers[0]) ..., numbers[-1]), compiled once for all."""
+    bits = jnp.stack([bits_of(number) for number in numbers])
+
+    def one(i: Any, value: Bits) -> Bits:
+        return step(Binary64(value), Binary64(bits[i])).bits
+
+    return Binary64(lax.fori_loop(0, len(numbers), one, first.bits))
+
+
 def exponent_bits(x: Binary64) -> Int64[Array, "..."]:
     return (x.bits >> 52).astype(jnp.int64)
 
@@ -247,12 +259,17 @@ def _multiply(x: Bits, y: Bits) -> Bits:
 
 @jitted
 def _divide(x: Bits, y: Bits) -> Bits:
-    divisor, rest = _mantissa(y), _mantissa(x)
-    quotient = rest // divisor
-    for _ in range(5):
-        rest = (rest - rest // divisor * divisor) << 11
-        quotient = (quotient << 11) + rest // divisor
-    below = rest != rest // divisor * divisor
+    divisor = _mantissa(y) + jnp.zeros_like(x)
+
+    def digit(_: Any, state: tuple[Bits, Bits]) -> tuple[Bits, Bits]:
+        quotient, rest = state
+        part = rest // divisor
+        return (quotient << 11) + part, (rest - part * divisor) << 11
+
+    # 1 bit, then 11 bits five times.
+    start = jnp.zeros_like(divisor), _mantissa(x) + jnp.zeros_like(y)
+    quotient, rest = lax.fori_loop(0, 6, digit, start)
+    below = rest != 0
     return _quotient_or_product(
         x, y, quotient << 7, below, _exponent(x) + 1022 - _exponent(y), True
     )

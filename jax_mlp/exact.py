@@ -15,7 +15,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,11 @@ from jax_mlp.binary64 import Binary64
 from jax_mlp.digits import matmul as matmul_of_integers
 
 F = TypeVar("F", bound=Callable[..., Any])
-Wide = Array | Binary64
+# float64 numbers: the device's, or their bits. Any to mypy, for both have the same operators.
+if TYPE_CHECKING:
+    Wide = Any
+else:
+    Wide = Array | Binary64
 
 SMALLEST = 2.0**-126  # float32's smallest normal number: below it, zero
 ROUNDS_TO_SMALLEST = 2.0**-126 - 2.0**-151  # the least that 24 bits round to it, whatever flushes
@@ -155,7 +159,7 @@ def _length_bits(length: int) -> int:
     return min((length - 1).bit_length(), BLOCK)
 
 
-def _join(sums: Float64[Array, "blocks *rest"]) -> Float64[Array, "*rest"]:
+def _join(sums: Float64[Wide, "blocks *rest"]) -> Float64[Wide, "*rest"]:
     """The sum of integers of at most 2^53, rounded once: its halves are summed exactly."""
     high = (sums * 2.0**-26).round()
     low = sums - high * 2.0**26
@@ -186,8 +190,8 @@ def _matmul(
     if long:
         A, B = _blocks(A, inner), _blocks(B, 0)
     if isinstance(B, Binary64):
-        factors = (x.integers() if isinstance(x, Binary64) else x for x in (A, B))
-        result = binary64.from_integers(matmul_of_integers(*factors, bits, inner))
+        left = A.integers() if isinstance(A, Binary64) else A
+        result: Wide = binary64.from_integers(matmul_of_integers(left, B.integers(), bits, inner))
     else:
         A = (A if inner else jnp.swapaxes(A, -1, -2)).astype(jnp.float64)
         result = jnp.matmul(A, B, precision=lax.Precision.HIGHEST)
@@ -235,10 +239,14 @@ def summed(x: Float64[Wide, "length *rest"]) -> Float64[Wide, "*rest"]:
 def _horner(x: Float64[Wide, "*shape"], divisors: tuple[int, ...]) -> Float64[Wide, "*shape"]:
     """2^26 sum_j x^j / divisors[j], rounded to an integer at each step; 2^26 x is an integer."""
     terms = [float((2 * 2**FIXED + d) // (2 * d)) for d in divisors]
-    value: Any = terms[-1]
-    for term in terms[-2::-1]:
-        value = (value * x).round() + term
-    return value
+
+    def step(value: Wide, term: Any) -> Wide:
+        return (value * x).round() + term
+
+    first = (terms[-1] * x).round() + terms[-2]
+    if isinstance(x, Binary64):
+        return binary64.fold(step, first, terms[-3::-1])
+    return functools.reduce(step, terms[-3::-1], first)
 
 
 def exp(z: Float64[Wide, "*shape"]) -> Float64[Wide, "*shape"]:

@@ -1,6 +1,7 @@
 """Operations of a network with one result on every machine: the bits of torch_mlp.reproducible.
 
-What they stand on, and why order and fused multiply-adds do no harm: jax_mlp.exact.
+What they stand on, and why order and fused multiply-adds do no harm: jax_mlp.exact. A device
+without float64 computes them by integers, and gets the same bits.
 
 Tensors are float32 between operations. A float32 below 2^-126 (subnormal) counts as +0, on the way
 in and out, and -0 becomes +0: XLA flushes on CPU and Torch does not. A NaN or an infinity among the
@@ -55,7 +56,7 @@ def linear(
     float32 or less, and no dX). Any order of the examples gives the same Y rows, dW and db; so does
     a batch sharded over devices by jit, which then sums the exact integers. Error of each output:
     half an ulp + inputs * 2^-37 * max|X_i| max|W_j| (2^-32 max|W_j| for uint8), and likewise for
-    the gradients. Raises TypeError for other types, NotImplementedError on a TPU. Source: d2l 3.1.
+    the gradients. Raises TypeError for other types. Source: d2l 3.1.
     """
     if X.dtype != jnp.uint8:
         check("linear", X=X)
