@@ -1,6 +1,7 @@
 """Operations of a network with one result on every machine: the bits of torch_mlp.reproducible.
 
-What they stand on, and why order and fused multiply-adds do no harm: jax_mlp.exact.
+What they stand on, and why order and fused multiply-adds do no harm: jax_mlp.exact. A device
+without float64 computes them by integers, and gets the same bits.
 
 Tensors are float32 between operations. A float32 below 2^-126 (subnormal) counts as +0, on the way
 in and out, and -0 becomes +0: XLA flushes on CPU and Torch does not. A NaN or an infinity among the
@@ -20,12 +21,16 @@ from jax_mlp.exact import (
     SMALLEST,
     TERM,
     check,
+    concatenate,
     exp,
     flush,
-    in_float64,
+    in_64_bits,
+    is_finite,
     log,
     narrow,
     product,
+    select,
+    square_root,
     summed,
     total,
     widen,
@@ -37,7 +42,7 @@ Tree = Any  # a pytree of arrays
 
 
 @jax.custom_vjp
-@in_float64
+@in_64_bits
 def linear(
     X: Float[Array, "batch inputs"] | UInt8[Array, "batch inputs"],
     W: Float[Array, "inputs outputs"],
@@ -51,7 +56,7 @@ def linear(
     float32 or less, and no dX). Any order of the examples gives the same Y rows, dW and db; so does
     a batch sharded over devices by jit, which then sums the exact integers. Error of each output:
     half an ulp + inputs * 2^-37 * max|X_i| max|W_j| (2^-32 max|W_j| for uint8), and likewise for
-    the gradients. Raises TypeError for other types, NotImplementedError on a TPU. Source: d2l 3.1.
+    the gradients. Raises TypeError for other types. Source: d2l 3.1.
     """
     if X.dtype != jnp.uint8:
         check("linear", X=X)
@@ -63,18 +68,18 @@ def _linear_forward(X: Array, W: Array, b: Array) -> tuple[Array, tuple[Array, A
     return linear(X, W, b), (X, W)
 
 
-@in_float64
+@in_64_bits
 def _linear_backward(saved: tuple[Array, Array], dY: Array) -> tuple[Array | None, Array, Array]:
     X, W = saved
     dX = None if X.dtype == jnp.uint8 else narrow(product(dY, W.T))
-    return dX, narrow(product(X.T, dY)), narrow(summed(widen(dY)))
+    return dX, narrow(product(X, dY, inner=0)), narrow(summed(widen(dY)))
 
 
 linear.defvjp(_linear_forward, _linear_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-@in_float64
+@in_64_bits
 def relu(X: Float[Array, "*shape"], tie: float = 0.0) -> Float[Array, "*shape"]:
     """max(X, 0), elementwise; the gradient at exactly 0 is tie.
 
@@ -91,7 +96,7 @@ def _relu_forward(X: Array, tie: float) -> tuple[Array, Array]:
     return relu(X, tie), X
 
 
-@in_float64
+@in_64_bits
 def _relu_backward(tie: float, X: Array, dY: Array) -> tuple[Array]:
     below = jnp.where(X <= -SMALLEST, jnp.zeros_like(X), jnp.where(X == X, tie * dY, X))
     return (flush(jnp.where(X >= SMALLEST, dY, below)),)
@@ -116,23 +121,23 @@ def softmax_cross_entropy(
     return _cross_entropy_forward(logits, labels, averaged)[0]
 
 
-@in_float64
+@in_64_bits
 def _cross_entropy_forward(logits: Array, labels: Array, averaged: bool) -> tuple[Array, Array]:
     check("softmax_cross_entropy", logits=logits)
     batch, classes = logits.shape
     z = widen(logits)
-    z = z - jnp.max(z, 1, keepdims=True)
-    z = jnp.where(jnp.isfinite(z), z, jnp.nan)
+    z = z - z.max(1, keepdims=True)
     hit = labels[:, None] == jnp.arange(classes)
-    z = jnp.where(hit.any(1, keepdims=True), z, jnp.nan)
+    z = select(is_finite(z) & hit.any(1, keepdims=True), z, jnp.nan)
     e = exp(z)
-    s = total(jnp.round(e * 2.0**TERM).T) * 2.0**-TERM
-    losses = log(s) - jnp.where(hit, z, 0.0).sum(1)
+    s = total((e * 2.0**TERM).round().T) * 2.0**-TERM
+    losses = log(s) + select(hit, -z, 0.0).max(1)  # the others are 0, and z <= 0
     value = narrow(summed(losses) * (1 / batch) if averaged else losses)
-    return value, narrow(e / s[:, None] - hit)
+    p = e / s[:, None]
+    return value, narrow(select(hit, p - 1.0, p))
 
 
-@in_float64
+@in_64_bits
 def _cross_entropy_backward(averaged: bool, difference: Array, dL: Array) -> tuple[Array, None]:
     share = widen(dL) * (1 / len(difference)) if averaged else widen(dL)[:, None]
     return narrow(widen(difference) * share), None
@@ -141,7 +146,7 @@ def _cross_entropy_backward(averaged: bool, difference: Array, dL: Array) -> tup
 softmax_cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
-@in_float64
+@in_64_bits
 def mean(x: Float[Array, "examples"]) -> Float[Array, ""]:
     """The mean of a vector, rounded once more than the sum. Not differentiable."""
     check("mean", x=x)
@@ -153,7 +158,7 @@ def named_leaves(tree: Tree) -> Params:
     return {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(tree))}
 
 
-@in_float64
+@in_64_bits
 def clipped(grads: Tree, clip: float) -> Tree:
     """The gradients, scaled so that their global norm is at most clip: g * min(1, clip / |g|).
 
@@ -162,13 +167,14 @@ def clipped(grads: Tree, clip: float) -> Tree:
     leaves = named_leaves(grads)
     check("clipped", **leaves)
     # All squares in one sum: the same norm whatever the order of the names.
-    squares = jnp.concatenate([jnp.square(widen(g)).ravel() for g in leaves.values()])
-    norm, limit = widen(narrow(jnp.sqrt(summed(squares)))), float(np.float32(clip))
-    factor = jnp.where(norm <= limit, 1.0, widen(narrow(limit / norm)))
+    wide = [widen(g).ravel() for g in leaves.values()]
+    squares = concatenate([g * g for g in wide])
+    norm, limit = widen(narrow(square_root(summed(squares)))), float(np.float32(clip))
+    factor = select(norm <= limit, 1.0, widen(narrow(limit / norm)))
     return jax.tree.map(lambda g: narrow(widen(g) * factor), grads)
 
 
-@in_float64
+@in_64_bits
 def sgd(
     params: Params,
     grads: Params,

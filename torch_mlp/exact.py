@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 SMALLEST = 2.0**-126  # float32's smallest normal number: below it, zero
+ROUNDS_TO_SMALLEST = 2.0**-126 - 2.0**-151  # the least that 24 bits round to it, whatever flushes
 EXACT = 53  # bits: every integer up to 2^53 is a float64
 BLOCK = 13  # bits: sums of up to 2^13 terms; longer ones are sums of such blocks
 TERM = EXACT - BLOCK  # bits of a term that may be summed 2^13 times; the grid of log
@@ -50,7 +51,7 @@ def widen(x: Float[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
 
 
 def narrow(x: Float64[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    return flush(x.float())
+    return functional.hardshrink(x, ROUNDS_TO_SMALLEST - 2.0**-179).float()
 
 
 def _exponent_bits(x: Float64[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:

@@ -145,11 +145,14 @@ def test_a_marked_model_of_ones_own_trains_reproducibly(blobs):
     assert np.isfinite(d2l.Trainer(1).fit(model, blobs).train_loss).all()
 
 
-def test_a_platform_without_float64_is_refused_before_the_run(blobs, monkeypatch):
-    model = own()
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    with pytest.raises(NotImplementedError, match="float64 in hardware, which a tpu lacks"):
-        d2l.Trainer(1).fit(model, blobs)
+def test_a_platform_without_float64_trains_to_the_same_bits(blobs, monkeypatch):
+    losses = []
+    for platform in (jax.default_backend(), "tpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
+        d2l.manual_seed(1)  # of the weights and of the order of examples
+        model = d2l.MLPScratch(6, 3, [], lr=0.1, arithmetic="reproducible")
+        losses.append(d2l.Trainer(1).fit(model, blobs).train_loss)
+    assert losses[0] == losses[1]
 
 
 def test_each_examples_loss_and_its_gradient_are_those_of_a_batch_of_one():

@@ -248,12 +248,6 @@ def test_other_types_are_refused_with_the_reason() -> None:
             call()
 
 
-def test_a_platform_without_float64_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    with pytest.raises(NotImplementedError, match="float64 in hardware, which a tpu lacks"):
-        relu(np.ones(2, np.float32))
-
-
 def test_a_whole_epoch_in_a_jitted_scan_is_the_steps_one_by_one() -> None:
     rng = np.random.default_rng(7)
     X, y = rng.integers(0, 256, (6, 8, 12), dtype=np.uint8), rng.integers(0, 3, (6, 8))

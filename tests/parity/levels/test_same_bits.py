@@ -4,6 +4,7 @@ As a program, `test_same_bits.py SIDE [DEVICES]` trains one side and prints its 
 variant that must be chosen before the frameworks start gets a process of its own.
 """
 
+import contextlib
 import hashlib
 import importlib
 import os
@@ -143,6 +144,14 @@ def test_the_order_of_examples_in_a_batch_changes_no_bit(train, jax_hash: str) -
 
 
 @pytest.mark.slow
+def test_jax_without_float64_trains_to_the_same_bits(jax_hash: str) -> None:
+    from jax_mlp.exact import integers_alone
+
+    with integers_alone():
+        assert train_jax() == jax_hash
+
+
+@pytest.mark.slow
 def test_eager_and_jitted_jax_agree() -> None:
     import jax
 
@@ -246,11 +255,20 @@ def operations_torch(X, X_bytes, W, b, dY, logits, labels) -> list:
     return result
 
 
+@pytest.mark.parametrize(
+    "way", ["float64", pytest.param("integers alone", marks=pytest.mark.slow)], ids=str
+)
 @pytest.mark.parametrize("shape", [(5, 7, 3), (1, 1, 1), (9, 2**13 + 3, 2)], ids=str)
-def test_each_operation_agrees_on_numbers_of_every_magnitude(shape: tuple[int, ...]) -> None:
+def test_each_operation_agrees_on_numbers_of_every_magnitude(
+    shape: tuple[int, ...], way: str
+) -> None:
     import jax
 
-    jitted = jax.jit(operations_jax)
+    from jax_mlp.exact import integers_alone
+
+    jitted = jax.jit(lambda *operands: operations_jax(*operands))
+    with integers_alone() if way == "integers alone" else contextlib.nullcontext():
+        jitted = jitted.lower(*wild_operands(0, *shape)).compile()
     for key in range(24):
         operands = wild_operands(key, *shape)
         pairs = zip(jitted(*operands), operations_torch(*operands), strict=True)
@@ -261,9 +279,26 @@ def test_each_operation_agrees_on_numbers_of_every_magnitude(shape: tuple[int, .
             assert same.all(), (key, place, ours[~same], theirs[~same])
 
 
-def float32_product(A, B):
+@pytest.mark.parametrize(
+    ("lr", "expected"), [(2.0**-24, 0.0), (1.5 * 2.0**-25, 0.0), (2.0**-25, 2.0**-126)]
+)
+def test_what_rounds_into_the_subnormals_is_zero_on_both_sides(lr: float, expected: float) -> None:
+    """2^-126 - 2^-150 has 24 bits, and is a tie on the grid of subnormals."""
+    import jax.numpy as jnp
+    import torch
+
+    from jax_mlp.reproducible import sgd as jax_sgd
+    from torch_mlp.reproducible import sgd as torch_sgd
+
+    for array, sgd in ((jnp.float32, jax_sgd), (torch.tensor, torch_sgd)):
+        w = {"w": array([2.0**-126])}
+        assert float(sgd(w, w, lr)[0]["w"][0]) == expected
+
+
+def float32_product(A, B, inner=1):
     import jax.numpy as jnp
 
+    A = A if inner else A.T
     scale = 1 / 255 if A.dtype == jnp.uint8 else 1.0
     return (A.astype(jnp.float32) @ B).astype(jnp.float64) * scale
 
