@@ -78,7 +78,10 @@ def test_a_layer_has_the_same_bits_without_float64(seed: int) -> None:
     assert_same_bits(bytes_layer(rng.integers(0, 256, X.shape, dtype=np.uint8), W, b, dY))
 
 
-@pytest.mark.parametrize("length", [300, 2**13, 2**14 + 3])
+LONG = [pytest.param(length, marks=pytest.mark.slow) for length in (2**13, 2**14 + 3)]
+
+
+@pytest.mark.parametrize("length", [300, *LONG])
 def test_long_sums_of_the_largest_terms_have_the_same_bits(length: int) -> None:
     for X in (np.full((2, length), 255, np.uint8), np.full((2, length), 1 - 2**-21, np.float32)):
         W = np.full((length, 1), np.float32(1 - 2.0**-24))
@@ -136,6 +139,7 @@ def operands() -> tuple:
     return params, velocity, rng.integers(0, 256, (6, 12), dtype=np.uint8), np.int32([0, 1, 2] * 2)
 
 
+@pytest.mark.slow
 def test_a_step_has_the_same_bits_and_its_compiled_program_no_float64() -> None:
     with integers_alone():
         program = jax.jit(lambda *a: step(*a)).lower(*operands()).compile()
@@ -147,7 +151,7 @@ def test_a_step_has_the_same_bits_and_its_compiled_program_no_float64() -> None:
     assert not jax.config.jax_enable_x64
 
 
-@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize("platform", ["tpu", pytest.param("cuda", marks=pytest.mark.slow)])
 def test_a_step_is_lowered_for_a_device_without_float64(platform: str) -> None:
     with integers_alone():
         exported = jax.export.export(jax.jit(lambda *a: step(*a)), platforms=[platform])
