@@ -240,6 +240,7 @@ class TorchSide:
             self.model(self._typed(X))
         return seen.between
 
+    @told("in its backward pass")
     def pullback(
         self, params: Mapping[str, np.ndarray], X: np.ndarray, cotangent: np.ndarray
     ) -> Pullback:

@@ -53,7 +53,7 @@ def as_arrays(data: Sequence[Any]) -> tuple[Tree, ...]:
             _check_array(where, array)
     for train, validation, name in zip(parts, parts[2:], names[2:], strict=False):
         ours, theirs = ([*leaves(part, "array")] for part in (train, validation))
-        if ours != theirs:
+        if sorted(ours) != sorted(theirs):
             raise ValueError(
                 f"data: {name} are {theirs or None}, expected {ours or None}, as in training"
             )

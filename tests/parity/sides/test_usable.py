@@ -1,3 +1,6 @@
+from collections import OrderedDict
+
+import equinox as eqx
 import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
@@ -121,3 +124,55 @@ def test_a_check_that_is_refused_leaves_no_setting_behind(no_folder):
     with pytest.raises(TypeError, match=r"expected one torch\.nn\.Module"):
         check(None, None)
     assert jax.config.jax_compilation_cache_dir is None
+
+
+class Named(torch.nn.Module):
+    """An input in a dict in a dict, by keys that aren't in order, and such outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = torch.nn.Linear(6, 4)
+
+    def forward(self, x, mask):
+        return {"z": self.a(x["v"] * mask), "b": x["u"]}
+
+
+def test_keys_of_dicts_have_any_order_in_inputs_targets_and_outputs():
+    rng = np.random.default_rng(0)
+    v, u, y = (rng.normal(size=(40, n)).astype(np.float32) for n in (6, 2, 4))
+    mask = (v > 0).astype(np.float32)
+    train = {"x": {"v": v, "u": u}, "mask": mask}, {"t": y, "s": u}
+    val = {"mask": mask, "x": {"u": u, "v": v}}, {"s": u, "t": y}
+    params = {"w": np.zeros((6, 4), np.float32), "b": np.zeros(4, np.float32)}
+
+    def function(p, x, mask):
+        return {"z": jnp.dot(x["v"] * mask, p["w"]) + p["b"], "b": x["u"]}
+
+    def loss(outputs, targets):
+        return ((outputs["z"] - targets["t"]) ** 2).mean() + targets["s"].mean()
+
+    options = {"weights": {"w": "a.weight", "b": "a.bias"}, "loss": (loss, loss)}
+    for data in ((*train, *val), (*val, *train)):
+        model = (function, params)
+        verdict = check(Named(), model, data, **options, levels=("inputs", "logits", "step"))
+        assert verdict.ok, verdict
+
+
+class Two(eqx.Module):
+    a: eqx.nn.Linear
+    b: eqx.nn.Linear
+
+    def __init__(self):
+        one, two = jax.random.split(jax.random.key(0))
+        self.a, self.b = eqx.nn.Linear(12, 5, key=one), eqx.nn.Linear(5, 4, key=two)
+
+    def __call__(self, x):
+        return self.b(jnp.tanh(self.a(x.reshape(-1))))
+
+
+def test_equinox_with_names_equal_to_torchs_needs_no_weights(digits):
+    layers = OrderedDict(f=torch.nn.Flatten(), a=torch.nn.Linear(12, 5), t=torch.nn.Tanh())
+    theirs = torch.nn.Sequential(layers | {"b": torch.nn.Linear(5, 4)})
+    levels = ("weights", "precision", "probes", "gradients", "step")
+    verdict = check(theirs, Two(), digits, levels=levels)
+    assert verdict.ok, verdict
