@@ -22,7 +22,7 @@ from parity.sides.jax_port import JaxPort
 from parity.sides.jax_trainer import JaxTrainer
 from parity.sides.jax_types import narrowness, results
 from parity.sides.memory import slot_names
-from parity.sides.side import Batch, Evaluation, Narrowest, Pullback, Run, told
+from parity.sides.side import Batch, Evaluation, Narrowest, Pullback, Run, no_outputs, told
 from parity.trees import NOTHING, Arrays, Leaves, Tree, arguments, leaves, mapped
 
 
@@ -284,7 +284,11 @@ class JaxSide:
         """The model's outputs alone."""
         model = self.assembled(params, state, training)
         args, named = arguments(inputs)
-        return leaves(_plain(model(*args, **named)), "logits")
+        found = leaves(_plain(model(*args, **named)), "logits")
+        for leaf in found.values():
+            if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float)):
+                raise no_outputs("jax", leaf)
+        return found
 
     def outputs_in_validation(self, params: Leaves, state: Leaves, inputs: Tree) -> Leaves:
         return self.outputs(params, state, inputs, training=False)
