@@ -155,7 +155,8 @@ def test_keys_of_dicts_have_any_order_in_inputs_targets_and_outputs():
     options = {"weights": {"w": "a.weight", "b": "a.bias"}, "loss": (loss, loss)}
     for data in ((*train, *val), (*val, *train)):
         model = (function, params)
-        verdict = check(Named(), model, data, **options, levels=("inputs", "logits", "step"))
+        levels = ("inputs", "logits", "step", "curve")
+        verdict = check(Named(), model, data, **options, levels=levels, epochs=1, batch_size=16)
         assert verdict.ok, verdict
 
 
