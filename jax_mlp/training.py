@@ -185,7 +185,7 @@ class Trainer(HyperParameters):
             for batch in loader:
                 batch = jax.tree.map(np.asarray, tuple(batch))
                 self._check_labels(batch, batch[-1])
-                sizes.append(len(batch[-1]))
+                sizes.append(len(jax.tree.leaves(batch[-1])[0]))  # targets may be a tree
                 kind = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(batch))
                 compiled = self._compile((name, kind), step, (carry, batch))
                 carry, output = compiled(carry, batch)

@@ -89,7 +89,9 @@ class WeightsError(ValueError):
 
     def __init__(self, where: str, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
-        shown = (p if len(p) < 300 else f"{p[:200]} ... {p[-60:]}" for p in problems)
+        # A file may call its tensors what it likes: no terminal shall obey it.
+        plain = ("".join(c if c.isprintable() else repr(c)[1:-1] for c in p) for p in problems)
+        shown = (p if len(p) < 300 else f"{p[:200]} ... {p[-60:]}" for p in plain)
         super().__init__("\n  ".join([f"{where}: not usable as the weights of an MLP:", *shown]))
 
 

@@ -270,6 +270,14 @@ def _notes(problem: Problem, pair: Pair, results: Sequence[Result]) -> Iterable[
         )
     if isinstance(problem.weights, Guess):
         yield "weights were guessed: the table was printed, and is in about['weights were guessed']"
+    failed = [c.name for r in results if r.level.part == "step" for c in r.failed]
+    failed = [name.rpartition(": ")[2].removeprefix(".") for name in failed]
+    if still := sorted(pair.frozen & set(failed)):
+        own = sorted({one for name in still for one in torch.own_names(name)})
+        yield (
+            f"frozen in Torch: {', '.join(own)}; JAX's step changes it otherwise: freeze it there "
+            "too, by jax.lax.stop_gradient or an optimiser that leaves it out"
+        )
     for s, side in (("jax", jax), ("torch", torch)):
         if lone := sorted(set(side.all_state()) - set(pair.state)):
             yield f"{s}: state without a partner, not compared: {', '.join(lone)}"

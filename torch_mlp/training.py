@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_leaves
 
 from mlp_core.arithmetic import NotReproducible, checked, in_force
 from mlp_core.attributes import Counter, Noted, Untraceable, check_unchanged, noted
@@ -116,7 +117,7 @@ class Trainer(HyperParameters):
             self.train_batch_idx += 1
             self.history.train_loss.append(loss.item())
             self.epoch_record.steps += 1
-            self.epoch_record.samples += len(batch[-1])
+            self.epoch_record.samples += _examples(batch)
             compiling = self.history.compile_seconds - before
             self.epoch_record.seconds = time.perf_counter() - start - compiling
             self.bar.update()
@@ -130,7 +131,7 @@ class Trainer(HyperParameters):
         self.model.eval()
         self._validation: dict[str, tuple[float, int]] = {}
         for batch in self.val_dataloader:
-            self._batch_examples = len(batch[-1])
+            self._batch_examples = _examples(batch)
             with torch.no_grad():
                 self.model.validation_step(self.prepare_batch(batch))
             self.val_batch_idx += 1
@@ -293,3 +294,8 @@ class _Step(torch.nn.Module):
 
     def forward(self, batch: Any) -> torch.Tensor:
         return self.model.training_step(batch)
+
+
+def _examples(batch: Any) -> int:
+    """Of a batch whose last part, the targets, is a tensor or a tree of tensors."""
+    return len(tree_leaves(batch[-1])[0])

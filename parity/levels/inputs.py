@@ -2,7 +2,7 @@
 
 from itertools import zip_longest
 
-from parity.comparison import Comparison, compare
+from parity.comparison import Comparison, compare, compare_trees
 from parity.levels.level import Level
 from parity.levels.pair import Pair
 from parity.sides.side import SIDES, Batch
@@ -18,9 +18,10 @@ def judge_inputs(pair: Pair, precision: str) -> list[Comparison]:
         for i, (mine, theirs) in enumerate(zip_longest(*both)):
             counts = [n + (b is not None) for n, b in zip(counts, (mine, theirs), strict=True)]
             if mine is not None and theirs is not None:
-                named = (parts(b).items() for b in (mine, theirs))
-                for (part, a), (_, b) in zip(*named, strict=True):
-                    found.append(compare(a, b, name=f"{kind} batch {i} {part}", sides=SIDES))
+                # By name: JAX sorts the keys of a dict, Torch's batches hold them as given.
+                named = ({f"{kind} batch {i} {n}": x for n, x in parts(b).items()}
+                         for b in (mine, theirs))  # fmt: skip
+                found += compare_trees(*named, sides=SIDES)
         if counts != [0, 0]:
             found.append(compare(*counts, name=f"{kind} batches", sides=SIDES))
     return found

@@ -3,7 +3,8 @@
 Parameters are taken by layers: a kernel and its bias go to one partner. A layer's partner is the
 only one whose shapes fit; else, of those that fit, the one whose name is most like its own, each
 way; else, of layers that differ in their numbers alone, the one at the same place in their order.
-What is left has two choices, and is refused.
+What is left has two choices, and is refused. A list (W, b) is a layer; where names don't tell
+weights from biases at all, every parameter is taken for itself.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from parity.sides.layer_names import LayerName, in_order, likeness, read, role_and_layer
+from parity.sides.layer_names import ROLE_OF, LayerName, in_order, likeness, read, role_and_layer
 from parity.trees import Arrays
 
 Shape = tuple[int, ...]
@@ -85,11 +86,10 @@ def guess(
     Raises ValueError, with what fits where, and the clear part to paste, if it isn't clear.
     """
     ours, theirs = _layers(jax), _torch_layers(torch, kinds, jax)
+    if any(not _fits(ours, theirs, as_torch, loose=True)[a] for a in _roleless(ours)):
+        ours, theirs = _each_alone(ours), _each_alone(theirs)  # shapes must tell, without layers
     for loose in (False, True):  # W is [in, out], as here and in haiku, unless that fits nowhere
-        fits = {
-            a: {b: w for b, its in theirs.items() if (w := _ways(own, its, as_torch, loose))}
-            for a, own in ours.items()
-        }
+        fits = _fits(ours, theirs, as_torch, loose)
         if all(fits.values()):
             break
     found = _matched(ours, theirs, {a: set(f) for a, f in fits.items()})
@@ -117,6 +117,42 @@ def guess(
         for name, (piece, way) in moves.items()
     )
     return Guess(moves, table)
+
+
+def _fits(
+    ours: Mapping[str, Layer],
+    theirs: Mapping[str, Layer],
+    as_torch: Collection[str],
+    loose: bool,
+) -> dict[str, dict[str, dict[str, list[Way]]]]:
+    return {
+        a: {b: w for b, its in theirs.items() if (w := _ways(own, its, as_torch, loose))}
+        for a, own in ours.items()
+    }
+
+
+def _roleless(layers: Mapping[str, Layer]) -> list[str]:
+    """The layers of one parameter whose name doesn't say whether it is a weight or a bias."""
+    return [
+        at
+        for at, layer in layers.items()
+        if len(layer.pieces) == 1 and not next(iter(layer.pieces.values())).word
+    ]
+
+
+def _each_alone(layers: Mapping[str, Layer]) -> dict[str, Layer]:
+    """Every parameter as a layer of its own."""
+    return {
+        f"{at}.{role}": Layer(
+            LayerName(
+                (*layer.name.words, *([role] if len(layer.pieces) > 1 else [])), layer.name.numbers
+            ),
+            {"weight": piece},
+            layer.kind if role == "weight" or layer.kind == "gates" else "",
+        )  # fmt: skip
+        for at, layer in layers.items()
+        for role, piece in layer.pieces.items()
+    }
 
 
 def _matched(
@@ -190,6 +226,9 @@ def _ways(
         return None
     found = {}
     for role, piece in own.pieces.items():
+        told = {ROLE_OF.get(p.word.lower()) for p in (piece, layer.pieces[role])} - {None}
+        if len(told) > 1:  # a weight and a bias
+            return None
         ways = _of_weight(piece, layer.pieces[role], layer.kind, piece.name in as_torch, loose)
         if not ways:
             return None
@@ -255,6 +294,27 @@ def _layers(shapes: Shapes) -> dict[str, Layer]:
             role, at = "weight", name
         layer = found.setdefault(at, Layer(read(at or name), {}))
         layer.pieces[role] = Piece(name, shape, word)
+    return _by_rank(found)
+
+
+def _by_rank(layers: dict[str, Layer]) -> dict[str, Layer]:
+    """A list or tuple of two that is a matrix and a vector, (W, b), is one layer."""
+    lists: dict[str, list[str]] = {}
+    for at in _roleless(layers):
+        above, _, last = at.rpartition(".")
+        if last.isdigit():
+            lists.setdefault(above, []).append(at)
+    found = dict(layers)
+    for above, two in lists.items():
+        pieces = sorted((layers[at].pieces["weight"] for at in two), key=lambda p: len(p.shape))
+        if (
+            len(two) == 2
+            and above
+            and above not in layers
+            and len(pieces[0].shape) == 1 < len(pieces[1].shape)
+        ):
+            found |= {above: Layer(read(above), {"weight": pieces[1], "bias": pieces[0]})}
+            found = {at: layer for at, layer in found.items() if at not in two}
     return found
 
 

@@ -22,7 +22,7 @@ from parity.sides.jax_port import JaxPort
 from parity.sides.jax_trainer import JaxTrainer
 from parity.sides.jax_types import narrowness, results
 from parity.sides.memory import slot_names
-from parity.sides.side import Batch, Evaluation, Narrowest, Pullback, Run, told
+from parity.sides.side import Batch, Evaluation, Narrowest, Pullback, Run, no_outputs, told
 from parity.trees import NOTHING, Arrays, Leaves, Tree, arguments, leaves, mapped
 
 
@@ -182,13 +182,14 @@ class JaxSide:
         """The state of the optimiser before the first step."""
         return {name: leaf.copy() for name, leaf in self._memory[1].items()}
 
+    @told("in its backward pass")
     def pullback(
         self, params: Mapping[str, np.ndarray], X: np.ndarray, cotangent: np.ndarray
     ) -> Pullback:
         with self._settings():
             given = {name: np.asarray(a, self.dtype) for name, a in params.items()}
             arrays = (np.asarray(X, self.dtype), np.asarray(cotangent, self.dtype))
-            logits, (grads, by_X) = self._pull_back(given, *arrays)
+            logits, (grads, by_X) = self._pull_back(given, self.held()[1], *arrays)
             named = {name: np.asarray(leaf) for name, leaf in grads.items()}
             return Pullback(np.asarray(logits), named, np.asarray(by_X))
 
@@ -283,7 +284,11 @@ class JaxSide:
         """The model's outputs alone."""
         model = self.assembled(params, state, training)
         args, named = arguments(inputs)
-        return leaves(_plain(model(*args, **named)), "logits")
+        found = leaves(_plain(model(*args, **named)), "logits")
+        for leaf in found.values():
+            if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float)):
+                raise no_outputs("jax", leaf)
+        return found
 
     def outputs_in_validation(self, params: Leaves, state: Leaves, inputs: Tree) -> Leaves:
         return self.outputs(params, state, inputs, training=False)
@@ -386,9 +391,9 @@ class JaxSide:
 
         return run
 
-    def _pulled_back(self, params: Any, X: Any, cotangent: Any) -> tuple:
+    def _pulled_back(self, params: Any, state: Any, X: Any, cotangent: Any) -> tuple:
         def logits_of(params: Any, X: Any) -> Any:
-            return self.assembled(params, self.held()[1])(X)
+            return self.assembled(params, state)(X)
 
         logits, back = jax.vjp(logits_of, params, X)
         return logits, back(cotangent.astype(logits.dtype))

@@ -26,6 +26,15 @@ class ModelFails(ValueError):
     """A user's own code fails; says on which side, at what, and in its own words."""
 
 
+def no_outputs(side: str, leaf: Any) -> ModelFails:
+    """What is said of a leaf of a model's outputs that is no array."""
+    kind, arrays = type(leaf), {"jax": "arrays", "torch": "tensors"}[side]
+    return ModelFails(
+        f"{side}: outputs: a {kind.__module__}.{kind.__qualname__}, expected {arrays}: one, or a "
+        "dict, tuple, list or registered pytree of them"
+    )
+
+
 def told(doing: str) -> Callable[[F], F]:
     """A method of a side that runs a user's code: what that raises becomes ModelFails.
 

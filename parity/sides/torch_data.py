@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import torch
 
@@ -44,9 +45,7 @@ class TorchData(torch_mlp.DataModule):
     def cut(self, batch: Any) -> Batch:
         """(inputs, targets) of a batch, as NumPy's arrays."""
         *inputs, targets = batch
-        return mapped(numpy, inputs[0] if len(inputs) == 1 else tuple(inputs)), mapped(
-            numpy, targets
-        )
+        return mapped(_own, inputs[0] if len(inputs) == 1 else tuple(inputs)), mapped(_own, targets)
 
 
 class _Rows(torch.utils.data.Dataset):
@@ -81,6 +80,12 @@ def view(tensor: torch.Tensor) -> np.ndarray:
     """In NumPy, without a copy if it has the type."""
     tensor = tensor.detach()
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
+
+
+def _own(tensor: torch.Tensor) -> np.ndarray:
+    """As `numpy`, but bfloat16 as the type that JAX has for it."""
+    array = numpy(tensor)
+    return array.astype(jnp.bfloat16) if tensor.dtype == torch.bfloat16 else array
 
 
 def numpy(tensor: Any) -> np.ndarray:

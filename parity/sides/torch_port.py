@@ -6,6 +6,7 @@ import torch
 
 import torch_mlp
 from parity.problem import Training, own_method
+from parity.sides.side import ModelFails
 from parity.sides.torch_losses import LOSSES
 from parity.trees import arguments
 
@@ -35,7 +36,7 @@ class TorchPort(torch_mlp.Module):
         return self
 
     def training_step(self, batch: Any) -> Any:
-        loss = self._loss(batch)
+        loss = _scalar(self._loss(batch))
         self.plot("loss", loss, train=True)
         return loss
 
@@ -91,6 +92,16 @@ class TorchPort(torch_mlp.Module):
                 "torch: LBFGS evaluates the loss often in one step, and can't be checked"
             )
         return Accumulating(made, self.chosen.accumulate) if self.chosen.accumulate > 1 else made
+
+
+def _scalar(loss: Any) -> torch.Tensor:
+    """The loss. Raises ModelFails for anything but one number."""
+    if not isinstance(loss, torch.Tensor):
+        raise ModelFails(f"torch: loss: a {type(loss).__name__}, expected a scalar tensor")
+    if loss.ndim:
+        shape = tuple(loss.shape)
+        raise ModelFails(f"torch: loss: shape {shape}, expected a scalar, as by .mean()")
+    return loss
 
 
 class Accumulating:

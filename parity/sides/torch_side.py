@@ -13,7 +13,16 @@ from torch.nn.parameter import is_lazy
 import torch_mlp
 from parity.problem import PLAIN, Examples, Training
 from parity.sides.memory import SLOTS
-from parity.sides.side import Batch, Evaluation, Narrowest, Pullback, Run, Taken, told
+from parity.sides.side import (
+    Batch,
+    Evaluation,
+    Narrowest,
+    Pullback,
+    Run,
+    Taken,
+    no_outputs,
+    told,
+)
 from parity.sides.torch_data import TorchData, numpy, tensor, view
 from parity.sides.torch_device import device_name, torch_device
 from parity.sides.torch_layers import layer_kinds
@@ -240,6 +249,7 @@ class TorchSide:
             self.model(self._typed(X))
         return seen.between
 
+    @told("in its backward pass")
     def pullback(
         self, params: Mapping[str, np.ndarray], X: np.ndarray, cotangent: np.ndarray
     ) -> Pullback:
@@ -497,6 +507,9 @@ def _unequal(one: Arrays, other: Arrays) -> bool:
 
 def _outputs(outputs: Any) -> Arrays:
     found = leaves(outputs if isinstance(outputs, torch.Tensor) else _plain(outputs), "logits")
+    for leaf in found.values():
+        if not isinstance(leaf, torch.Tensor):
+            raise no_outputs("torch", leaf)
     return {name: numpy(leaf) for name, leaf in found.items()}
 
 

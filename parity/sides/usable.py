@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from parity.sides.jax_models import KINDS, as_module
@@ -53,7 +54,7 @@ def as_arrays(data: Sequence[Any]) -> tuple[Tree, ...]:
             _check_array(where, array)
     for train, validation, name in zip(parts, parts[2:], names[2:], strict=False):
         ours, theirs = ([*leaves(part, "array")] for part in (train, validation))
-        if ours != theirs:
+        if sorted(ours) != sorted(theirs):
             raise ValueError(
                 f"data: {name} are {theirs or None}, expected {ours or None}, as in training"
             )
@@ -72,7 +73,8 @@ def _array(leaf: Any) -> np.ndarray:
         raise ValueError(f"data: an array is on {device}, expected the CPU or CUDA: tensor.cpu()")
     if hasattr(leaf, "detach"):
         leaf = leaf.detach().cpu()
-        leaf = leaf.float() if str(leaf.dtype) == "torch.bfloat16" else leaf
+        if str(leaf.dtype) == "torch.bfloat16":
+            return leaf.float().numpy().astype(jnp.bfloat16)
     return np.asarray(leaf)
 
 
@@ -88,7 +90,8 @@ def _check_array(where: str, array: np.ndarray) -> None:
         )
     if not array.ndim:
         raise ValueError(f"{where} is a single number, expected a batch: an array [examples, ...]")
-    if array.dtype.kind == "f" and len(bad := np.argwhere(~np.isfinite(array))):
+    floats = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+    if floats and len(bad := np.argwhere(~np.isfinite(array))):
         first = tuple(map(int, bad[0]))
         raise ValueError(
             f"{where}: {len(bad)} numbers are not finite, the first at {first}: {array[first]}"
@@ -107,8 +110,7 @@ def refuse_unusable(jax_side: JaxSide, torch_side: TorchSide) -> None:
         outputs[s] = _called(s, side, some)
         if side.is_random(some):
             raise ValueError(
-                f"{s}: two calls of the model with the same inputs differ, in training mode; "
-                "is there dropout? Compare with mode='eval', or set its rate to 0"
+                f"{s}: two calls of the model with the same inputs differ, in {_remedy(side)}"
             )
     shapes = {s: {n: a.shape for n, a in found.items()} for s, found in outputs.items()}
     if shapes["jax"] != shapes["torch"]:
@@ -121,16 +123,39 @@ def refuse_unusable(jax_side: JaxSide, torch_side: TorchSide) -> None:
     _check_trainer(torch_side)
 
 
+def _remedy(side: Any) -> str:
+    """The mode in which a model is random, and what to do."""
+    if not _in_eval(side.model):
+        return "training mode; is there dropout? Compare with mode='eval', or set its rate to 0"
+    how = {
+        "torch": "F.dropout(x, p, training=self.training)",
+        "jax": "nnx.Dropout, which deterministic=True turns off",
+    }
+    return f"eval mode too; is there dropout that no mode turns off? Write {how[side.name]}"
+
+
+def _in_eval(model: Any) -> bool:
+    if isinstance(model, JaxPort):
+        return model.chosen.training.mode == "eval"
+    if not isinstance(model, TorchPort):
+        return False
+    return model.chosen.mode == "eval" or not (model.chosen.mode or any(model.given.values()))
+
+
 def _called(s: str, side: Any, inputs: Tree) -> dict[str, np.ndarray]:
     """The outputs. Raises ValueError, with the model's own words, if it fails."""
     try:
         return side.forward(inputs)
     except Exception as failed:
+        if isinstance(failed, ModelFails) and failed.__cause__ is None:  # says all there is to say
+            raise
         error = failed.__cause__ if isinstance(failed, ModelFails) else failed
         given = {name: f"{a.dtype} {a.shape}" for name, a in leaves(inputs, "inputs").items()}
         said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        keyless = s == "jax" and "Dropout requires a key" in said  # Equinox's own words
+        hint = "; to compare without dropout, pass eqx.nn.inference_mode(model)" * keyless
         raise ValueError(
-            f"{s}: the model fails for {_shown(given)}, in {side.dtype}: {said:.300}"
+            f"{s}: the model fails for {_shown(given)}, in {side.dtype}: {said:.300}{hint}"
         ) from error
 
 

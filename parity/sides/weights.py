@@ -14,7 +14,10 @@ from mlp_core.weights import WeightsError, canonical_names
 from parity.sides.side import SIDES
 from parity.trees import Arrays, leaves
 
-DIGIT = 4096  # numbers are sent in two digits, for float32 holds integers up to 2^24 only
+# Numbers are sent in two digits, for float32 holds integers up to 2^24 only; and each digit with a
+# fraction of its own, so that a constant of the function's, such as 0, is no number that was sent.
+DIGIT = 4096
+MARKS = 0.25, 0.375
 
 
 def pair_names(
@@ -29,7 +32,11 @@ def pair_names(
     Raises ValueError, with what there is on both sides, if that is not clear.
     """
     if names is not None:
-        table = names.items() if names.keys() <= set(jax) else ((b, a) for a, b in names.items())
+        known = [
+            len(set(ours) & set(jax)) + len(set(others) & set(torch))
+            for ours, others in ((names, names.values()), (names.values(), names))
+        ]
+        table = names.items() if known[0] >= known[1] else ((b, a) for a, b in names.items())
         pairs = {name: (name, other) for name, other in table}
     elif {_as_torch(name) for name in jax} == set(torch):
         pairs = {name: (name, _as_torch(name)) for name in jax}
@@ -46,7 +53,10 @@ def pair_names(
             pairs = {}
     problems = []
     if {a for a, _ in pairs.values()} != set(jax) or {b for _, b in pairs.values()} != set(torch):
-        problems = ["not every parameter has a partner; pass weights={jax path: torch name}"]
+        problems = [
+            f"not every parameter has a partner{_without(jax, torch, pairs)}; pass "
+            "weights={jax path: torch name}"
+        ]
     else:
         for a, b in pairs.values():
             if jax[a].shape != torch[b].shape:
@@ -59,6 +69,27 @@ def pair_names(
         listed = [f"{s}: {', '.join(side)}" for s, side in zip(SIDES, (jax, torch), strict=True)]
         raise ValueError("\n  ".join(["cannot pair the parameters:", *problems, *listed]))
     return pairs
+
+
+def _without(
+    jax: Collection[str], torch: Collection[str], pairs: Mapping[str, tuple[str, str]]
+) -> str:
+    """What a table leaves out, and what it names that there isn't; "" without any table."""
+    said = []
+    for s, side, named in zip(SIDES, (jax, torch), zip(*pairs.values(), strict=True), strict=False):
+        for what, names in (
+            ("without one", [name for name in side if name not in named]),
+            ("of this name there is none", [name for name in named if name and name not in side]),
+        ):
+            if names:
+                said.append(f"{what} in {s}: {shortened(names)}")
+    return "".join(f"; {one}" for one in said)
+
+
+def shortened(names: Collection[str], most: int = 12) -> str:
+    """Names in a row, of a large model the first ones."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join([*names][:most]) + more
 
 
 class Turned:
@@ -97,11 +128,12 @@ class Rearrangement:
         self._shapes = {name: np.shape(array) for name, array in arrays.items()}
         self._ends = np.cumsum([np.size(array) for array in arrays.values()])
         numbers = np.arange(self._ends[-1])
+        digits = numbers % DIGIT, numbers // DIGIT
         low, high = (
-            _named(function(self._cut(digit.astype(np.float32))))
-            for digit in (numbers % DIGIT, numbers // DIGIT)
+            self._made(function, self._cut((digit + mark).astype(np.float32)))
+            for digit, mark in zip(digits, MARKS, strict=True)
         )
-        sent = {name: low[name].astype(float) + DIGIT * high[name].astype(float) for name in low}
+        sent = {name: _number(low[name], high[name]) for name in low}
         came = np.concatenate([numbers[:0], *(array.ravel() for array in sent.values())])
         if not np.array_equal(np.sort(came), numbers):
             raise ValueError(f"weights: {self._problem(sent)}")
@@ -111,7 +143,7 @@ class Rearrangement:
             name: {str(o) for o in owners[np.unique(np.searchsorted(self._ends, p, side="right"))]}
             for name, p in self._places.items()
         }
-        real = _named(function({name: np.array(array) for name, array in arrays.items()}))
+        real = self._made(function, {name: np.array(array) for name, array in arrays.items()})
         for name, array in self.there(arrays).items():
             if not np.array_equal(real[name], array, equal_nan=True):
                 raise ValueError(f"weights: the function changes the values of '{name}'")
@@ -137,10 +169,31 @@ class Rearrangement:
         shaped = zip(self._shapes.items(), parts, strict=True)
         return {name: part.reshape(shape) for (name, shape), part in shaped}
 
+    def _made(self, function: Callable[[Arrays], Any], given: Arrays) -> Arrays:
+        """{dotted name: array} of what a user's function makes, which may be nested.
+
+        Raises ValueError, in one line, if it fails or makes other things than arrays.
+        """
+        names = shortened([*given])
+        try:
+            made = {name: np.asarray(leaf) for name, leaf in leaves(function(given)).items()}
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            raise ValueError(
+                f"weights: the function fails: {said:.300}; it is given {names}, NumPy arrays"
+            ) from error
+        for name, array in made.items():
+            if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+                raise ValueError(
+                    f"weights: the function's '{name or 'result'}' is no array of numbers, "
+                    f"expected {{jax path: array}}, moved from those it is given: {names}"
+                )
+        return made
+
     def _problem(self, sent: Mapping[str, np.ndarray]) -> str:
         counts, strange = np.zeros(self._ends[-1], int), []
         for name, array in sent.items():
-            known = (array >= 0) & (array < len(counts)) & (array == np.floor(array))
+            known = (array >= 0) & (array < len(counts))
             np.add.at(counts, array[known].astype(int), 1)
             if not known.all():
                 strange.append(f"'{name}' has numbers that are no elements of Torch's")
@@ -154,9 +207,12 @@ class Rearrangement:
         )
 
 
-def _named(tree: Any) -> Arrays:
-    """{dotted name: array} of nested mappings and sequences."""
-    return {name: np.asarray(leaf) for name, leaf in leaves(tree).items()}
+def _number(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """The numbers whose digits these are; -1 where a digit isn't one that was sent."""
+    digits = [a.astype(float) - mark for a, mark in zip((low, high), MARKS, strict=True)]
+    whole = (digits[0] == np.floor(digits[0])) & (digits[1] == np.floor(digits[1]))
+    within = whole & (digits[0] >= 0) & (digits[0] < DIGIT) & (digits[1] >= 0)
+    return np.where(within, digits[0] + DIGIT * digits[1], -1.0)
 
 
 def pair_state(

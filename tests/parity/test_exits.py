@@ -123,6 +123,14 @@ def test_a_file_of_other_names_is_no_crash_of_convert(kind, tmp_path, capsys):
     assert not (tmp_path / "y").exists()
 
 
+def test_a_tensors_name_cannot_steer_the_terminal(tmp_path, capsys):
+    names = ("a\x1b[31m\x07", "b\nmlp-parity: agree", "net.0.weight\x1b[2J")
+    save_file({name: np.zeros((2, 2), F32) for name in names}, tmp_path / "x")
+    main(["convert", str(tmp_path / "x"), str(tmp_path / "y")])
+    said = capsys.readouterr().err
+    assert "\\x1b[31m" in said and "\x1b" not in said and "\nmlp-parity: agree" not in said
+
+
 def test_names_with_a_prefix_of_many_digits_are_converted(tmp_path):
     layer = {f"{LONG}.1.weight": np.ones((3, 2), F32), f"{LONG}.1.bias": np.ones(3, F32)}
     save_file(layer, tmp_path / "x")

@@ -66,7 +66,8 @@ def test_an_optimiser_that_steps_inside_the_backward_pass_agrees():
 def test_a_layer_frozen_on_one_side_differs_at_the_step():
     model = net()
     model[0].requires_grad_(False)
-    assert first_failed(checked(model)) == "step"
+    assert first_failed(verdict := checked(model)) == "step"
+    assert any(n.startswith("frozen in Torch: 0.bias, 0.weight; JAX") for n in verdict.notes)
     labels = {"a": {"W": "no", "b": "no"}, "c": {"W": "yes", "b": "yes"}}
     masked = optax.partition({"yes": optax.adam(0.01), "no": optax.set_to_zero()}, labels)
     pair = (lambda p: torch.optim.Adam(p, 0.01)), masked

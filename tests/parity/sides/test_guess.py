@@ -153,6 +153,57 @@ def test_a_transposed_convolution_lies_as_its_shape_says():
         guess({"kernel": (3, 3, 3, 3)}, {"weight": (3, 3, 3, 3)}, {"weight": "transposed"})
 
 
+TWO = {"0.weight": (8, 6), "0.bias": (8,), "2.weight": (4, 8), "2.bias": (4,)}
+
+
+@pytest.mark.parametrize(
+    "ours",
+    [
+        {"0.0": (6, 8), "0.1": (8,), "1.0": (8, 4), "1.1": (4,)},
+        {"0.1": (6, 8), "0.0": (8,), "1.1": (8, 4), "1.0": (4,)},
+        {"0": (6, 8), "1": (8,), "2": (8, 4), "3": (4,)},
+        {"p": (6, 8), "q": (8,), "r": (8, 4), "s": (4,)},
+        {"0.0": (6, 8), "0.1": (8,), "out.W": (8, 4), "out.b": (4,)},
+        {"x": (6, 8), "b1": (8,), "y": (8, 4), "b2": (4,)},
+    ],
+)
+def test_names_without_a_role_are_told_by_their_shapes(ours):
+    arrays = numbered(TWO)
+    expected = (arrays[n].T for n in TWO)
+    for name, right in zip(ours, expected, strict=True):
+        assert np.array_equal(guessed_arrays(ours, TWO)[name], right)
+
+
+def guessed_arrays(ours, theirs):
+    found = guess(ours, theirs, linear(theirs))
+    return found(numbered(theirs))
+
+
+def test_equal_layers_in_a_list_are_told_by_their_order_but_for_how_a_square_lies():
+    theirs = {f"{i}.{n}": s for i in (0, 2) for n, s in (("weight", (4, 4)), ("bias", (4,)))}
+    ours = {f"{i}.{j}": s for i in (0, 1) for j, s in ((0, (4, 4)), (1, (4,)))}
+    with pytest.raises(
+        ValueError, match=r"'0.0' \(4, 4\) fits t\[\"0.weight\"\].T or t\[\"0.w"
+    ) as e:
+        guess(ours, theirs, linear(theirs))
+    assert '"1.1": t["2.bias"]' in str(e.value)
+
+
+def test_names_that_tell_nothing_are_refused_with_all_that_fits():
+    theirs = {f"{i}.{n}": s for i in (0, 2) for n, s in (("weight", (4, 4)), ("bias", (4,)))}
+    with pytest.raises(ValueError) as error:
+        guess({"p": (4, 4), "q": (4, 4), "r": (4,), "s": (4,)}, theirs, linear(theirs))
+    both = (f't["{i}.weight"]{turn}' for i in (0, 2) for turn in (".T", ""))
+    assert f"'p' (4, 4) fits {' or '.join(both)}" in str(error.value)
+    assert """'r' (4,) fits t["0.bias"] or t["2.bias"]""" in str(error.value)
+
+
+def test_a_scale_and_a_shift_without_names_are_refused():
+    for ours in ({"0.0": (4,), "0.1": (4,)}, {"p": (4,), "q": (4,)}, {"0": (4,), "1": (4,)}):
+        with pytest.raises(ValueError, match=r'fits t\["n.weight"\] or t\["n.bias"\]'):
+            guess(ours, {"n.weight": (4,), "n.bias": (4,)}, {})
+
+
 # Guessed, a gate order or a permutation inside a matrix would be a claim that nothing bears out.
 REFUSED = {
     "transposed convolution", "LSTM", "LSTM both ways, two layers", "GRU", "residual block",

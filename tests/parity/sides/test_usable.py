@@ -1,3 +1,7 @@
+from collections import OrderedDict
+from types import SimpleNamespace
+
+import equinox as eqx
 import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
@@ -121,3 +125,148 @@ def test_a_check_that_is_refused_leaves_no_setting_behind(no_folder):
     with pytest.raises(TypeError, match=r"expected one torch\.nn\.Module"):
         check(None, None)
     assert jax.config.jax_compilation_cache_dir is None
+
+
+class Named(torch.nn.Module):
+    """An input in a dict in a dict, by keys that aren't in order, and such outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = torch.nn.Linear(6, 4)
+
+    def forward(self, x, mask):
+        return {"z": self.a(x["v"] * mask), "b": x["u"]}
+
+
+def test_keys_of_dicts_have_any_order_in_inputs_targets_and_outputs():
+    rng = np.random.default_rng(0)
+    v, u, y = (rng.normal(size=(40, n)).astype(np.float32) for n in (6, 2, 4))
+    mask = (v > 0).astype(np.float32)
+    train = {"x": {"v": v, "u": u}, "mask": mask}, {"t": y, "s": u}
+    val = {"mask": mask, "x": {"u": u, "v": v}}, {"s": u, "t": y}
+    params = {"w": np.zeros((6, 4), np.float32), "b": np.zeros(4, np.float32)}
+
+    def function(p, x, mask):
+        return {"z": jnp.dot(x["v"] * mask, p["w"]) + p["b"], "b": x["u"]}
+
+    def loss(outputs, targets):
+        return ((outputs["z"] - targets["t"]) ** 2).mean() + targets["s"].mean()
+
+    options = {"weights": {"w": "a.weight", "b": "a.bias"}, "loss": (loss, loss)}
+    for data in ((*train, *val), (*val, *train)):
+        model = (function, params)
+        levels = ("inputs", "logits", "step", "curve")
+        verdict = check(Named(), model, data, **options, levels=levels, epochs=1, batch_size=16)
+        assert verdict.ok, verdict
+
+
+class Two(eqx.Module):
+    a: eqx.nn.Linear
+    b: eqx.nn.Linear
+
+    def __init__(self):
+        one, two = jax.random.split(jax.random.key(0))
+        self.a, self.b = eqx.nn.Linear(12, 5, key=one), eqx.nn.Linear(5, 4, key=two)
+
+    def __call__(self, x):
+        return self.b(jnp.tanh(self.a(x.reshape(-1))))
+
+
+def test_equinox_with_names_equal_to_torchs_needs_no_weights(digits):
+    layers = OrderedDict(f=torch.nn.Flatten(), a=torch.nn.Linear(12, 5), t=torch.nn.Tanh())
+    theirs = torch.nn.Sequential(layers | {"b": torch.nn.Linear(5, 4)})
+    levels = ("weights", "precision", "probes", "gradients", "step")
+    verdict = check(theirs, Two(), digits, levels=levels)
+    assert verdict.ok, verdict
+
+
+class Odd(torch.nn.Module):
+    """A model whose outputs, or whose dropout, are what the test says."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.a, self.after = torch.nn.Linear(12, 4), after
+
+    def forward(self, X):
+        return self.after(self.a(X.reshape(len(X), -1)))
+
+
+ODD = {"W1": "a.weight", "b1": "a.bias"}
+
+
+def params():
+    return {"W1": np.zeros((12, 4), np.float32), "b1": np.zeros(4, np.float32)}
+
+
+@pytest.mark.parametrize("side", ["jax", "torch"])
+def test_outputs_that_are_no_arrays_are_named(digits, side):
+    def boxed(p, X):
+        return SimpleNamespace(logits=linear(p, X))
+
+    theirs = Odd(lambda z: {"z": SimpleNamespace(logits=z)} if side == "torch" else z)
+    words = f"^{side}: outputs: a types.SimpleNamespace, expected (tensors|arrays): one, or a dict"
+    with pytest.raises(ValueError, match=words) as error:
+        check(theirs, (boxed if side == "jax" else linear, params()), digits, weights=ODD)
+    assert "\n" not in str(error.value)
+
+
+def test_a_loss_that_is_no_scalar_is_refused_by_its_shape(digits):
+    losses = (lambda o, t: o.sum(-1)), (lambda o, t: o.sum())
+    with pytest.raises(ValueError, match=r"torch: loss: shape \(32,\), expected a scalar"):
+        options = {"loss": losses, "batch_size": 32, "levels": ("loss",)}
+        check(Odd(lambda z: z), (linear, params()), digits, weights=ODD, **options)
+
+
+@pytest.mark.parametrize("eval_by", ["mode", "model"])
+def test_what_is_random_in_eval_mode_too_is_not_sent_to_eval_mode(digits, eval_by):
+    theirs = Odd(lambda z: torch.nn.functional.dropout(z, 0.5))
+    mode = "eval" if eval_by == "mode" else None
+    theirs.train(eval_by == "mode")
+    with pytest.raises(ValueError, match=r"in eval mode too.*training=self.training") as error:
+        check(theirs, (linear, params()), digits, weights=ODD, mode=mode)
+    assert "mode='eval'" not in str(error.value)
+
+
+class Dropping(eqx.Module):
+    a: eqx.nn.Linear
+    d: eqx.nn.Dropout
+
+    def __init__(self):
+        self.a, self.d = eqx.nn.Linear(12, 4, key=jax.random.key(0)), eqx.nn.Dropout(0.5)
+
+    def __call__(self, x):
+        return self.d(self.a(x.reshape(-1)))
+
+
+def test_equinox_dropout_is_told_how_to_be_off(digits):
+    theirs, options = Odd(lambda z: z), {"mode": "eval", "levels": ("logits",)}
+    with pytest.raises(ValueError, match=r"pass eqx.nn.inference_mode\(model\)"):
+        check(theirs, Dropping(), digits, **options)
+    assert check(theirs, eqx.nn.inference_mode(Dropping()), digits, **options).ok
+
+
+def test_bfloat16_of_torch_stays_bfloat16():
+    rng = np.random.default_rng(0)
+    X = torch.tensor(rng.normal(size=(40, 12)).astype(np.float32)).bfloat16()
+    y = torch.tensor(rng.integers(0, 4, 40))
+    assert as_arrays((X, y))[0].dtype == jnp.bfloat16
+    seen = set()
+
+    class Wide(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = torch.nn.Linear(12, 4)
+
+        def forward(self, X):
+            seen.add(X.dtype)
+            return self.a(X.to(self.a.weight.dtype))
+
+    def wide(p, X):
+        seen.add(str(X.dtype))
+        return linear(p, X.astype(p["W1"].dtype))
+
+    verdict = check(Wide(), (wide, params()), (X, y), weights=ODD, levels=("inputs", "logits"))
+    assert verdict.ok and {torch.bfloat16, "bfloat16"} <= seen, (verdict, seen)
+    X[1, 2] = float("inf")
+    with pytest.raises(ValueError, match=r"not finite, the first at \(1, 2\): inf"):
+        as_arrays((X, y))

@@ -135,6 +135,15 @@ W = {"a": np.arange(6, dtype=np.float32).reshape(2, 3) / 7, "b": np.ones(2, np.f
         (lambda t: {"x": t["a"], "y": np.append(t["b"], 0.25)}, "'y' has numbers that are no"),
         (lambda t: {"x": np.where(t["a"] < 1, -t["a"], t["a"]), "y": t["b"]}, "'x'"),
         (lambda t: {"x": t["a"].astype(np.float16), "y": t["b"]}, "changes the values of 'x'"),
+        (lambda t: {"x": t["a"], "y": t["b"] * 0}, "'y' has numbers .* Torch's; 'b' comes out now"),
+        (lambda t: {"x": t["a"], "y": t["b"] * 0 + 0.25}, "'y' has numbers that are no elements"),
+        (
+            lambda t: {"x": t["kernel"]},
+            "^weights: the function fails: KeyError: 'kernel'; it is given a, b, NumPy arrays$",
+        ),
+        (lambda t: {"x": t["a"].permute(1, 0)}, "fails: AttributeError: .*permute.*NumPy arrays$"),
+        (lambda t: {"x": "a", "y": "b"}, "function's 'x' is no array of numbers"),
+        (lambda t: None, "'a' comes out nowhere; 'b' comes out nowhere"),
     ],
 )
 def test_a_function_that_does_more_than_move_elements_is_refused(function, words):
@@ -154,6 +163,22 @@ def test_a_table_that_cannot_help_points_to_a_function():
     jax_params = {"kernel": np.zeros((2, 3, 1, 4))}
     with pytest.raises(ValueError, match=r"has shape \(2, 3, 1, 4\).*pass weights=function"):
         pair_names(jax_params, {"weight": np.zeros((4, 1, 2, 3))}, {"kernel": "weight"})
+
+
+@pytest.mark.parametrize(
+    "table, words",
+    [
+        ({"w": "a.weight"}, "partner; without one in jax: b; without one in torch: a.bias; pass"),
+        ({"a.weight": "w"}, "partner; without one in jax: b; without one in torch: a.bias; pass"),
+        ({"w": "a.weight", "b": "a.biass"}, "in torch: a.bias; of this name .* in torch: a.biass"),
+        ({"v": "a.weight", "b": "a.bias"}, "one in jax: w; of this name there is none in jax: v"),
+        ({}, "partner; pass"),
+    ],
+)
+def test_a_table_with_a_gap_says_what_lacks_a_partner(table, words):
+    theirs = {"a.weight": np.zeros((2, 3)), "a.bias": np.zeros(3)}
+    with pytest.raises(ValueError, match=words):
+        pair_names({"w": np.zeros((2, 3)), "b": np.zeros(3)}, theirs, table)
 
 
 def test_the_names_of_a_function_must_be_those_of_the_jax_model(digits):
