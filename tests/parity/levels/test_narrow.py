@@ -73,6 +73,31 @@ def test_a_side_none_of_whose_products_is_in_float64_is_judged_all_the_same():
     assert (first.level.name, first.precision) == ("logits", "float64")
 
 
+class Digamma(Theirs):
+    """No rule bounds a digamma; the type is the weights', whatever it is."""
+
+    def forward(self, X):
+        H = self.one(X.to(self.one.weight.dtype))
+        return self.two(torch.digamma(H * H + 1))
+
+
+@pytest.mark.parametrize(("factor", "same"), [(1.0, True), (1.1, False)])
+def test_without_a_bound_the_wide_side_has_the_float64_value(factor, same):
+    def f(p, X):
+        p, X = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (p, X))
+        H = X @ p["one.weight"].T + p["one.bias"]
+        H = factor * jax.scipy.special.digamma((H * H + 1).astype(jnp.float32))
+        return H.astype(X.dtype) @ p["two.weight"].T + p["two.bias"]
+
+    theirs, rng = Digamma().to(torch.bfloat16), np.random.default_rng(0)
+    given = {n: jnp.array(p.detach().float().numpy()) for n, p in theirs.named_parameters()}
+    given = {n: a.astype(jnp.bfloat16) for n, a in given.items()}
+    X, y = rng.normal(size=(24, 6)).astype("float32"), rng.integers(0, 3, 24)
+    options = {"weights": dict, "epochs": 1, "batch_size": 24, "levels": ("logits",)}
+    verdict = check(theirs, (f, given), (X, y), **options)
+    assert bool(verdict.ok) is same, verdict
+
+
 class Tokens(torch.nn.Module):
     def __init__(self):
         super().__init__()
