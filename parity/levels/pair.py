@@ -11,7 +11,7 @@ from parity.problem import Examples, Known, Problem
 from parity.rounding.bound import UnsupportedPrimitive
 from parity.sides.pairs import Evaluation, JaxSide, Run, TorchSide, sides_of
 from parity.sides.reference import Expected, Reference
-from parity.sides.side import SIDES, Batch, lacks
+from parity.sides.side import SIDES, Batch, Narrowest, lacks
 from parity.trees import Arrays, length
 
 
@@ -153,18 +153,25 @@ class Pair:
     @cached_property
     def narrow(self) -> str:
         """Why float64 can't be asked of a model: it computes in a narrower type all the same."""
-        inputs, _ = next(iter(self.batches.values()))
         if self.without_float64:
             return self.without_float64
-        found = {s: side.narrowest(inputs) for s, side in self.sides("float64").items()}
-        narrow = {s: n for s, n in found.items() if n.kind != "float64"}
-        # Narrow numbers on one side alone are a fault; constants are how a model is written.
-        if len(narrow) < 2 and not all(n.constant for n in narrow.values()):
+        # That is how a model is written, unless one side narrows what the other keeps in float32,
+        # or one alone has no product in float64: then x64, say, isn't on.
+        found = [*self.narrow_in_float64.values()]
+        off = len(found) == 1 and found[0].kind == "float32" and found[0].whole
+        if not found or off or len({self.narrower.get(s) for s in SIDES}) > 1:
             return ""
         return "; ".join(
             f"{s} computes {'constants ' * n.constant}in {n.kind} ({n.where}) whatever it is given"
-            for s, n in narrow.items()
+            for s, n in self.narrow_in_float64.items()
         )
+
+    @cached_property
+    def narrow_in_float64(self) -> dict[str, Narrowest]:
+        """{side: what it computes in a narrower type all the same}, of the float64 run."""
+        inputs, _ = next(iter(self.batches.values()))
+        found = {s: side.narrowest(inputs) for s, side in self.sides("float64").items()}
+        return {s: n for s, n in found.items() if n.kind != "float64"}
 
     @cached_property
     def without_float64(self) -> str:

@@ -27,6 +27,8 @@ from parity.trees import Arrays
 
 # Sizes of numbers to try: for ReLU; for GELU, whose erf is 1 there; for tanh, where 1 + x is 1.
 UNITS = (1.0, 2.0**7, 2.0**-30)
+INPUTS = "input gradient"
+FEWEST = 7  # bits: a format has more, for bfloat16 has 8
 FORMATS = {24: "float32", 11: "TF32 or float16", 8: "bfloat16"}
 CURES = {
     "jax": "jax.default_matmul_precision('highest'), or a dtype or precision set in the model",
@@ -62,7 +64,19 @@ class Product:
             return bits
         return -math.log2(float(np.max(np.abs(got - self.given) / self.given)))
 
+    @property
+    def rounded(self) -> bool:
+        """Whether what came out is what went in, in fewer bits: no further off than p bits round or
+        cut, by 2^(1-p), and not all of it by one factor. p < FEWEST is no format."""
+        got = self.got.astype(np.float64)
+        if not np.isfinite(got).all() or self.bits < FEWEST:
+            return False
+        off = got / self.given - 1
+        one_factor = self.bits < 24 and np.ptp(off) < np.abs(off.mean()) / 2 and self.got.size > 1
+        return bool(np.abs(off).max() <= 2 ** (1 - self.bits)) and not one_factor
 
+
+@np.errstate(over="ignore")  # what overflows is named
 def measure(
     side: Differentiable, names: dict[str, str], shape: tuple[int, ...], unit: float = 1.0
 ) -> list[Product]:
@@ -90,7 +104,7 @@ def measure(
         gradient = back.gradients[names[f"W{k}"]][diagonal] / unit
         found.append(Product(f"weight gradient {k}", cotangent[diagonal], gradient))
     by_X = back.inputs.reshape((rows, sizes[0]))
-    found.append(Product("input gradient", cotangent[diagonal], by_X[diagonal]))
+    found.append(Product(INPUTS, cotangent[diagonal], by_X[diagonal]))
     return found
 
 
@@ -137,15 +151,19 @@ def judge_precision(pair: Pair, precision: str) -> list[Comparison]:
     refuse_narrow(pair)
     shape = next(iter(pair.batches.values()))[0].shape[1:]
     unit = passing(pair.jax[precision], own, shape)
+    layers = range(1, len(own) // 2 + 1)  # Torch has no gradient of a frozen one
+    frozen = {f"weight gradient {k}" for k in layers if own[f"W{k}"] in pair.frozen}
     return [
         _judged(s, product)
         for s, side in pair.sides(precision).items()
         for product in measure(side, own, shape, unit)
+        if product.name not in frozen
     ]
 
 
 def _judged(side: str, product: Product) -> Comparison:
-    label = f"{side} product {product.name}: {product.bits:.1f} effective bits"
+    bits = f": {product.bits:.1f} effective bits" if product.rounded else ""
+    label = f"{side} product {product.name}{bits}"
     room = 2.0**-24 * np.abs(product.given)
     judged = compare(
         product.got.astype(np.float64),
@@ -154,10 +172,21 @@ def _judged(side: str, product: Product) -> Comparison:
         name=label,
         sides=(side, "given"),
     )
-    if judged.ok or not math.isfinite(product.bits):
+    if judged.ok:
         return judged
+    if not product.rounded:
+        return replace(judged, problem=_other(judged, product))
     nearest = FORMATS[min(FORMATS, key=lambda bits: abs(bits - product.bits))]
     return replace(judged, problem=f"as of {nearest}, expected 24. To cure it: {CURES[side]}")
+
+
+def _other(c: Comparison, product: Product) -> str:
+    """What to say of a product whose numbers no format of fewer bits makes of those given."""
+    got = "0 everywhere" if not product.got.any() else f"{c.left!r} at {c.index} for {c.right!r}"
+    said = f"{got}: other numbers, not fewer bits"
+    if product.name != INPUTS:
+        return said
+    return f"{said}; the inputs' gradient trains nothing here, but would train what gives them"
 
 
 def _sizes(side: Differentiable, names: dict[str, str]) -> list[int]:

@@ -1,5 +1,6 @@
 """First divergence: one step taken apart, from its inputs to its new weights."""
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -48,10 +49,15 @@ class Divergence:
         if self.problem:
             return f"step {self.step:,} {self.precision}, {self.level}: {self.problem}"
         place = f"{self.leaf}[{', '.join(map(str, self.index))}]" if self.index else self.leaf
+        both = (
+            f"step {self.step:,} {self.precision}, {self.level} {place}: jax {self.jax!r}, torch "
+            f"{self.torch!r}"
+        )
+        if math.isnan(self.reference):  # nothing tells which of the two is right
+            return f"{both}, bound {self.bound:.3g}"
         later = [f"{level} {how}" for level, how in self.origins.items() if level != self.level]
         return (
-            f"step {self.step:,} {self.precision}, {self.level} {place}: jax {self.jax!r}, torch "
-            f"{self.torch!r}, float64 value {self.reference!r}, bound {self.bound:.3g}; "
+            f"{both}, float64 value {self.reference!r}, bound {self.bound:.3g}; "
             f"{self.side} is outside, by an error {self.origin}"
             + (f"; then {', '.join(later)}" if later else "")
         )
@@ -59,9 +65,11 @@ class Divergence:
     @classmethod
     def said(cls, level: str, precision: str, c: Comparison) -> "Divergence":
         """What one comparison of the first step found, where no part of the step shows more."""
-        margins, problem = {level: c.margin}, c.problem and f"{c.name}: {c.problem}"
-        return cls(0, precision, level, c.sides[0], c.name, c.index, c.left, c.right, float("nan"),
-                   c.bound, margins, {}, problem)  # fmt: skip
+        values = dict(zip(c.sides, (c.left, c.right), strict=True))
+        problem = str(c) if c.problem or c.sides != SIDES else ""  # else it isn't jax against torch
+        jax, torch = (values.get(s, float("nan")) for s in SIDES)
+        return cls(0, precision, level, c.sides[0], c.name, c.index, jax, torch, float("nan"),
+                   c.bound, {level: c.margin}, {}, problem)  # fmt: skip
 
     @property
     def origin(self) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from parity.sides.jax_device import jax_device
 from parity.sides.jax_models import as_module, turned_weights
 from parity.sides.jax_port import JaxPort
 from parity.sides.jax_trainer import JaxTrainer
-from parity.sides.jax_types import narrowness, results
+from parity.sides.jax_types import narrowness, products, results
 from parity.sides.memory import slot_names
 from parity.sides.side import Batch, Evaluation, Narrowest, Pullback, Run, no_outputs, told
 from parity.trees import NOTHING, Arrays, Leaves, Tree, arguments, leaves, mapped
@@ -107,7 +108,9 @@ class JaxSide:
             given = *self.held(), self.typed(inputs)
             jaxpr = jax.make_jaxpr(self.outputs)(*given).jaxpr
         found = [Narrowest(), *results(jaxpr, set(jaxpr.invars))]
-        return min(found, key=narrowness)
+        kinds = {*products(jaxpr)}
+        whole = bool(kinds) and "float64" not in kinds
+        return replace(min(found, key=narrowness), whole=whole)
 
     def load(
         self, params: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray] = NOTHING
@@ -508,7 +511,8 @@ def _plain(tree: Any) -> Any:
 
 def _of_type(dtype: str, model: nnx.Module) -> nnx.Module:
     """The model with all its floats, parameters or not, in a type; narrower ones than float32
-    stay, unless all are to be float64."""
+    stay, unless all are to be float64. Then a module's own dtype of float32 is too: nnx.Embed, for
+    one, keeps that of its parameters when it's made, and would round to it."""
 
     def cast(leaf: Any) -> Any:
         kind = leaf.dtype
@@ -518,4 +522,14 @@ def _of_type(dtype: str, model: nnx.Module) -> nnx.Module:
         return leaf if narrow else jax.device_put(np.asarray(leaf).astype(dtype))
 
     nnx.update(model, jax.tree.map(cast, nnx.state(model)))
+    for _, module in nnx.iter_modules(model) if dtype == "float64" else ():
+        if _is_float32(vars(module).get("dtype")):
+            vars(module)["dtype"] = jnp.float64
     return model
+
+
+def _is_float32(kind: Any) -> bool:
+    try:
+        return kind is not None and np.dtype(kind) == np.float32
+    except TypeError:  # a model may call anything its dtype
+        return False

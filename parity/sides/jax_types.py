@@ -27,3 +27,12 @@ def results(jaxpr: Any, given: set[Any]) -> Iterator[Narrowest]:
             kind = getattr(v.aval, "dtype", None)
             if kind is not None and jnp.issubdtype(kind, jnp.floating) and kind != np.float64:
                 yield Narrowest(kind.name, frames_to_user((eqn,))[1] or "", not depends)
+
+
+def products(jaxpr: Any) -> Iterator[str]:
+    """The types of all results of matrix products and convolutions in a jaxpr."""
+    for eqn in jaxpr.eqns:
+        for inner in core.jaxprs_in_params(eqn.params):
+            yield from products(inner)
+        if eqn.primitive.name in ("dot_general", "conv_general_dilated"):
+            yield eqn.outvars[0].aval.dtype.name

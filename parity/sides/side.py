@@ -106,11 +106,12 @@ class Taken:
 @dataclass(frozen=True)
 class Narrowest:
     """The narrowest float that a forward pass computes: its type, and where. constant: whether none
-    that narrow depends on inputs or parameters."""
+    that narrow depends on inputs or parameters. whole: whether no product is in float64."""
 
     kind: str = "float64"
     where: str = ""
     constant: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True)

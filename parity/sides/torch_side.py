@@ -3,6 +3,7 @@
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -120,7 +121,8 @@ class TorchSide:
         bits = {
             kind: torch.finfo(getattr(torch, kind)).bits for kind in {n.kind for n in seen.found}
         }
-        return min(seen.found, key=lambda n: (n.constant, bits[n.kind]))
+        whole = bool(seen.products) and "float64" not in seen.products
+        return replace(min(seen.found, key=lambda n: (n.constant, bits[n.kind])), whole=whole)
 
     def load(
         self, params: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray] = NOTHING

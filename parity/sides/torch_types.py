@@ -7,6 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from parity.sides.side import Narrowest
 
+PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "convolution"}
+
 
 def narrowness(n: Narrowest) -> tuple[bool, bool, int]:
     return n.kind == "float64", n.constant, torch.finfo(getattr(torch, n.kind)).bits
@@ -19,6 +21,7 @@ class Types(TorchDispatchMode):
     def __init__(self, given: list[torch.Tensor]) -> None:
         super().__init__()
         self.found = [Narrowest()]
+        self.products: set[str] = set()  # the types of all products
         self._given = {id(tensor): tensor for tensor in given}  # kept, so that no id comes twice
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -28,6 +31,8 @@ class Types(TorchDispatchMode):
         for one in out if isinstance(out, (tuple, list)) else (out,):
             if isinstance(one, torch.Tensor):
                 self._given |= {id(one): one} if depends else {}
+                if func.overloadpacket.__name__ in PRODUCTS:
+                    self.products.add(str(one.dtype).removeprefix("torch."))
                 if one.is_floating_point() and one.dtype != torch.float64:
                     kind = str(one.dtype).removeprefix("torch.")
                     self.found.append(Narrowest(kind, str(func.overloadpacket), not depends))

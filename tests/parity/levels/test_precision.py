@@ -90,3 +90,41 @@ def test_nan_never_passes_as_precise(digits):
     pair = pair_of(digits, jax_mlp.MLPScratch(*ARGUMENTS), Broken(*ARGUMENTS))
     failed = [c for c in judge_precision(pair, "float32") if not c.ok]
     assert any("torch product forward 1" in c.name for c in failed)
+
+
+class Scaled(torch_mlp.MLPScratch):
+    """The first matrix's gradient, the inputs' or all outputs times a factor."""
+
+    def __init__(self, what, factor):
+        super().__init__(*ARGUMENTS)
+        self.what, self.factor = what, factor
+        if what == "weight gradient 1":
+            self.W1.register_hook(lambda g: g * factor)
+
+    def forward(self, X):
+        if self.what == "input gradient" and X.requires_grad:
+            X = X * 1
+            X.register_hook(lambda g: g * self.factor)
+        out = super().forward(X)
+        return out * self.factor if self.what == "forward" else out
+
+
+@pytest.mark.parametrize(
+    ("what", "factor"),
+    [("weight gradient 1", f) for f in (0.5, 2.0, 0.0, np.nan, 1e30, 1e38)]
+    + [("forward", 1.001), ("input gradient", 2.0)],
+)
+def test_other_numbers_are_not_fewer_bits(digits, what, factor):
+    pair = pair_of(digits, jax_mlp.MLPScratch(*ARGUMENTS), Scaled(what, factor))
+    failed = [c for c in judge_precision(pair, "float32") if not c.ok]
+    assert failed and all(f"torch product {what}" in c.name or what == "forward" for c in failed)
+    for c in failed:
+        assert "other numbers, not fewer bits" in c.problem and "cure" not in str(c)
+        assert ("trains nothing here" in c.problem) == ("input gradient" in c.name)
+
+
+def test_a_frozen_matrix_has_no_gradient_to_measure(digits):
+    theirs = torch_mlp.MLPScratch(*ARGUMENTS)
+    theirs.W1.requires_grad_(False)
+    judged = judge_precision(pair_of(digits, jax_mlp.MLPScratch(*ARGUMENTS), theirs), "float32")
+    assert all(c.ok for c in judged) and not any("weight gradient 1" in c.name for c in judged)
