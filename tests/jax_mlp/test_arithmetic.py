@@ -145,6 +145,7 @@ def test_a_marked_model_of_ones_own_trains_reproducibly(blobs):
     assert np.isfinite(d2l.Trainer(1).fit(model, blobs).train_loss).all()
 
 
+@pytest.mark.slow
 def test_a_platform_without_float64_trains_to_the_same_bits(blobs, monkeypatch):
     losses = []
     for platform in (jax.default_backend(), "tpu"):

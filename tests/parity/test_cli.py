@@ -68,7 +68,7 @@ def test_a_difference_gives_exit_code_1_and_names_the_level(tmp_path, capsys, mo
     monkeypatch.setattr(jax_mlp, "MLPScratch", Off)
     code = main(["check", *QUICK, "--model", "scratch", "--out", str(tmp_path)])
     assert code == 1
-    assert "DIFFER: first at scratch probes float32" in capsys.readouterr().out
+    assert "DIFFER: first at scratch identity all inputs" in capsys.readouterr().out
     assert json.loads((tmp_path / "report.json").read_text())["ok"] is False
     assert "FAILED" in (tmp_path / "index.html").read_text()
 
@@ -192,7 +192,7 @@ def interrupted(arguments, stream, after, seconds):
     return out
 
 
-@pytest.mark.parametrize("side", ["jax", "torch"])
+@pytest.mark.parametrize("side", ["jax", pytest.param("torch", marks=pytest.mark.slow)])
 def test_ctrl_c_keeps_weights_and_history(tmp_path, side):
     command = ["train", "--side", side, "--data", "sample", "--epochs", "100000", "--hiddens", "8"]
     # When it has told where the data are, training is about to begin.
@@ -220,6 +220,7 @@ def beside(folder):
                 os.kill(children[0], signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="finds processes in /proc")
 def test_ctrl_c_keeps_what_both_pairs_have(tmp_path):
     with beside(tmp_path) as (process, child):

@@ -8,8 +8,6 @@ import layer_norm
 import linen
 import mixed_precision
 import pytest
-import recurrent
-import residual
 import schedules
 import transformer
 from catalogue import FAMILIES
@@ -18,7 +16,7 @@ from run import ORDER, climbed
 ERRORS = [(port, wrong) for port in FAMILIES for wrong in port.wrong]
 # `make test` takes one of each kind of model, problem and optimiser.
 QUICK = (batch_norm, embeddings, equinox_model, inputs, layer_norm, linen, mixed_precision)
-QUICK += (recurrent, residual, schedules, transformer)
+QUICK += (schedules, transformer)
 FIRST = {module.FAMILIES[0].name for module in QUICK}
 HONEST = [
     pytest.param(port, marks=[] if port.name in FIRST else pytest.mark.slow, id=port.name)

@@ -17,6 +17,7 @@ def verdicts(seeds):
     return {seed: proof for seed, proof in found.items() if proof.verdict == "undecided"}
 
 
+@pytest.mark.slow
 def test_a_function_written_in_another_way_is_never_different():
     assert len(verdicts(range(4))) < 4
 

@@ -44,6 +44,7 @@ def moved(t):
 LEVELS = ("weights", "logits", "gradients", "step", "every step", "curve")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 def test_a_function_turns_the_kernels_of_a_convolution(digits):
     verdict = check(

@@ -39,6 +39,7 @@ def report(benches):
     return plant_faults(clean=15, benches=benches)
 
 
+@pytest.mark.slow
 def test_the_first_fault_of_each_level_is_caught_there(few):
     assert {o.fault.name: o.first for o in few.outcomes} == {f.name: f.level for f in FEW}
     assert few.ok and not few.slipped and not few.false_alarms, few
@@ -119,6 +120,7 @@ def test_a_level_that_catches_nothing_is_named_vacuous(benches, capsys):
     assert "VACUOUS: level 'curve' catches nothing." in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_false_alarm_on_an_honest_network_is_counted(few, benches):
     bench = benches["scratch"]
     dishonest = PARTNERS["scratch"]
@@ -144,12 +146,14 @@ def test_ctrl_c_keeps_the_honest_networks_that_were_judged(benches):
     assert found.clean.networks == 2 and found.clean.ok
 
 
+@pytest.mark.slow
 def test_after_random_networks_the_bench_is_what_it_was(few, benches):
     fault, first = few.outcomes[0].fault, few.outcomes[0]
     clean_run(benches["scratch"], 1)
     assert plant_faults([fault], benches=benches).outcomes[0] == first
 
 
+@pytest.mark.slow
 def test_the_report_prints_and_writes_all_that_it_found(few, tmp_path, capsys):
     from rich.console import Console
 

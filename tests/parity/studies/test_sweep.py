@@ -48,6 +48,7 @@ def test_an_exercise_ends_to_end(tmp_path, capsys):
     assert float(lines[-1]["val_acc"]) == found["rows"][-1]["val_acc"][-1][-1]
 
 
+@pytest.mark.slow
 def test_a_run_is_the_trainers(tmp_path):
     _, found = sweep(tmp_path, "lr", "--values", "0.1", "--seed", "3")
     jax_mlp.manual_seed(3)
@@ -58,6 +59,7 @@ def test_a_run_is_the_trainers(tmp_path):
     np.testing.assert_allclose(found["rows"][0]["val_loss"][0], history.val("loss"), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_divergence_and_chance_are_marked_and_kept_out_of_the_means(tmp_path, capsys):
     _, found = sweep(tmp_path, "lr", "--values", "0.1", "1e20")
     calm, wild = found["rows"]
