@@ -92,7 +92,13 @@ NOTHING = {
 }
 
 
-@pytest.mark.parametrize("name", NOTHING)
+QUICK = ("nothing", "forward", "optimiser")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow, id=n) for n in NOTHING],
+)
 def test_planting_nothing_slips_through_and_is_said_to(name, benches):
     fault = Fault(name, "state", "step", "Nothing is wrong.", NOTHING[name])
     found = plant_faults([fault], benches=benches)
