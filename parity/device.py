@@ -2,11 +2,9 @@
 
 from typing import Literal
 
-from parity.exits import Refused
-
 Device = Literal["cpu", "cuda", "tpu"]
 NAMES: tuple[Device, ...] = ("cpu", "cuda", "tpu")
 
 
-class DeviceMissing(Refused, ValueError):
+class DeviceMissing(ValueError):
     """A device that isn't there; the message says what is."""

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from parity.device import DeviceMissing
 from parity.interrupted import heard
 
 USAGE, CRASHED, INTERRUPTED, NOT_READ = 2, 70, 130, 141
@@ -44,7 +45,7 @@ def guarded(command: Callable[[], int]) -> int:
             sys.stdout.flush()  # what can't be written shows here, and not after the exit code
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
-    except (DataError, WeightsError, Refused) as error:
+    except (DataError, WeightsError, DeviceMissing, Refused) as error:
         return _say(str(error), USAGE)
     except OSError as error:
         if _not_read():

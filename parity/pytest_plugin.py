@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -106,8 +105,7 @@ def parity(request: pytest.FixtureRequest) -> Callable[..., Any]:
         told = {"pair": name, "verdict": "REFUSED", "seconds": 0.0}
         item.user_properties.append((KEY, told))
         try:
-            with _on(options.pop("device", None)):
-                verdict = check(one, other, data, **options)
+            verdict = check(one, other, data, **options)
         except Exception as error:
             if PARTS_FOLDER in config.stash:
                 _keep((name, f"{type(error).__name__}: {error}"), config.stash[PARTS_FOLDER])
@@ -142,15 +140,6 @@ def _asked(item: pytest.Item, **options: Any) -> dict[str, Any]:
         there = " or ".join(f'"{name}"' for name in DEVICES)
         raise ValueError(f'parity: device="{device}", expected {there}: there is no other yet')
     return options
-
-
-def _on(device: str | None) -> AbstractContextManager[Any]:
-    """Where JAX computes; Torch computes where its model is. None: JAX's own choice."""
-    if device is None:
-        return nullcontext()
-    import jax
-
-    return jax.default_device(jax.devices(device)[0])
 
 
 def _shown(error: BaseException) -> BaseException:

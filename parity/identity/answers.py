@@ -11,7 +11,7 @@ from parity.identity.contest import Seen
 from parity.identity.field import Algebra, Field
 from parity.identity.functions import MAXIMUM
 from parity.identity.torch_step import Fields
-from parity.sides.memory import paired
+from parity.sides.memory import marked, paired
 
 PARTS = ("outputs", "loss", "gradients", "step", "state", "memory")
 RANK = {"identical": 0, "undecided": 1, "different": 2}
@@ -45,7 +45,7 @@ def _of_step(
         if part == "gradients":
             one, two = ({n: f for n, f in x.items() if n not in frozen} for x in (one, two))
         if part == "memory":
-            prefixed = [{f"optimizer.{n}": f for n, f in x.items()} for x in (one, two)]
+            prefixed = [marked(x) for x in (one, two)]
             one, two = (paired(x, prefixed) for x in prefixed)
         label = {"outputs": "logits", "memory": "step"}.get(part, part)
         for leaf in dict.fromkeys([*one, *two]):

@@ -6,12 +6,12 @@ that tensor; no names and no shapes are compared.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from parity.identity.chain import Prime
 from parity.identity.field import Field
+from parity.lines import shortened
 
 Key = tuple[int, bytes]  # (part, its residues)
 
@@ -99,14 +99,3 @@ def first_apart(one: Lines, other: Lines, result: Field) -> Node | None:
     ]
     near = {key for node in other.nodes for key in node.near}
     return next((n for n in first if not n.near & near), first[0] if first else None)
-
-
-def shortened(line: str) -> str:
-    """A line with its file as seen from the working folder, if it lies in it."""
-    file, colon, rest = line.partition(":")
-    path = Path(file)
-    if path.is_relative_to(Path.cwd()) and "site-packages" not in path.parts:
-        file = str(path.relative_to(Path.cwd()))
-    elif "site-packages" in path.parts:
-        file = file.rpartition("site-packages/")[2]
-    return file + colon + rest

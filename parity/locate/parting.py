@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from parity.lines import shortened
 from parity.locate.align import Frontier, Pairing, frontier
 from parity.locate.suspects import suspects
 from parity.problem import Known
@@ -85,18 +85,6 @@ class Parting:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def shortened(line: str) -> str:
-    """A line with its file as the reader calls it: from the working folder, or the library's."""
-    file, colon, rest = line.partition(":")
-    path = Path(file)
-    if path.is_relative_to(Path.cwd()) and "site-packages" not in path.parts:
-        file = str(path.relative_to(Path.cwd()))
-    elif "site-packages" in path.parts:
-        at = len(path.parts) - 1 - path.parts[::-1].index("site-packages")
-        file = str(Path(*path.parts[at + 1 :]))
-    return file + colon + rest
 
 
 def parting(

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from mlp_core.files import write_atomically
+from parity.lines import shortened
 from parity.locate.alignment import Alignment
-from parity.locate.parting import shortened
 from parity.report.graphs import drawing
 
 

@@ -17,6 +17,7 @@ from parity.rounding.jaxpr import _OWN as _BOUND
 from parity.rounding.jaxpr import _of_user
 from parity.rounding.walk import Walk
 from parity.sides.jax_side import JaxSide
+from parity.sides.memory import marked
 from parity.sides.side import Batch, Evaluation
 from parity.sides.tensors import ROOM, Graph, window
 
@@ -60,7 +61,7 @@ def jax_tensors(
         graph.results = {"logits": found}
         nothing: dict[str, Any] = {"loss": np.zeros(()), "gradients": {}, "step": {}}
         return graph, Evaluation(value, **nothing), Evaluation(bound, **nothing)
-    memory = {f"optimizer.{name}": number for name, number in found["memory"].items()}
+    memory = marked(found["memory"])
     graph.results = {
         "logits": found["outputs"],
         "loss": {"loss": found["loss"]},

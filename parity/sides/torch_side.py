@@ -287,7 +287,7 @@ class TorchSide:
             return Run(history, now.params, now.state)
 
     def make_trainer(self, epochs: int) -> torch_mlp.Trainer:
-        return TorchTrainer(epochs, self.dtype, self.device)
+        return TorchTrainer(epochs, self.dtype, self._gpus)
 
     def accuracy(self, logits: np.ndarray, labels: np.ndarray) -> list[np.ndarray] | None:
         if not isinstance(self.model, torch_mlp.Classifier):

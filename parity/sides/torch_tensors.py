@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +18,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from parity.sides.side import Batch, Evaluation
 from parity.sides.tensors import Fingerprint, Graph, window
+from parity.sides.torch_lines import user_line
 from parity.sides.torch_side import TorchSide
 
-_LIBRARIES = tuple(
-    str(home) for home in (Path(torch.__file__).parent, Path(__file__).resolve().parents[1])
-)
-_STANDARD = str(Path(contextlib.__file__).parent)
 # What these give has no number of their operands'.
 _MADE_UP = {"_local_scalar_dense", "empty", "empty_like", "new_empty", "zeros_like",
             "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "rand_like"}  # fmt: skip
@@ -267,9 +262,9 @@ class Recorder(TorchDispatchMode):
         if node is not None:
             self._backward_seen = True
             module, line = self._places.get(node._sequence_nr(), ("", ""))
-            return module, line or _line(), "backward"
+            return module, line or user_line(__file__, "torch_tensors"), "backward"
         module = self._within[-1] if self._within else ""
-        line = _line()
+        line = user_line(__file__, "torch_tensors")
         if self._within or not self._backward_seen:
             last = torch.autograd._get_sequence_nr() - 1  # of the node that autograd just made
             self._places.setdefault(last, (module, line))
@@ -379,31 +374,3 @@ def _key(t: torch.Tensor) -> tuple[Any, ...]:
 
 def _value(t: torch.Tensor) -> np.ndarray:
     return t.detach().double().numpy() if t.is_floating_point() else t.detach().numpy()
-
-
-def _line() -> str:
-    """file:line (function) of the innermost frame that is the user's, within our own call; where
-    there is none, of the innermost of Torch's layers and optimisers, or of our losses."""
-    frame: Any = sys._getframe(2)
-    fallback = ""
-    while frame is not None:
-        code = frame.f_code
-        file = code.co_filename
-        if code.co_name == "torch_tensors" and file == __file__:
-            break
-        if file not in _KINDS:
-            wrapper = "/jaxtyping/" in file or "/beartype/" in file
-            standard = wrapper or file.startswith(_STANDARD) and "site-packages" not in file
-            theirs = file.startswith(_LIBRARIES) or standard or not Path(file).is_absolute()
-            layer = any(part in file for part in _LAYERS) and not file.endswith("module.py")
-            _KINDS[file] = "user" if not theirs else "layer" if layer else ""
-        if _KINDS[file] == "user":
-            return f"{file}:{frame.f_lineno} ({code.co_name})"
-        if _KINDS[file] and not fallback:
-            fallback = f"{file}:{frame.f_lineno} ({code.co_name})"
-        frame = frame.f_back
-    return fallback
-
-
-_LAYERS = ("torch/nn/functional", "torch/nn/modules", "torch/optim", "torch_losses")
-_KINDS: dict[str, str] = {}

@@ -1,7 +1,7 @@
 """The Trainer that a Torch side runs, and on how many threads."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,10 +11,10 @@ from parity.trees import mapped
 
 
 class TorchTrainer(torch_mlp.Trainer):
-    def __init__(self, max_epochs: int, dtype: str, device: torch.device | None = None) -> None:
+    def __init__(self, max_epochs: int, dtype: str, gpus: Sequence[torch.device] = ()) -> None:
         super().__init__(max_epochs, arithmetic="native")
         self.dtype = getattr(torch, dtype)
-        self.gpus = [device] if device is not None and device.type == "cuda" else []
+        self.gpus = [*gpus]
 
     def prepare_batch(self, batch: Any) -> Any:
         return mapped(self._typed, batch)

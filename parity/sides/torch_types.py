@@ -10,10 +10,6 @@ from parity.sides.side import Narrowest
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "convolution"}
 
 
-def narrowness(n: Narrowest) -> tuple[bool, bool, int]:
-    return n.kind == "float64", n.constant, torch.finfo(getattr(torch, n.kind)).bits
-
-
 class Types(TorchDispatchMode):
     """While it lasts, keeps the type of every floating result narrower than float64, with its
     operation. given: what isn't constant; what depends on it joins."""
