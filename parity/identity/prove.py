@@ -219,7 +219,7 @@ def _trials(
 def _trial(contest: Contest, of: Algebra, blank: bool = False) -> list[Answer]:
     seen, frozen = contest.evaluated(of, blank), contest.theirs.frozen
     found = answers(of, frozen, seen, in_the_field)
-    if any(a.verdict == "different" for a in found):  # once more, with what is known now
+    if any(a.verdict != "identical" for a in found):  # once more, with what is known now
         of = Algebra(of.seed, of.length, of.fine, laws=of.laws.again())
         seen = contest.evaluated(of, blank)
         found = answers(of, frozen, seen, in_the_field)
