@@ -22,8 +22,10 @@ from jax_mlp.reproducible import Arithmetic
 from jax_mlp.sharding import DevicesError
 from jax_mlp.step import Carry, split
 from jax_mlp.training import Trainer, scan_batches
+from mlp_core import forked
 from mlp_core.arithmetic import NotReproducible, in_force
 from mlp_core.history import Epoch, History, about
+from mlp_core.limits import check_trainer
 from mlp_core.schedule import Schedule
 from mlp_core.shell import HyperParameters, progress_bar
 
@@ -61,6 +63,7 @@ class Sweep(HyperParameters):
         groups, one after the other.
         """
         self.save_hyperparameters()
+        check_trainer(type(self).__name__, max_epochs, 0, gradient_clip_val, "ignore")
         found = jax.devices(default_device().platform)
         if devices is not None and not 1 <= devices <= len(found):
             raise DevicesError(f"devices = {devices}, expected 1 to {len(found)}")
@@ -83,6 +86,7 @@ class Sweep(HyperParameters):
                 f"Sweep: {len(seeds)} seeds for {len(models)} models, expected as many"
             )
         tracer = _Tracer(self.max_epochs, 0, self.gradient_clip_val, self.arithmetic)
+        forked.refuse(type(self).__name__)
         tracer.prepare_data(data)
         own, device = tracer.train_dataloader.schedule, self._devices[0].device_kind
         self.histories = []

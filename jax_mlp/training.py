@@ -17,11 +17,15 @@ from jax_mlp.data import ArrayLoader
 from jax_mlp.device import default_device
 from jax_mlp.reproducible import Arithmetic
 from jax_mlp.step import Carry, State, Tape, pure_step, recording, split, watched
+from mlp_core import forked
 from mlp_core.arithmetic import NotReproducible, checked, in_force
 from mlp_core.attributes import Counter
 from mlp_core.fashion_mnist import check_labels
-from mlp_core.history import Epoch, History, about
+from mlp_core.history import Epoch, History, about, ends
+from mlp_core.limits import check_trainer
 from mlp_core.shell import HyperParameters, progress_bar
+
+NO_JIT = "jax_disable_jit"
 
 
 class Trainer(HyperParameters):
@@ -36,13 +40,18 @@ class Trainer(HyperParameters):
         num_gpus: int = 0,
         gradient_clip_val: float | int = 0,
         arithmetic: str | Arithmetic | None = None,
+        at_nan: str = "warn",
     ) -> None:
         """num_gpus: accepted for the book's sake; JAX runs on its default device, which is the
         accelerator where there is one. gradient_clip_val: largest global norm of the gradient; 0
-        clips nothing. arithmetic: "native" or "reproducible"; None leaves it to the model.
+        clips nothing. arithmetic: "native" or "reproducible"; None leaves it to the model. at_nan:
+        what a loss that isn't finite does: "warn" warns with its step and goes on, "stop" warns
+        and ends the training after that epoch, "ignore" goes on. Raises TypeError, ValueError for
+        what is no such number.
         """
         self.save_hyperparameters()
         checked(arithmetic)
+        check_trainer(type(self).__name__, max_epochs, num_gpus, gradient_clip_val, at_nan)
 
     def prepare_data(self, data: Any) -> None:
         self.train_dataloader = data.train_dataloader()
@@ -65,14 +74,19 @@ class Trainer(HyperParameters):
 
     @programs.kept()
     def fit(self, model: Any, data: Any) -> History:
-        """Train `model` on `data` for max_epochs.
+        """Train `model` on `data` for max_epochs, from the weights that it has.
 
+        Again, it is a new training: optimiser and counters start anew, and so does the shuffle,
+        with the same orders where its seed was given. Warns with NotFinite, see at_nan. Under
+        jax_disable_jit nothing is compiled.
         Ctrl-C stops after the epoch that runs; then `trainer.history` holds what was measured
         until then, and the model the weights of its last whole epoch.
-        Raises LabelError for a label that the model has no output for, NotReproducible for a model
-        that computes by other means than the arithmetic asked for, Untraceable for steps that
-        change plain attributes of the model.
+        Raises Forked in a process that was forked from one that computed, LabelError for a label
+        that the model has no output for, NotReproducible for a model that computes by other means
+        than the arithmetic asked for, Untraceable for steps that change plain attributes of the
+        model.
         """
+        forked.refuse(type(self).__name__)
         self.prepare_data(data)
         self.prepare_model(model)
         self.optim = model.configure_optimizers()
@@ -91,6 +105,8 @@ class Trainer(HyperParameters):
                 for epoch in range(self.max_epochs):
                     self.epoch = epoch
                     self.fit_epoch()
+                    if ends(self.history, self.at_nan):
+                        break
             except KeyboardInterrupt:
                 self.history.interrupted = True
                 raise
@@ -210,6 +226,8 @@ class Trainer(HyperParameters):
 
     def compile(self, function: Callable, *args: Any) -> Callable:
         """`function` as a program for such arguments."""
+        if getattr(jax.config, NO_JIT):  # to debug: JAX has no program then
+            return function
         return jax.jit(function).lower(*args).compile()
 
     def _check_labels(self, batch: Any, labels: Any) -> None:

@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
+from mlp_core import forked
 from mlp_core.arithmetic import NotReproducible, checked, in_force
 from mlp_core.attributes import Counter, Noted, Untraceable, check_unchanged, noted
-from mlp_core.history import Epoch, History, about
+from mlp_core.history import Epoch, History, about, ends
+from mlp_core.limits import check_trainer
 from mlp_core.shell import HyperParameters, progress_bar
 from torch_mlp.reproducible import Arithmetic
 
@@ -45,15 +47,20 @@ class Trainer(HyperParameters):
         gradient_clip_val: float | int = 0,
         arithmetic: str | Arithmetic | None = None,
         compile: bool = False,
+        at_nan: str = "warn",
     ) -> None:
         """num_gpus: how many CUDA devices may be used, if there; the first one is.
         gradient_clip_val: largest global norm of the gradient; 0 clips nothing.
         arithmetic: "native" or "reproducible"; None leaves it to the model.
         compile: loss and gradient of a step in one graph of torch.compile, which rounds in other
         places than the book's cells and needs a C++ compiler: faster, but not to the same bits.
+        at_nan: what a loss that isn't finite does: "warn" warns with its step and goes on, "stop"
+        warns and ends the training after that epoch, "ignore" goes on.
+        Raises TypeError, ValueError for what is no such number.
         """
         self.save_hyperparameters()
         checked(arithmetic)
+        check_trainer(type(self).__name__, max_epochs, num_gpus, gradient_clip_val, at_nan)
         self.gpus = [
             torch.device("cuda", i) for i in range(min(num_gpus, torch.cuda.device_count()))
         ]
@@ -69,20 +76,41 @@ class Trainer(HyperParameters):
         model.board.xlim = [0, self.max_epochs]
         if self.gpus:
             model.to(self.gpus[0])
+        if frozen := [name for name, p in model.named_parameters() if p.is_inference()]:
+            raise ValueError(
+                f"{type(model).__name__}: {', '.join(frozen)} were made under "
+                "torch.inference_mode, and have no gradients; make the model outside of it"
+            )
+        kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+        # None, for a model of several types, is no type: its batches stay as they are.
+        self._float = kinds.pop() if len(kinds) == 1 else None
         self.model = model
 
     def prepare_batch(self, batch: Any) -> Any:
-        """The batch as the model gets it: on its device."""
-        return [tensor.to(self.gpus[0]) for tensor in batch] if self.gpus else batch
+        """The batch as the model gets it: on its device, floats in the type of its parameters."""
+        moved = [tensor.to(self.gpus[0]) for tensor in batch] if self.gpus else batch
+        return tree_map(self._as_parameters, moved)
+
+    def _as_parameters(self, part: Any) -> Any:
+        """JAX promotes float16 and narrows float64; Torch's products take one type alone."""
+        if self._float is None or not isinstance(part, torch.Tensor):
+            return part
+        return part.to(self._float) if part.is_floating_point() else part
 
     def fit(self, model: Any, data: Any) -> History:
-        """Train `model` on `data` for max_epochs.
+        """Train `model` on `data` for max_epochs, from the weights that it has.
 
+        Again, it is a new training: optimiser and counters start anew, and so does the shuffle,
+        with the same orders where its seed was given. Warns with NotFinite, see at_nan. Gradients
+        are on while it lasts, whatever is set globally.
         Ctrl-C stops between two steps; then `trainer.history` holds what was measured until
         then, and the model the weights of its last step.
-        Raises NotReproducible for a model that computes by other means than the arithmetic asked
-        for; with compile, Untraceable for a step that changes attributes of the model.
+        Raises Forked in a process that was forked from one that computed, ValueError for a model
+        that was made under inference_mode, NotReproducible for one that computes by other means
+        than the arithmetic asked for; with compile, Untraceable for a step that changes attributes
+        of the model.
         """
+        forked.refuse(type(self).__name__)
         self.prepare_data(data)
         self.prepare_model(model)
         self.optim = model.configure_optimizers()
@@ -92,11 +120,18 @@ class Trainer(HyperParameters):
         self.epoch = self.train_batch_idx = self.val_batch_idx = 0
         device = torch.cuda.get_device_name(self.gpus[0]) if self.gpus else "cpu"
         self.history = History(about=about("torch", model, data, self, device, ["torch"]))
-        with progress_bar(self.max_epochs * self.num_train_batches, "step", "torch") as self.bar:
+        steps = self.max_epochs * self.num_train_batches
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            progress_bar(steps, "step", "torch") as self.bar,
+        ):
             try:
                 for epoch in range(self.max_epochs):
                     self.epoch = epoch
                     self.fit_epoch()
+                    if ends(self.history, self.at_nan):
+                        break
             except KeyboardInterrupt:
                 self.history.interrupted = True
                 raise
