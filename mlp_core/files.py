@@ -31,6 +31,17 @@ def write_atomically(path: Path, content: bytes) -> Path:
     return path
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; None for one that isn't there, or holds something else.
+
+    For files of our own, which are made anew: whatever became of them, it ends no run.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError, MemoryError):  # brackets in brackets recurse
+        return None
+
+
 def write_json(path: Path, value: Any) -> Path:
     """Write `plain(value)` as strict JSON. Returns the path. Raises TypeError for other types."""
     text = json.dumps(plain(value), indent=1, allow_nan=False)

@@ -1,5 +1,6 @@
 """What a run measured, step by step; JSON, CSV and a picture."""
 
+import contextlib
 import csv
 import io
 import json
@@ -104,14 +105,8 @@ class History:
     def load(cls, path: str | os.PathLike) -> "History":
         """Read what `save` wrote as JSON. Raises ValueError for anything else."""
         try:
-            raw = json.loads(Path(path).read_text())
-            epochs = [
-                Epoch(**(e | {"val": {key: float(v) for key, v in e["val"].items()}}))
-                for e in raw.pop("epochs")
-            ]
-            losses = [float(v) for v in raw.pop("train_loss")]
-            return cls(train_loss=losses, epochs=epochs, **raw)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            return cls(**_history_of(json.loads(Path(path).read_text("utf-8"))))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(
                 f"{path}: expected a history that History.save wrote: {error}"
             ) from None
@@ -151,6 +146,44 @@ class History:
                 rows.writerow([step + 1, number, self.train_loss[step], *end])
                 step += 1
         return table.getvalue()
+
+
+def _history_of(raw: Any) -> dict[str, Any]:
+    """The fields of a History, each of its type. Raises ValueError, TypeError, KeyError."""
+    raw = dict(_of(dict, raw, "the whole"))
+    raw["train_loss"] = [*map(_number, _of(list, raw["train_loss"], "train_loss"))]
+    raw["epochs"] = [_epoch_of(e) for e in _of(list, raw["epochs"], "epochs")]
+    if (steps := sum(e.steps for e in raw["epochs"])) != (found := len(raw["train_loss"])):
+        raise ValueError(f"epochs of {steps} steps, but train_loss has {found}")
+    for name, kind in (("interrupted", bool), ("about", dict)):
+        if name in raw:
+            _of(kind, raw[name], name)
+    if "compile_seconds" in raw:
+        raw["compile_seconds"] = _number(raw["compile_seconds"])
+    return raw
+
+
+def _epoch_of(raw: Any) -> Epoch:
+    raw = dict(_of(dict, raw, "an epoch"))
+    for name in ("steps", "samples"):
+        if _of(int, raw[name], name) < 0:
+            raise ValueError(f"{name} is {raw[name]}")
+    raw["seconds"] = _number(raw["seconds"])
+    raw["val"] = {key: _number(v) for key, v in _of(dict, raw["val"], "val").items()}
+    return Epoch(**raw)
+
+
+def _of(kind: type, value: Any, name: str) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{name} is a {type(value).__name__}, expected a {kind.__name__}")
+    return value
+
+
+def _number(value: Any) -> float:
+    if type(value) in (int, float) or value in ("nan", "inf", "-inf"):
+        with contextlib.suppress(OverflowError):  # an integer beyond all floats
+            return float(value)
+    raise ValueError(f"{str(value):.40} is no number")
 
 
 def ends(history: History, at_nan: str) -> bool:
