@@ -17,6 +17,7 @@ from parity.config import (
     BenchConfig,
     BitsConfig,
     CheckConfig,
+    CompileConfig,
     ConvertConfig,
     DataConfig,
     FaultsConfig,
@@ -254,6 +255,27 @@ def run_accelerator(config: AcceleratorConfig) -> int:
     return 130 if tried.interrupted else 0 if tried.ok else 1
 
 
+def run_compile(config: CompileConfig) -> int:
+    from rich.console import Console
+
+    from parity.studies.ahead.run import HEADER, NOTE, run, write
+
+    if config.out is not None:
+        exits.folder(config.out)
+    log, found = Console(stderr=True), []
+    for outcome in run(config, lambda text: log.print(text, highlight=False)):
+        found.append(outcome)
+        for name, told in zip(HEADER, outcome.row, strict=True):
+            if told != "-":
+                indent = "" if name == HEADER[0] else "  "
+                print(f"{indent}{name}: {told}", flush=True)
+    print(NOTE)
+    if config.out is not None:
+        write(found, config, config.out)
+        print(f"Report: {config.out / 'compile.md'}")
+    return 0 if all(outcome.fits for outcome in found) else 2
+
+
 def run_convert(config: ConvertConfig) -> int:
     from mlp_core.weights import Weights
 
@@ -287,6 +309,7 @@ COMMANDS: dict[type, Callable[[Any], int]] = {
     FaultsConfig: run_faults,
     BenchConfig: run_bench,
     AcceleratorConfig: run_accelerator,
+    CompileConfig: run_compile,
     ConvertConfig: run_convert,
     DataConfig: run_data,
 }
