@@ -1,7 +1,7 @@
 """Trainer: whole epochs as one compiled call each (d2l 3.2, 3.4)."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,11 +16,13 @@ from jax_mlp.classifier import Classifier
 from jax_mlp.data import ArrayLoader
 from jax_mlp.device import default_device
 from jax_mlp.reproducible import Arithmetic
+from jax_mlp.sharding import Shares, scan_rows
 from jax_mlp.step import Carry, State, Tape, pure_step, recording, split, watched
 from mlp_core.arithmetic import NotReproducible, checked, in_force
 from mlp_core.attributes import Counter
 from mlp_core.fashion_mnist import check_labels
 from mlp_core.history import Epoch, History, about
+from mlp_core.processes import check as check_processes
 from mlp_core.shell import HyperParameters, progress_bar
 
 
@@ -36,13 +38,20 @@ class Trainer(HyperParameters):
         num_gpus: int = 0,
         gradient_clip_val: float | int = 0,
         arithmetic: str | Arithmetic | None = None,
+        devices: int | None = None,
+        processes: int | None = None,
     ) -> None:
-        """num_gpus: accepted for the book's sake; JAX runs on its default device, which is the
-        accelerator where there is one. gradient_clip_val: largest global norm of the gradient; 0
+        """num_gpus: 0 leaves it to JAX, which takes the accelerator where there is one; more: so
+        many accelerators. gradient_clip_val: largest global norm of the gradient; 0
         clips nothing. arithmetic: "native" or "reproducible"; None leaves it to the model.
+        devices: how many share out each batch, of any size; None: one, or all that connected
+        processes have. processes: how many train together, see jax_mlp.processes; None: all that
+        were launched.
+        Raises DevicesError for more devices than there are.
         """
         self.save_hyperparameters()
         checked(arithmetic)
+        self.shares = Shares(devices, num_gpus)
 
     def prepare_data(self, data: Any) -> None:
         self.train_dataloader = data.train_dataloader()
@@ -54,10 +63,11 @@ class Trainer(HyperParameters):
         model.trainer = self
         model.board.xlim = [0, self.max_epochs]
         self.model = model
+        nnx.update(model, *self.shares.everywhere(split(model)[1:]))
 
     def prepare_batch(self, batch: Any) -> Any:
         """The batch as the model gets it. Traced, like the step that follows it."""
-        return batch
+        return self.shares.cut(batch)
 
     def assemble(self, structure: Any, *state: Any) -> Any:
         """The model that a step computes with, a copy. Traced, like the step that follows it."""
@@ -71,14 +81,17 @@ class Trainer(HyperParameters):
         until then, and the model the weights of its last whole epoch.
         Raises LabelError for a label that the model has no output for, NotReproducible for a model
         that computes by other means than the arithmetic asked for, Untraceable for steps that
-        change plain attributes of the model.
+        change plain attributes of the model, ProcessesError where processes that were launched
+        together are not connected.
         """
+        self.shares = Shares(self.devices, self.num_gpus)
+        check_processes(self.processes, self.shares.processes)
         self.prepare_data(data)
         self.prepare_model(model)
         self.optim = model.configure_optimizers()
         if in_force(model, self) != "native" and (why := model.not_reproducible(self.optim)):
             raise NotReproducible(model, why)
-        self.opt_state = self.optim.init(split(model)[1])
+        self.opt_state = self.shares.everywhere(self.optim.init(split(model)[1]))
         self.epoch = self.train_batch_idx = self.val_batch_idx = 0
         device = default_device().device_kind
         self.history = History(about=about("jax", model, data, self, device, ["jax", "flax"]))
@@ -152,7 +165,7 @@ class Trainer(HyperParameters):
 
         def step(carry: Carry, batch: Any) -> tuple[Carry, Any]:
             carry, taken = whole(carry, self.prepare_batch(batch))
-            return carry, (taken.loss, taken.tape)
+            return self.shares.whole((carry, (taken.loss, taken.tape)))
 
         return step
 
@@ -161,7 +174,7 @@ class Trainer(HyperParameters):
             model = self.assemble(structure, *state)
             with watched(model, "validation_step"), recording(self) as tape:
                 model.validation_step(self.prepare_batch(batch))
-            return (state[0], split(model)[2]), tape
+            return self.shares.whole(((state[0], split(model)[2]), tape))
 
         return step
 
@@ -176,10 +189,18 @@ class Trainer(HyperParameters):
             sizes = [len(order[i : i + size]) for i in range(0, len(order), size)]
 
             def epoch(carry: Any, arrays: Any, order: Any) -> tuple[Any, Any]:
+                order = self.shares.whole(order)
                 return scan_batches(step, carry, arrays, order, size, loader.transform)
 
-            compiled = self._compile(name, epoch, (carry, loader.arrays, order))
-            carry, outputs = compiled(carry, loader.arrays, order)
+            def shared_epoch(carry: Any, *stacks: Any) -> tuple[Any, Any]:
+                return scan_rows(step, carry, [*stacks], [*dict.fromkeys(sizes)], loader.transform)
+
+            program: Callable[..., Any] = epoch
+            given: Sequence[Any] = loader.arrays, order
+            if self.shares.processes > 1:
+                program, given = shared_epoch, self.shares.own_rows(loader.host_arrays, order, size)
+            compiled = self._compile(name, program, (carry, *given))
+            carry, outputs = compiled(carry, *given)
         else:
             sizes, collected = [], []
             for batch in loader:

@@ -69,16 +69,28 @@ def run_train(config: TrainConfig) -> int:
     import importlib
 
     from parity.studies.placing import on
+    from parity.studies.together import together
 
     side = importlib.import_module(f"{config.side}_mlp")
     checkpoint = importlib.import_module(f"{config.side}_mlp.checkpoint")
     exits.folder(config.out)
     side.manual_seed(config.seed)
-    with on(config.device, config.side) as where:
-        return _train(config, side, checkpoint, where)
+    if config.devices > 1:
+        if config.side == "torch":
+            raise exits.Refused("--devices is JAX's; for Torch, --processes gives each its own")
+        importlib.import_module("jax_mlp.sharding").host_devices(config.devices)
+    with (
+        together(config.side, config.processes) as tells,
+        on(config.device, config.side) as where,
+    ):
+        if config.devices > 1:
+            where["devices"] = config.devices * config.processes
+        return _train(config, side, checkpoint, where, tells)
 
 
-def _train(config: TrainConfig, side: Any, checkpoint: Any, where: dict[str, Any]) -> int:
+def _train(
+    config: TrainConfig, side: Any, checkpoint: Any, where: dict[str, Any], tells: bool
+) -> int:
     from mlp_core.weights import WeightsError
 
     data = side.FashionMNIST(config.batch_size, data=config.data, seed=config.seed)
@@ -96,6 +108,8 @@ def _train(config: TrainConfig, side: Any, checkpoint: Any, where: dict[str, Any
         code = 0
     except KeyboardInterrupt:
         code = 130
+    if not tells:
+        return code
     history = trainer.history
     history.save(config.out / "history.json")
     history.save(config.out / "history.csv")
@@ -124,12 +138,14 @@ def run_prove(config: ProveConfig) -> int:
 
 def run_bits(config: BitsConfig) -> int:
     from parity.studies.bits import run
+    from parity.studies.together import together
 
     if config.out is not None:
         exits.folder(config.out)
-    outcome = run(config)
-    print(outcome)
-    if config.out is not None:
+    with together(config.side, config.processes) as tells:
+        outcome = run(config)
+        print(outcome)
+    if config.out is not None and tells:
         outcome.write(config.out)
     return 0 if outcome.ok else 1
 

@@ -30,6 +30,7 @@ class Refused(Exception):
 def guarded(command: Callable[[], int]) -> int:
     """The exit code of a command, which raises what it likes."""
     from mlp_core.idx import DataError
+    from mlp_core.processes import ProcessesError
     from mlp_core.weights import WeightsError
 
     for name in ("stdout", "stderr"):
@@ -45,7 +46,7 @@ def guarded(command: Callable[[], int]) -> int:
             sys.stdout.flush()  # what can't be written shows here, and not after the exit code
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
-    except (DataError, WeightsError, DeviceMissing, Refused) as error:
+    except (DataError, WeightsError, DeviceMissing, ProcessesError, Refused) as error:
         return _say(str(error), USAGE)
     except OSError as error:
         if _not_read():

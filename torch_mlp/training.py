@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_leaves
 
 from mlp_core.arithmetic import NotReproducible, checked, in_force
 from mlp_core.attributes import Counter, Noted, Untraceable, check_unchanged, noted
 from mlp_core.history import Epoch, History, about
+from mlp_core.processes import check as check_processes
 from mlp_core.shell import HyperParameters, progress_bar
 from torch_mlp.reproducible import Arithmetic
+from torch_mlp.sharding import Shares, Step, gpus
 
 Tape = dict[tuple[str, bool], torch.Tensor]  # (key, train) -> what was plotted
 OF_EVERY_MODULE = {*vars(torch.nn.Module())} - {"training"}
@@ -45,18 +46,19 @@ class Trainer(HyperParameters):
         gradient_clip_val: float | int = 0,
         arithmetic: str | Arithmetic | None = None,
         compile: bool = False,
+        processes: int | None = None,
     ) -> None:
-        """num_gpus: how many CUDA devices may be used, if there; the first one is.
+        """num_gpus: 0, or 1 to train on CUDA; several take a process each, see torch_mlp.processes.
         gradient_clip_val: largest global norm of the gradient; 0 clips nothing.
         arithmetic: "native" or "reproducible"; None leaves it to the model.
         compile: loss and gradient of a step in one graph of torch.compile, which rounds in other
         places than the book's cells and needs a C++ compiler: faster, but not to the same bits.
+        processes: how many train together, see torch_mlp.processes; None: all that were launched.
+        Raises DevicesError for GPUs that are not there, and for several.
         """
         self.save_hyperparameters()
         checked(arithmetic)
-        self.gpus = [
-            torch.device("cuda", i) for i in range(min(num_gpus, torch.cuda.device_count()))
-        ]
+        self.gpus = gpus(num_gpus)
 
     def prepare_data(self, data: Any) -> None:
         self.train_dataloader = data.train_dataloader()
@@ -81,10 +83,15 @@ class Trainer(HyperParameters):
         Ctrl-C stops between two steps; then `trainer.history` holds what was measured until
         then, and the model the weights of its last step.
         Raises NotReproducible for a model that computes by other means than the arithmetic asked
-        for; with compile, Untraceable for a step that changes attributes of the model.
+        for; with compile, Untraceable for a step that changes attributes of the model;
+        ProcessesError where processes that were launched together are not connected, or one has
+        gone.
         """
+        self.shares = Shares(native=in_force(model, self) == "native")
+        check_processes(self.processes, self.shares.count)
         self.prepare_data(data)
         self.prepare_model(model)
+        self.shares.prepare(model, self.compile)
         self.optim = model.configure_optimizers()
         if in_force(model, self) != "native" and (why := model.not_reproducible(self.optim)):
             raise NotReproducible(model, why)
@@ -108,7 +115,7 @@ class Trainer(HyperParameters):
         self.epoch_record = Epoch(steps=0, samples=0, seconds=0.0)
         self.history.epochs.append(self.epoch_record)
         start, before = time.perf_counter(), self.history.compile_seconds
-        for batch in self.train_dataloader:
+        for batch, size in self.shares.batches(self.train_dataloader):
             loss = self._backward(self.prepare_batch(batch))
             with torch.no_grad():
                 if self.gradient_clip_val > 0:
@@ -117,7 +124,7 @@ class Trainer(HyperParameters):
             self.train_batch_idx += 1
             self.history.train_loss.append(loss.item())
             self.epoch_record.steps += 1
-            self.epoch_record.samples += _examples(batch)
+            self.epoch_record.samples += size
             compiling = self.history.compile_seconds - before
             self.epoch_record.seconds = time.perf_counter() - start - compiling
             self.bar.update()
@@ -130,11 +137,12 @@ class Trainer(HyperParameters):
             return
         self.model.eval()
         self._validation: dict[str, tuple[float, int]] = {}
-        for batch in self.val_dataloader:
-            self._batch_examples = _examples(batch)
-            with torch.no_grad():
-                self.model.validation_step(self.prepare_batch(batch))
+        for batch, size in self.shares.batches(self.val_dataloader):
+            self._batch_examples = self.shares.counted(size)
+            with torch.no_grad(), self.shares.summing(self.prepare_batch(batch)) as own:
+                self.model.validation_step(own)
             self.val_batch_idx += 1
+        self._validation = self.shares.joined(self._validation)
         # Set at once, so that an interrupted validation leaves no mean over part of the set.
         self.epoch_record.val = {key: total / n for key, (total, n) in self._validation.items()}
         self.bar.set_postfix(self.epoch_record.val)
@@ -143,11 +151,7 @@ class Trainer(HyperParameters):
         """The loss of a batch; its gradient into each parameter's `grad`."""
         if self.compile:
             return self._compiled_backward(batch)
-        loss = self.model.training_step(batch)
-        self.optim.zero_grad()
-        with torch.no_grad():
-            loss.backward()
-        return loss
+        return self.shares.backward(self.model, batch, self.optim.zero_grad)
 
     def _compiled_backward(self, batch: Any) -> torch.Tensor:
         if any(is_lazy(p) for p in self.model.parameters()):
@@ -177,7 +181,7 @@ class Trainer(HyperParameters):
         """training_step and its gradient, traced once as jax.jit would, compiled and warmed up."""
         import torch._inductor  # half a second, and needed only here
 
-        step = _Step(self.model)
+        step = Step(self.model)
         names, flat = [*params], [*(p.detach() for p in params.values()), *batch]
         keys: list[tuple[str, bool]] = []
         trained = [name for name, p in params.items() if p.requires_grad]
@@ -283,19 +287,3 @@ def _not_kept(model: torch.nn.Module) -> Noted:
             version = value._version if isinstance(value, torch.Tensor) else 0
             found.append((f"{path}.{name}".lstrip("."), (value, version)))
     return noted(found)
-
-
-class _Step(torch.nn.Module):
-    """training_step as a forward method, which functional_call can give other parameters."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Any) -> torch.Tensor:
-        return self.model.training_step(batch)
-
-
-def _examples(batch: Any) -> int:
-    """Of a batch whose last part, the targets, is a tensor or a tree of tensors."""
-    return len(tree_leaves(batch[-1])[0])

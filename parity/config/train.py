@@ -18,6 +18,8 @@ class TrainConfig(AnyPerceptron):
     mlp-parity train --side torch --model mlp
 
     mlp-parity train --side jax --model scratch --hiddens 512 256 --lr 0.05 --out runs/deep
+
+    torchrun --nproc-per-node 2 -m parity.cli train --side torch --processes 2
     """
 
     side: Literal["jax", "torch"] = "jax"
@@ -26,6 +28,10 @@ class TrainConfig(AnyPerceptron):
     """Explicit parameters, or the framework's layers."""
     epochs: int = 10
     """Passes over the training set."""
+    devices: int = 1
+    """Of JAX: each batch is shared out over so many in each process; a CPU simulates them."""
+    processes: int = 1
+    """How many train together, started by torchrun or srun; each takes a part of every batch."""
     clip: float = 0.0
     """Largest global norm of the gradient; 0 clips nothing."""
     out: Path = Path("runs/latest")
