@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jax_mlp import exact
+from jax_mlp.sharding import Shares
 from jax_mlp.training import Trainer
 
 
@@ -17,13 +18,16 @@ def epoch(trainer: Trainer, model: Any, data: Any, devices: Sequence[Any]) -> ja
     devices: described by jax.experimental.topologies, each batch is shared out over them. The
     model stays as it is.
     """
-    mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
-    everywhere = jax.NamedSharding(mesh, jax.P())
+    shares = Shares().over(devices)
+    assert shares.mesh is not None
+    everywhere = jax.NamedSharding(shares.mesh, jax.P())
 
     def described(x: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=everywhere)
 
     def instead(function: Callable, *args: Any) -> None:
+        if len(devices) > 1:
+            trainer.shares = shares
         without = exact.integers_alone() if devices[0].platform == "tpu" else nullcontext()
         with without:
             lowered = jax.jit(function).lower(*jax.tree.map(described, args))
