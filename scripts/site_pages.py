@@ -13,7 +13,11 @@ from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+}
 # Besides what a package exports.
 ALSO = {
     "parity": [],
@@ -49,7 +53,9 @@ def on_files(files: Files, config: Any) -> Files:
         text = (ROOT / source).read_text("utf-8")
         files.append(File.generated(config, page, content=LINK.sub(_inside, text)))
     for package, modules in ALSO.items():
-        files.append(File.generated(config, f"reference/{package}.md", content=reference(package, modules)))
+        files.append(
+            File.generated(config, f"reference/{package}.md", content=reference(package, modules))
+        )
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         files.append(File.generated(config, f"notebooks/{path.name}", abs_src_path=str(path)))
     return files
@@ -59,7 +65,9 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """`../README.md#same-bits` -> `index.md#same-bits`, from whatever depth."""
     for source, target in PAGES.items():
         depth = page.file.src_uri.count("/")
-        markdown = markdown.replace(f"]({'../' * (depth + 1)}{source}", f"]({'../' * depth}{target}")
+        markdown = markdown.replace(
+            f"]({'../' * (depth + 1)}{source}", f"]({'../' * depth}{target}"
+        )
     depth = page.file.src_uri.count("/")
     return markdown.replace(f"]({'../' * (depth + 1)}notebooks/", f"]({'../' * depth}notebooks/")
 
@@ -76,7 +84,8 @@ def reference(package: str, modules: list[str]) -> str:
     about = (ast.get_docstring(source) or "").strip()
     names, foreign = exported(source, package)
     others = "".join(
-        f"\nFrom `{home}`: {', '.join(f'`{n}`' for n in found)}.\n" for home, found in foreign.items()
+        f"\nFrom `{home}`: {', '.join(f'`{n}`' for n in found)}.\n"
+        for home, found in foreign.items()
     )
     blocks = "\n".join(f"::: {package}.{name}\n" for name in names)
     blocks += "\n".join(f"\n::: {name}\n" for name in modules)

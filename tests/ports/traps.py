@@ -12,28 +12,30 @@ from parity.studies.faults.catalogue import CATALOGUE
 
 HEAD = """# Traps between Torch and JAX
 
-What goes wrong when a model moves from one framework to the other, and the [level](checking.md#the-levels)
-that finds it. Nothing here is an opinion: each error is planted in a pair of models that agree, and a test holds the
-ladder to the level that is named. This page is made from those tests: `python tests/ports/traps.py > docs/traps.md`.
+What goes wrong when a model moves from one framework to the other, and the
+[level](checking.md#the-levels) that finds it. Nothing here is an opinion: each error is planted in
+a pair of models that agree, and a test holds the ladder to the level that is named. This page is
+made from those tests: `python tests/ports/traps.py > docs/traps.md`.
 
-{count} errors: {by_level}.
+{count} errors, found at: {by_level}.
 """
 
 DIFFER = """## Defaults that differ
 
-The values are read off the installed frameworks. Found at: the first level that shows the error which comes of
-keeping the other side's default.
+The values are read off the installed frameworks. Found at: the first level that shows the error
+which comes of keeping the other side's default.
 """
 
 FAMILY = """## Errors in ports
 
-Each table is a small Torch model and its honest JAX port, with one error at a time. Found at: the first level
-where the error can show.
+Each table is a small Torch model and its honest JAX port, with one error at a time. Found at: the
+first level where the error can show.
 """
 
 TRAINING = """## Errors in data and training
 
-Those of `mlp-parity faults`: planted in the multilayer perceptron, its data, its training or its evaluation.
+Those of `mlp-parity faults`: planted in the multilayer perceptron, its data, its training or its
+evaluation.
 """
 
 
@@ -43,10 +45,8 @@ def page() -> str:
     levels |= {(FAULTS, fault.name): fault.level for fault in CATALOGUE}
     found = Counter(levels.values())
     order = [level.name for level in LEVELS if level.name in found]
-    by_level = ", ".join(f"{found[name]} found at {name}" for name in order)
-    differ = (
-        (d.what, d.torch, d.jax, d.write, levels[d.error]) for d in DEFAULTS
-    )
+    by_level = ", ".join(f"{name} {found[name]}" for name in order)
+    differ = ((d.what, d.torch, d.jax, d.write, levels[d.error]) for d in DEFAULTS)
     parts = [
         HEAD.format(count=len(levels), by_level=by_level),
         DIFFER,
