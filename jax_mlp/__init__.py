@@ -2,6 +2,10 @@
 
 from typing import Any
 
+from mlp_core.extras import needs
+
+needs("jax_mlp", "jax")
+
 import jax.numpy as jnp
 
 from jax_mlp import layers

@@ -8,8 +8,9 @@ from jaxtyping import Array, Float, Int
 
 from jax_mlp import layers
 from jax_mlp.reproducible import SGD, Arithmetic, arithmetic
+from jax_mlp.step import split
 from mlp_core.arithmetic import any_arithmetic, in_force, unmarked
-from mlp_core.shell import HyperParameters, ProgressBoard
+from mlp_core.shell import HyperParameters, ProgressBoard, summary
 
 
 class Module(nnx.Module, HyperParameters):
@@ -101,6 +102,11 @@ class Module(nnx.Module, HyperParameters):
     def configure_optimizers(self) -> Any:
         """Plain SGD with the rate `self.lr`: optax.sgd, or reproducible.SGD."""
         return self.ops.SGD(self.lr)
+
+    def summary(self) -> None:
+        """Print the parameters: names, shapes, how many numbers."""
+        found = nnx.to_flat_state(split(self)[1])
+        print(summary(type(self).__name__, {".".join(map(str, n)): v.shape for n, v in found}))
 
 
 class Classifier(Module):

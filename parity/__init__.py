@@ -53,4 +53,11 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'parity' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f"parity.{_HOME.get(name, 'checking')}"), name)
+    from mlp_core.extras import advice
+
+    try:
+        return getattr(importlib.import_module(f"parity.{_HOME.get(name, 'checking')}"), name)
+    except ModuleNotFoundError as error:
+        if (line := advice(error.name, f"parity.{name}")) is None:
+            raise
+        raise ModuleNotFoundError(line, name=error.name) from None

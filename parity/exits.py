@@ -29,6 +29,7 @@ class Refused(Exception):
 
 def guarded(command: Callable[[], int]) -> int:
     """The exit code of a command, which raises what it likes."""
+    from mlp_core.extras import advice
     from mlp_core.idx import DataError
     from mlp_core.processes import ProcessesError
     from mlp_core.weights import WeightsError
@@ -53,6 +54,8 @@ def guarded(command: Callable[[], int]) -> int:
             return NOT_READ
         return _say(f"{error.filename or 'output'}: {error.strerror or error}", USAGE)
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and (line := advice(error.name, "this command")):
+            return _say(line, USAGE)
         if isinstance(error, MemoryError) or any(text in str(error) for text in NO_MEMORY):
             return _say(f"not enough memory: {_first_line(error)}", USAGE)
         return _crashed(error)

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from mlp_core.arithmetic import any_arithmetic, in_force, unmarked
-from mlp_core.shell import HyperParameters, ProgressBoard
+from mlp_core.shell import HyperParameters, ProgressBoard, summary
 from torch_mlp import layers
 from torch_mlp.reproducible import SGD, Arithmetic, arithmetic
 
@@ -97,6 +98,11 @@ class Module(nn.Module, HyperParameters):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Plain SGD with the rate `self.lr`: torch.optim.SGD, or reproducible.SGD."""
         return self.ops.SGD(self.parameters(), lr=self.lr)
+
+    def summary(self) -> None:
+        """Print the parameters: names, shapes, how many numbers. Lazy layers' aren't known yet."""
+        named = self.named_parameters()
+        print(summary(type(self).__name__, {n: None if is_lazy(p) else p.shape for n, p in named}))
 
     def apply_init(self, inputs: Any, init: Any = None) -> None:
         """Give lazy layers their shapes by one forward pass, then apply `init` to each layer."""
