@@ -1,4 +1,4 @@
-"""Llama of `transformers`, and its port to plain jnp.
+"""Llama of `transformers`, and its port to Flax NNX.
 
 A decoder with RMS norms, rotary places in halves, queries that share keys and values, and a gated
 silu. Touvron et al. 2023; Ainslie et al. 2023 for shared keys; Su et al. 2021 for rotary places.
@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
+from flax import nnx
 from jaxtyping import Array, Float, Int
-
-Params = dict[str, Any]
 
 SMALL = {
     "vocab_size": 50,
@@ -40,87 +39,89 @@ def torch_model(full: bool) -> torch.nn.Module:
     return LlamaForCausalLM(LlamaConfig(**(FULL if full else SMALL), use_cache=False))
 
 
-def jax_model(full: bool) -> tuple[Any, Params]:
-    how = FULL if full else SMALL
-    width, hidden = how["hidden_size"], how["intermediate_size"]
-    heads, shared = how["num_attention_heads"], how["num_key_value_heads"]
-    block = {
-        "norm1": jnp.ones(width),
-        "q": jnp.zeros((width, width)),
-        "k": jnp.zeros((width, width // heads * shared)),
-        "v": jnp.zeros((width, width // heads * shared)),
-        "out": jnp.zeros((width, width)),
-        "norm2": jnp.ones(width),
-        "gate": jnp.zeros((width, hidden)),
-        "up": jnp.zeros((width, hidden)),
-        "down": jnp.zeros((hidden, width)),
-    }
-    params = {
-        "tokens": jnp.zeros((how["vocab_size"], width)),
-        "blocks": [block] * how["num_hidden_layers"],
-        "norm": jnp.ones(width),
-        "head": jnp.zeros((width, how["vocab_size"])),
-    }
-    return partial(llama, size=width // heads), params
+def jax_model(full: bool) -> nnx.Module:
+    return Llama(FULL if full else SMALL, rngs=nnx.Rngs(0))
 
 
-def llama(p: Params, input_ids: Int[Array, "batch length"], *, size: int) -> dict[str, jax.Array]:
-    """size: of a head."""
-    H = p["tokens"][input_ids]
-    for block in p["blocks"]:
-        H = H + attention(block, rms_norm(block["norm1"], H), size)
-        H = H + mlp(block, rms_norm(block["norm2"], H))
-    return {"logits": rms_norm(p["norm"], H) @ p["head"]}
+class Layer(nnx.Module):
+    def __init__(self, how: dict[str, int], *, rngs: nnx.Rngs) -> None:
+        width, hidden, self.heads = (
+            how[name] for name in ("hidden_size", "intermediate_size", "num_attention_heads")
+        )
+        shared = width // self.heads * how["num_key_value_heads"]
+        linear = partial(nnx.Linear, use_bias=False, rngs=rngs)
+        self.norm1, self.norm2 = (nnx.RMSNorm(width, epsilon=1e-6, rngs=rngs) for _ in range(2))
+        self.q, self.out = linear(width, width), linear(width, width)
+        self.k, self.v = linear(width, shared), linear(width, shared)
+        self.gate, self.up = linear(width, hidden), linear(width, hidden)
+        self.down = linear(hidden, width)
+
+    def __call__(self, H: Float[Array, "batch length width"], angles: jax.Array) -> jax.Array:
+        H = H + self.attend(self.norm1(H), angles)
+        X = self.norm2(H)
+        return H + self.down(nnx.silu(self.gate(X)) * self.up(X))
+
+    def attend(self, H: jax.Array, angles: Float[Array, "length half"]) -> jax.Array:
+        batch, length, width = H.shape
+        size = width // self.heads
+        q, k, v = (f(H).reshape(batch, length, -1, size) for f in (self.q, self.k, self.v))
+        q, k = turned(q, angles), turned(k, angles)
+        q = q.reshape(batch, length, k.shape[2], -1, size)  # neighbours share a key
+        scores = jnp.einsum("bqhgd,bkhd->bhgqk", q, k) / jnp.sqrt(size)
+        seen = jnp.tril(jnp.ones((length, length), bool))
+        shares = nnx.softmax(jnp.where(seen, scores, -jnp.inf))
+        return self.out(jnp.einsum("bhgqk,bkhd->bqhgd", shares, v).reshape(H.shape))
 
 
-def attention(p: Params, H: Float[Array, "batch length width"], size: int) -> jax.Array:
-    batch, length, _ = H.shape
-    q, k, v = ((H @ p[name]).reshape(batch, length, -1, size) for name in "qkv")
-    q, k = turned(q), turned(k)
-    q = q.reshape(batch, length, k.shape[2], -1, size)  # neighbours share a key
-    scores = jnp.einsum("bqhgd,bkhd->bhgqk", q, k) / jnp.sqrt(size)
-    seen = jnp.tril(jnp.ones((length, length), bool))
-    shares = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf))
-    return jnp.einsum("bhgqk,bkhd->bqhgd", shares, v).reshape(H.shape) @ p["out"]
+class Llama(nnx.Module):
+    def __init__(self, how: dict[str, int], *, rngs: nnx.Rngs) -> None:
+        vocabulary, width = how["vocab_size"], how["hidden_size"]
+        size = width // how["num_attention_heads"]
+        self.tokens = nnx.Embed(vocabulary, width, rngs=rngs)
+        self.speeds = nnx.Cache(1 / 10000 ** (jnp.arange(0, size, 2) / size))
+        self.layers = nnx.List(Layer(how, rngs=rngs) for _ in range(how["num_hidden_layers"]))
+        self.norm = nnx.RMSNorm(width, epsilon=1e-6, rngs=rngs)
+        self.head = nnx.Linear(width, vocabulary, use_bias=False, rngs=rngs)
+
+    def __call__(self, input_ids: Int[Array, "batch length"]) -> dict[str, jax.Array]:
+        H = self.tokens(input_ids)
+        angles = jnp.arange(input_ids.shape[1])[:, None] * self.speeds[...]
+        for layer in self.layers:
+            H = layer(H, angles)
+        return {"logits": self.head(self.norm(H))}
 
 
-def turned(A: Float[Array, "batch length heads size"], base: float = 10000.0) -> jax.Array:
-    """Rotary places: (A_i, A_(i + size/2)) by an angle of place / base^(2 i / size)."""
-    _, length, _, size = A.shape
-    speeds = base ** (-jnp.arange(0, size, 2) / size)
-    angles = (jnp.arange(length)[:, None] * speeds)[:, None]
+def turned(A: Float[Array, "batch length heads size"], angles: jax.Array) -> jax.Array:
+    """Rotary places: each (A_i, A_(i + size/2)) by its angle."""
     first, second = jnp.split(A, 2, -1)
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
 
 
-def mlp(p: Params, H: Float[Array, "batch length width"]) -> jax.Array:
-    return (jax.nn.silu(H @ p["gate"]) * (H @ p["up"])) @ p["down"]
-
-
-def rms_norm(scale: Float[Array, "width"], H: jax.Array) -> jax.Array:
-    return H * jax.lax.rsqrt((H**2).mean(-1, keepdims=True) + 1e-6) * scale
-
-
-def weights(t: dict[str, np.ndarray]) -> Params:
+def weights(t: dict[str, np.ndarray]) -> dict[str, Any]:
     """Torch's parameters as JAX's tree; nn.Linear is [out, in]."""
 
-    def block(at: str) -> Params:
-        mlp, attention = f"{at}.mlp", f"{at}.self_attn"
+    def dense(name: str) -> dict[str, np.ndarray]:
+        return {"kernel": t[f"{name}.weight"].T}
+
+    def norm(name: str) -> dict[str, np.ndarray]:
+        return {"scale": t[f"{name}.weight"]}
+
+    def layer(at: str) -> dict[str, Any]:
+        of = {"q": "q", "k": "k", "v": "v", "out": "o"}
         return {
-            "norm1": t[f"{at}.input_layernorm.weight"],
-            **{name: t[f"{attention}.{name}_proj.weight"].T for name in "qkv"},
-            "out": t[f"{attention}.o_proj.weight"].T,
-            "norm2": t[f"{at}.post_attention_layernorm.weight"],
-            **{name: t[f"{mlp}.{name}_proj.weight"].T for name in ("gate", "up", "down")},
+            "norm1": norm(f"{at}.input_layernorm"),
+            **{ours: dense(f"{at}.self_attn.{theirs}_proj") for ours, theirs in of.items()},
+            "norm2": norm(f"{at}.post_attention_layernorm"),
+            **{name: dense(f"{at}.mlp.{name}_proj") for name in ("gate", "up", "down")},
         }
 
     count = sum(name.endswith("input_layernorm.weight") for name in t)
     return {
-        "tokens": t["model.embed_tokens.weight"],
-        "blocks": [block(f"model.layers.{i}") for i in range(count)],
-        "norm": t["model.norm.weight"],
-        "head": t["lm_head.weight"].T,
+        "tokens": {"embedding": t["model.embed_tokens.weight"]},
+        "layers": {i: layer(f"model.layers.{i}") for i in range(count)},
+        "norm": norm("model.norm"),
+        "head": dense("lm_head"),
     }
 
 
@@ -134,11 +135,15 @@ def data(full: bool) -> tuple[dict[str, np.ndarray], np.ndarray]:
 
 OPTIONS = {
     "weights": weights,
+    "state": {"speeds": "model.rotary_emb.inv_freq"},
     "loss": "cross_entropy",
     "optimizer": (lambda p: torch.optim.AdamW(p, 1e-3), optax.adamw(1e-3, weight_decay=0.01)),
 }
 ERRORS = {
-    "epsilon 1e-5": ("+ 1e-6", "+ 1e-5"),
+    "values turned too": (
+        "q, k = turned(q, angles), turned(k, angles)",
+        "q, k, v = turned(q, angles), turned(k, angles), turned(v, angles)",
+    ),
     "turned the other way": ("first * cos - second * sin", "first * cos + second * sin"),
     "queries share keys at a distance": (
         "q.reshape(batch, length, k.shape[2], -1, size)",

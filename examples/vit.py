@@ -61,7 +61,8 @@ class Block(nnx.Module):
     def attend(self, H: jax.Array) -> jax.Array:
         parts = jnp.split(self.qkv(H), 3, axis=-1)
         q, k, v = (part.reshape(*H.shape[:2], self.heads, -1) for part in parts)
-        return self.out(jax.nn.dot_product_attention(q, k, v).reshape(H.shape))
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / jnp.sqrt(q.shape[-1])
+        return self.out(jnp.einsum("bhqk,bkhd->bqhd", nnx.softmax(scores), v).reshape(H.shape))
 
 
 class ViT(nnx.Module):
