@@ -1,5 +1,6 @@
 """Training with each batch shared out over several devices, parameters on all of them."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from jax import lax
 from jax_mlp.reproducible import Arithmetic
 from jax_mlp.step import Carry, split
 from jax_mlp.training import Trainer
+from mlp_core.checkpoint import Checkpoints
 
 
 class DevicesError(ValueError):
@@ -50,9 +52,10 @@ class ShardedTrainer(Trainer):
         devices: int = 1,
         gradient_clip_val: float | int = 0,
         arithmetic: str | Arithmetic | None = None,
+        checkpoint: str | os.PathLike | Checkpoints | None = None,
     ) -> None:
-        super().__init__(max_epochs, 0, gradient_clip_val, arithmetic)
-        self.save_hyperparameters()
+        super().__init__(max_epochs, 0, gradient_clip_val, arithmetic, checkpoint)
+        self.save_hyperparameters(ignore=["checkpoint"])
         if not 1 <= devices <= jax.device_count():
             raise DevicesError(f"devices = {devices}, expected 1 to {jax.device_count()}")
         mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("batch",))

@@ -13,22 +13,36 @@ from typing import Any
 import numpy as np
 
 
-def write_atomically(path: Path, content: bytes) -> Path:
+def write_atomically(path: Path, content: bytes, durable: bool = False) -> Path:
     """Write `content` to a temporary neighbour and rename it: an interrupt leaves no half file.
 
-    Missing folders are made. Returns the path. Raises OSError, which names it.
+    Missing folders are made. durable: content and name are on the disk when it returns, so that a
+    power failure leaves no half file either. Returns the path. Raises OSError, which names it.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)
+        if durable:
+            fsync(temporary)
         os.replace(temporary, path)
+        if durable:
+            fsync(path.parent)
     except OSError as error:
         raise OSError(error.errno, f"can't be written: {error.strerror}", str(path)) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     return path
+
+
+def fsync(path: Path) -> None:
+    """Bring a file's content, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> Path:
