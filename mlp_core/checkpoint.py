@@ -107,6 +107,22 @@ def read(path: Path) -> Checkpoint:
         raise Damaged(f"{path}: not a checkpoint: {type(why).__name__} {str(why)[:80]}") from None
 
 
+@contextlib.contextmanager
+def told(path: Path | None) -> Iterator[None]:
+    """What a whole checkpoint holds, and can't be read as this program writes it, by its file."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError,
+            RecursionError, OverflowError) as error:  # fmt: skip
+        why = f"{type(error).__name__} {str(error)[:120]}"
+        raise CheckpointError(
+            f"{path}: is whole, but not as this version writes it: {why}; start anew in another "
+            "folder"
+        ) from error
+
+
 def _check_format(path: Path, about: Mapping[str, str]) -> None:
     version = about.get("version", "")
     if about.get("format") != FORMAT or not re.fullmatch(r"\d{1,9}", version):

@@ -12,12 +12,12 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from mlp_core import random_states
-from mlp_core.checkpoint import Checkpoint, CheckpointError, Checkpoints, add, read
+from mlp_core.checkpoint import Checkpoint, CheckpointError, Checkpoints, add, read, told
 from mlp_core.files import plain
 from mlp_core.history import Epoch
 from mlp_core.packing import Arrays, packed, unpacked
@@ -33,6 +33,7 @@ FREE = ("max_epochs", "num_gpus", "devices", "data", "root", "num_workers")
 BOARD = ("data", "raw_points")
 
 
+@runtime_checkable
 class State(Protocol):
     """What a side's Trainer keeps from step to step, beside its history. Facts are JSON.
 
@@ -138,8 +139,8 @@ class Keeper:
     def resume(self, found: Checkpoint) -> None:
         """Put everything where the checkpoint left it. Raises CheckpointError, which names it."""
         where, trainer = found.path, self.trainer
-        try:
-            _check_same(self.settings(), found.facts["settings"], where)
+        with told(where):
+            check_same(self.settings(), found.facts["settings"], where)
             epoch, within = (_count(found.facts, name) for name in ("epoch", "within"))
             if epoch + (within > 0) > trainer.max_epochs:
                 raise CheckpointError(
@@ -158,15 +159,6 @@ class Keeper:
             self._order, self._generators = order, _of("now", found.arrays)
             self._restore_generators(order[0] if within else self._generators)
             val_batches = _count(found.facts, "val_batch_idx")
-        except CheckpointError:
-            raise
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError,
-                RecursionError, OverflowError) as error:  # fmt: skip
-            why = f"{type(error).__name__} {str(error)[:120]}"
-            raise CheckpointError(
-                f"{where}: is whole, but not as Trainer writes it: {why}; start anew in another "
-                "folder"
-            ) from error
         self.epoch, self.within = epoch, within
         trainer.train_batch_idx, trainer.val_batch_idx = found.step, val_batches
         trainer.history.train_loss, trainer.history.epochs = losses, records
@@ -243,17 +235,11 @@ def keeping(trainer: Any, state: State, resume: bool | str | os.PathLike) -> Ite
 
 def _resumed(keeper: Keeper, resume: bool | str | os.PathLike) -> None:
     place = keeper.place
-    found: Checkpoint | None = None
+    found: Checkpoint | None
     if isinstance(resume, bool):
         if resume and place is None:
             raise CheckpointError("resume: expected Trainer(checkpoint=FOLDER), or resume=FILE")
-        if place and resume:
-            found = place.newest()
-        elif place and (there := place.paths()):
-            raise CheckpointError(
-                f"{place.folder}: holds checkpoints of a run, the last is {there[0].name}: go on "
-                "from it with resume (--resume), or name another folder"
-            )
+        found = newest(place, resume) if place else None
     elif Path(resume).is_dir():
         found = Checkpoints(Path(resume)).newest()
         if found is None:
@@ -264,7 +250,20 @@ def _resumed(keeper: Keeper, resume: bool | str | os.PathLike) -> None:
         keeper.resume(found)
 
 
-def _check_same(own: Facts, theirs: Any, where: Any) -> None:
+def newest(place: Checkpoints, resume: bool) -> Checkpoint | None:
+    """Where to go on; None: at the beginning. Raises CheckpointError if there is where to go on,
+    and that isn't asked for: nothing is overwritten."""
+    if resume:
+        return place.newest()
+    if there := place.paths():
+        raise CheckpointError(
+            f"{place.folder}: holds checkpoints of a run, the last is {there[0].name}: go on "
+            "from it with resume (--resume), or name another folder"
+        )
+    return None
+
+
+def check_same(own: Facts, theirs: Any, where: Any) -> None:
     if not isinstance(theirs, dict):
         raise ValueError("settings")
     names = [*own, *(name for name in theirs if name not in own)]
