@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -67,6 +68,15 @@ class ArrayLoader:
         """The order of examples in the next epoch."""
         epoch, self.next_epoch = self.next_epoch, self.next_epoch + 1
         return self.schedule.epoch(epoch)
+
+    def state_dict(self) -> dict[str, int]:
+        """Which order it follows, and where it is in it: what a checkpoint keeps."""
+        return {"seed": self.schedule.seed, "next_epoch": self.next_epoch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where another loader was."""
+        self.schedule = replace(self.schedule, seed=int(state["seed"]))
+        self.next_epoch = int(state["next_epoch"])
 
     def batch_like(self) -> Any:
         """Shapes and types of a batch of one example."""

@@ -1,13 +1,10 @@
 """The stream of random keys behind get_key: what torch.manual_seed governs on the other side."""
 
-import itertools
-
 import jax
 
 from jax_mlp import programs
 
-_seed = 0
-_drawn = itertools.count()
+_seed = _drawn = 0
 
 
 def manual_seed(seed: int) -> None:
@@ -18,14 +15,26 @@ def manual_seed(seed: int) -> None:
     """
     if not 0 <= seed < 2**32:
         raise ValueError(f"manual_seed: seed = {seed}, expected 0 <= seed < 2**32")
+    restore(seed, 0)
+
+
+def held() -> tuple[int, int]:
+    """(seed, how many keys were drawn): what the rest of the stream hangs on."""
+    return _seed, _drawn
+
+
+def restore(seed: int, drawn: int) -> None:
+    """Go on where `held` was asked."""
     global _seed, _drawn
-    _seed, _drawn = seed, itertools.count()
+    _seed, _drawn = seed, drawn
 
 
 @programs.kept()
 def get_key() -> jax.Array:
     """The next key of the stream, for jax.random. Not inside jit: there it would be a constant."""
-    return jax.random.fold_in(jax.random.key(_seed), next(_drawn))
+    global _drawn
+    _drawn += 1
+    return jax.random.fold_in(jax.random.key(_seed), _drawn - 1)
 
 
 @programs.kept()

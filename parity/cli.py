@@ -28,6 +28,9 @@ from parity.config import (
     TrajectoryConfig,
 )
 
+# What a training writes: of the run before, nothing stays beside it.
+TRAINED = ("weights.safetensors", "history.json", "history.csv", "curve.png")
+
 
 def run_check(config: CheckConfig) -> int:
     from rich.console import Console
@@ -91,10 +94,12 @@ def run_train(config: TrainConfig) -> int:
 def _train(
     config: TrainConfig, side: Any, checkpoint: Any, where: dict[str, Any], tells: bool
 ) -> int:
+    from mlp_core.checkpoint import Checkpoints
+    from mlp_core.files import together
     from mlp_core.weights import WeightsError
 
     data = side.FashionMNIST(config.batch_size, data=config.data, seed=config.seed)
-    print(f"Data: {data.dataset.source}")
+    print(f"Data: {data.dataset.source}", flush=True)
     options: dict[str, Any] = {"activation": config.activation}
     if config.sigma is not None:
         options["sigma"] = config.sigma
@@ -102,26 +107,33 @@ def _train(
         model = side.MLPScratch(784, 10, config.hiddens, config.lr, **options)
     else:
         model = side.MLP(10, config.hiddens, config.lr, **options)
+    if config.checkpoint is not None:
+        where["checkpoint"] = Checkpoints(config.checkpoint, config.checkpoint_every)
     trainer = side.Trainer(config.epochs, gradient_clip_val=config.clip, **where)
+    code, diverged = 0, False
     try:
-        trainer.fit(model, data)
-        code = 0
-    except KeyboardInterrupt:
-        code = 130
+        trainer.fit(model, data, config.resume)
+    except KeyboardInterrupt as stop:
+        code = exits.code_of(stop)
+        if not (hasattr(trainer, "history") and trainer.history.train_loss):
+            raise  # before anything was measured
     if not tells:
         return code
     history = trainer.history
-    history.save(config.out / "history.json")
-    history.save(config.out / "history.csv")
-    history.plot(config.out / "curve.png")
+    with together(config.out, TRAINED) as folder:
+        history.save(folder / "history.json")
+        history.save(folder / "history.csv")
+        history.plot(folder / "curve.png")
+        try:
+            checkpoint.save(model, folder / "weights.safetensors")
+        except WeightsError:
+            diverged = True
     print(f"{config.side} {config.model}: {history}")
-    try:
-        checkpoint.save(model, config.out / "weights.safetensors")
-    except WeightsError:
+    if diverged:
         raise exits.Refused(
             "the training has diverged: its weights are not finite, and are not written; history "
             f"and curve: {config.out}"
-        ) from None
+        )
     print(f"Weights, history and curve: {config.out}")
     return code
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,15 @@ class ScheduleSampler(Sampler):
 
     def __len__(self) -> int:
         return len(self.schedule)
+
+    def state_dict(self) -> dict[str, int]:
+        """Which order it follows, and where it is in it: what a checkpoint keeps."""
+        return {"seed": self.schedule.seed, "next_epoch": self.next_epoch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where another sampler was."""
+        self.schedule = replace(self.schedule, seed=int(state["seed"]))
+        self.next_epoch = int(state["next_epoch"])
 
     def __iter__(self) -> Iterator[Int[np.ndarray, "batch"]]:
         epoch, self.next_epoch = self.next_epoch, self.next_epoch + 1

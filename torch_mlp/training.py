@@ -1,6 +1,7 @@
 """Trainer: epochs over a data module, step by step, to the bits of d2l 1.0.3 (d2l 3.2, 3.4)."""
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -11,10 +12,13 @@ from torch.nn.parameter import is_lazy
 
 from mlp_core.arithmetic import NotReproducible, checked, in_force
 from mlp_core.attributes import Counter, Noted, Untraceable, check_unchanged, noted
+from mlp_core.checkpoint import Checkpoints
 from mlp_core.history import Epoch, History, about
 from mlp_core.processes import check as check_processes
+from mlp_core.resuming import checkpoints, keeping
 from mlp_core.shell import HyperParameters, progress_bar
 from torch_mlp.reproducible import Arithmetic
+from torch_mlp.resuming import State
 from torch_mlp.sharding import Shares, Step, gpus
 
 Tape = dict[tuple[str, bool], torch.Tensor]  # (key, train) -> what was plotted
@@ -47,6 +51,7 @@ class Trainer(HyperParameters):
         arithmetic: str | Arithmetic | None = None,
         compile: bool = False,
         processes: int | None = None,
+        checkpoint: str | os.PathLike | Checkpoints | None = None,
     ) -> None:
         """num_gpus: 0, or 1 to train on CUDA; several take a process each, see torch_mlp.processes.
         gradient_clip_val: largest global norm of the gradient; 0 clips nothing.
@@ -55,8 +60,11 @@ class Trainer(HyperParameters):
         places than the book's cells and needs a C++ compiler: faster, but not to the same bits.
         processes: how many train together, see torch_mlp.processes; None: all that were launched.
         Raises DevicesError for GPUs that are not there, and for several.
+        checkpoint: the folder to save to at the end of each epoch; Checkpoints(folder, every=N),
+        also every N steps.
         """
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["checkpoint"])
+        self.checkpoint = checkpoints(checkpoint)
         checked(arithmetic)
         self.gpus = gpus(num_gpus)
 
@@ -77,11 +85,15 @@ class Trainer(HyperParameters):
         """The batch as the model gets it: on its device."""
         return [tensor.to(self.gpus[0]) for tensor in batch] if self.gpus else batch
 
-    def fit(self, model: Any, data: Any) -> History:
+    def fit(self, model: Any, data: Any, resume: bool | str | os.PathLike = False) -> History:
         """Train `model` on `data` for max_epochs.
 
+        resume: go on from the newest checkpoint, if there is one, or from the one that is named;
+        the bits are those of a run that was never interrupted.
         Ctrl-C stops between two steps; then `trainer.history` holds what was measured until
-        then, and the model the weights of its last step.
+        then, and the model the weights of its last step. With checkpoints, it saves one, and so
+        does SIGTERM.
+        Raises CheckpointError for a checkpoint of another run or none that is whole.
         Raises NotReproducible for a model that computes by other means than the arithmetic asked
         for; with compile, Untraceable for a step that changes attributes of the model;
         ProcessesError where processes that were launched together are not connected, or one has
@@ -99,11 +111,17 @@ class Trainer(HyperParameters):
         self.epoch = self.train_batch_idx = self.val_batch_idx = 0
         device = torch.cuda.get_device_name(self.gpus[0]) if self.gpus else "cpu"
         self.history = History(about=about("torch", model, data, self, device, ["torch"]))
-        with progress_bar(self.max_epochs * self.num_train_batches, "step", "torch") as self.bar:
+        steps = self.max_epochs * self.num_train_batches
+        with (
+            progress_bar(steps, "step", "torch") as self.bar,
+            keeping(self, State(self), resume) as self.keeper,
+        ):
             try:
-                for epoch in range(self.max_epochs):
+                for epoch in range(self.keeper.epoch, self.max_epochs):
                     self.epoch = epoch
+                    self.keeper.epoch_begins()
                     self.fit_epoch()
+                    self.keeper.epoch_done()
             except KeyboardInterrupt:
                 self.history.interrupted = True
                 raise
@@ -112,10 +130,11 @@ class Trainer(HyperParameters):
     def fit_epoch(self) -> None:
         """All training batches, then all validation batches."""
         self.model.train()
-        self.epoch_record = Epoch(steps=0, samples=0, seconds=0.0)
-        self.history.epochs.append(self.epoch_record)
-        start, before = time.perf_counter(), self.history.compile_seconds
-        for batch, size in self.shares.batches(self.train_dataloader):
+        if not self.keeper.within:
+            self.history.epochs.append(Epoch(steps=0, samples=0, seconds=0.0))
+        self.epoch_record = self.history.epochs[-1]
+        start, before = time.perf_counter() - self.epoch_record.seconds, self._aside()
+        for batch, size in self.keeper.rest(self.shares.batches(self.train_dataloader)):
             loss = self._backward(self.prepare_batch(batch))
             with torch.no_grad():
                 if self.gradient_clip_val > 0:
@@ -125,9 +144,10 @@ class Trainer(HyperParameters):
             self.history.train_loss.append(loss.item())
             self.epoch_record.steps += 1
             self.epoch_record.samples += size
-            compiling = self.history.compile_seconds - before
-            self.epoch_record.seconds = time.perf_counter() - start - compiling
+            self.epoch_record.seconds = time.perf_counter() - start - (self._aside() - before)
             self.bar.update()
+            if self.epoch_record.steps < self.num_train_batches:
+                self.keeper.step_done()
         if not self.epoch_record.steps:
             raise ValueError(
                 f"Trainer: the train loader gave no batches, expected {self.num_train_batches}; "
@@ -146,6 +166,10 @@ class Trainer(HyperParameters):
         # Set at once, so that an interrupted validation leaves no mean over part of the set.
         self.epoch_record.val = {key: total / n for key, (total, n) in self._validation.items()}
         self.bar.set_postfix(self.epoch_record.val)
+
+    def _aside(self) -> float:
+        """Seconds that are no training: those of compiling and of saving."""
+        return self.history.compile_seconds + self.keeper.seconds
 
     def _backward(self, batch: Any) -> torch.Tensor:
         """The loss of a batch; its gradient into each parameter's `grad`."""
