@@ -59,8 +59,9 @@ MODELS = {
 
 @pytest.mark.parametrize(
     ("kind", "every"),
-    [("native", 4), ("reproducible", 4), ("dropout, Adam", 5),
-     *(pytest.param(k, n, marks=pytest.mark.slow) for k in MODELS for n in (1, 2, 7))],
+    [("native", 4),
+     *(pytest.param(*case, marks=pytest.mark.slow)
+       for case in [("native", 1), ("native", 7), ("reproducible", 4), ("dropout, Adam", 5)])],
 )  # fmt: skip
 def test_a_run_goes_on_from_any_of_its_checkpoints_to_the_same_bits(blobs, tmp_path, kind, every):
     whole = trained(MODELS[kind], lambda: blobs)
@@ -69,10 +70,11 @@ def test_a_run_goes_on_from_any_of_its_checkpoints_to_the_same_bits(blobs, tmp_p
     files = place.paths()
     steps = [int(path.name[5:17]) for path in files[::-1]]
     assert steps == sorted({*range(every, 19, every), 9, 18})
-    for path in (files[0], files[2], files[-1]):
+    for path in files[1], files[-1]:
         assert trained(MODELS[kind], lambda: blobs, resume=path) == whole
 
 
+@pytest.mark.slow
 def test_batches_of_any_loader_are_passed_over_when_a_run_goes_on(blobs, tmp_path):
     whole = trained(small, lambda: Listed(blobs))
     place = Checkpoints(tmp_path, 4, keep=100)
@@ -83,8 +85,8 @@ def test_batches_of_any_loader_are_passed_over_when_a_run_goes_on(blobs, tmp_pat
 def test_a_resumed_run_can_be_longer_and_a_finished_one_stays_as_it_is(blobs, tmp_path):
     whole = trained(small, lambda: blobs, epochs=3)
     trained(small, lambda: blobs, epochs=2, checkpoint=tmp_path)
-    for _ in range(2):
-        assert trained(small, lambda: blobs, 3, tmp_path, resume=True) == whole
+    assert trained(small, lambda: blobs, 3, tmp_path, resume=True) == whole
+    assert trained(small, lambda: blobs, 3, tmp_path, resume=True) == whole
     with pytest.raises(CheckpointError, match="has trained for 3 epochs.*ask for more"):
         trained(small, lambda: blobs, 2, tmp_path, resume=True)
 
@@ -137,6 +139,7 @@ def test_a_signal_saves_after_the_steps_under_way_and_nothing_is_lost(blobs, tmp
     assert trained(small, lambda: blobs, 2, place, resume=True) == whole
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_to_the_same_bits(blobs, tmp_path):
     def models():
         d2l.manual_seed(0)
