@@ -5,7 +5,15 @@ from collections.abc import Iterator
 
 import jax
 
-from mlp_core.processes import PATIENCE, Place, ProcessesError, place
+from mlp_core.processes import (
+    PATIENCE,
+    START,
+    Place,
+    ProcessesError,
+    gone,
+    of_connection,
+    place,
+)
 
 
 def connected_count() -> int:
@@ -18,7 +26,9 @@ def connected(count: int, patience: float = PATIENCE) -> Iterator[Place]:
     """While it lasts, the `count` processes that torchrun or srun launched are one program.
 
     To be entered before anything is computed. patience: seconds without a sign of life until a
-    process counts as gone; then the others end.
+    process counts as gone; then the others end, by ProcessesError where they notice, else JAX ends
+    them, and says that another task died. Without all of them a process can't leave
+    jax.distributed: after ProcessesError JAX ends it too, at its exit.
     Raises ProcessesError if another number was launched, or JAX has started; that as many are
     connected is checked by Trainer.fit, for to count them starts the devices.
     """
@@ -31,7 +41,7 @@ def connected(count: int, patience: float = PATIENCE) -> Iterator[Place]:
             address,
             num_processes=count,
             process_id=here.rank,
-            initialization_timeout=60,
+            initialization_timeout=START,
             heartbeat_timeout_seconds=int(patience),
             shutdown_timeout_seconds=int(patience),
             cluster_detection_method="deactivate",
@@ -43,5 +53,12 @@ def connected(count: int, patience: float = PATIENCE) -> Iterator[Place]:
         ) from error
     try:
         yield here
-    finally:
+    except RuntimeError as error:
+        if of_connection(error):  # no shutdown, which waits for all processes
+            raise gone(here, error) from error
         jax.distributed.shutdown()
+        raise
+    except BaseException:
+        jax.distributed.shutdown()
+        raise
+    jax.distributed.shutdown()

@@ -12,11 +12,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+START = 120  # seconds that processes wait for each other at the start
 PATIENCE = 20  # seconds without a sign of life until a process counts as gone
 LAUNCH = "torchrun --nproc-per-node {count} -m parity.cli ..., or srun --ntasks {count} ..."
 
 
-class ProcessesError(RuntimeError):
+class ProcessesError(Exception):
     """Processes that don't fit together, or one that has gone."""
 
 
@@ -92,6 +93,12 @@ def part(size: int, rank: int, count: int) -> slice:
     """
     each = -(-size // count)
     return slice(min(rank * each, size), min((rank + 1) * each, size))
+
+
+def of_connection(error: BaseException) -> bool:
+    """Whether gloo or NCCL says that another process can't be reached."""
+    words = ("Gloo", "gloo", "NCCL", "onnection closed", "onnection reset", "imed out")
+    return any(word in str(error) for word in words)
 
 
 def gone(here: Place, error: BaseException) -> ProcessesError:

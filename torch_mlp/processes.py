@@ -7,8 +7,17 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
-from mlp_core.processes import PATIENCE, Place, ProcessesError, gone, place
+from mlp_core.processes import (
+    PATIENCE,
+    START,
+    Place,
+    ProcessesError,
+    gone,
+    of_connection,
+    place,
+)
 
 
 def connected_count() -> int:
@@ -27,10 +36,12 @@ def connected(count: int, patience: float = PATIENCE) -> Iterator[Place]:
     """
     here = place(count)
     by_name = "WORLD_SIZE" in os.environ  # torchrun's store is reached by its own names
+    url = "env://" if by_name else f"tcp://{here.host}:{here.port}"
     try:
+        joining = rendezvous(url, here.rank, count, timeout=timedelta(seconds=START))
         dist.init_process_group(
             None if torch.cuda.is_available() else "gloo",
-            init_method="env://" if by_name else f"tcp://{here.host}:{here.port}",
+            store=next(iter(joining))[0],
             rank=here.rank,
             world_size=count,
             timeout=timedelta(seconds=patience),
@@ -40,17 +51,11 @@ def connected(count: int, patience: float = PATIENCE) -> Iterator[Place]:
     try:
         if (found := dist.get_world_size()) != count:
             raise ProcessesError(f"{count} processes were asked for, but {found} are connected")
-        try:
-            yield here
-            dist.barrier()
-        except RuntimeError as error:
-            if isinstance(error, ProcessesError) or not _is_of_connection(error):
-                raise
-            raise gone(here, error) from error
+        yield here
+        dist.barrier()
+    except RuntimeError as error:
+        if not of_connection(error):
+            raise
+        raise gone(here, error) from error
     finally:
         dist.destroy_process_group()
-
-
-def _is_of_connection(error: RuntimeError) -> bool:
-    words = ("onnection", "imed out", "gloo", "NCCL", "peer")
-    return isinstance(error, dist.DistError) or any(word in str(error) for word in words)

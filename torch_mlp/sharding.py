@@ -92,9 +92,10 @@ class Shares:
         share = self._own / self._size if averaged else 1.0
         with self.summing(batch) as own:
             loss = step(own)
+            weighted = loss * (share * self.count) if averaged else loss
             zero_grad()
             with torch.no_grad():
-                (loss * (share * self.count) if averaged else loss).backward()
+                weighted.backward()
         if averaged:
             loss = loss.detach() * share
             dist.all_reduce(loss)

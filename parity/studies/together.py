@@ -3,9 +3,11 @@
 import contextlib
 import importlib
 import os
+import sys
 from collections.abc import Iterator
 
 from mlp_core.processes import ProcessesError, launched
+from parity.exits import USAGE
 
 
 @contextlib.contextmanager
@@ -23,9 +25,19 @@ def together(side: str, count: int) -> Iterator[bool]:
             )
         yield True
         return
-    with importlib.import_module(f"{side}_mlp.processes").connected(count) as here:
-        if here.rank == 0:
-            yield True
-        else:
-            with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
-                yield False
+    entered = False
+    try:
+        with importlib.import_module(f"{side}_mlp.processes").connected(count) as here:
+            entered = True
+            if here.rank == 0:
+                yield True
+            else:
+                with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+                    yield False
+    except ProcessesError as error:
+        if not entered or side != "jax":
+            raise
+        # JAX's own exit would wait for the lost process, and then abort.
+        sys.stdout.flush()
+        print(f"mlp-parity: {error}", file=sys.stderr, flush=True)
+        os._exit(USAGE)
