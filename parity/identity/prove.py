@@ -39,7 +39,13 @@ REAL = 40  # draws of real numbers in which a witness of a difference is looked 
 @dataclass(frozen=True)
 class Proof:
     """What was found. bits: the probability that what differs was called identical is at most
-    2^-bits, if the degrees are at most DEGREE. shapes: of the inputs that it was shown for."""
+    2^-bits, if the degrees are at most DEGREE. shapes: of the inputs that it was shown for.
+
+        >>> from parity import prove
+        >>> proof = prove(theirs, ours, (X, None), weights="guess")
+        >>> proof.verdict, proof.bits > 20
+        ('identical', True)
+    """
 
     answers: tuple[Answer, ...]
     trials: int
