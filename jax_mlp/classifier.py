@@ -19,6 +19,19 @@ class Module(nnx.Module, HyperParameters):
     What trains: every nnx.Param, and every floating array that is a plain attribute.
     training_step and validation_step are traced once and then run compiled: no float() of a
     traced value, no side effects but `self.plot`.
+
+        >>> import jax_mlp as d2l
+        >>> class Line(d2l.Module):
+        ...     def __init__(self, lr):
+        ...         super().__init__()
+        ...         self.save_hyperparameters()
+        ...         self.w = nnx.Param(jnp.zeros((2, 1)))
+        ...     def forward(self, X):
+        ...         return d2l.matmul(X, self.w)
+        ...     def loss(self, y_hat, y):
+        ...         return jnp.mean((y_hat - y) ** 2)
+        >>> Line(lr=0.1)(jnp.ones((3, 2))).shape
+        (3, 1)
     """
 
     arithmetic: str = "native"  # or "reproducible": the same bits everywhere, and in Torch
@@ -110,7 +123,18 @@ class Module(nnx.Module, HyperParameters):
 
 
 class Classifier(Module):
-    """A model whose outputs are logits of classes."""
+    """A model whose outputs are logits of classes.
+
+    >>> import jax_mlp as d2l
+    >>> class Softmax(d2l.Classifier):
+    ...     def __init__(self, lr, rngs):
+    ...         super().__init__()
+    ...         self.save_hyperparameters()
+    ...         self.net = nnx.Sequential(nnx.Linear(4, 3, rngs=rngs))
+    >>> model = Softmax(lr=0.1, rngs=nnx.Rngs(0))
+    >>> round(float(model.accuracy(jnp.eye(3), jnp.array([0, 1, 1]))), 2)
+    0.67
+    """
 
     def validation_step(self, batch: Any) -> None:
         logits = self(*batch[:-1])

@@ -50,6 +50,16 @@ class Sweep(HyperParameters):
     It is one `vmap` over runs of a Trainer's epoch. Every device has runs of its own, so none waits
     for another: the compiled program holds no collective. In reproducible arithmetic a run has the
     bits that Trainer.fit gives it; in native arithmetic it is the same up to rounding.
+
+        >>> import jax_mlp as d2l
+        >>> class Rows(d2l.DataModule):
+        ...     batch_size = 4
+        ...     def get_dataloader(self, train):
+        ...         rows = np.float32(np.arange(24).reshape(6, 4)), np.arange(6) % 3
+        ...         return self.get_tensorloader(rows, train)
+        >>> models = [d2l.MLPScratch(4, 3, 2, lr=lr) for lr in (0.1, 0.2)]
+        >>> [len(history.train_loss) for history in d2l.Sweep(max_epochs=1).fit(models, Rows())]
+        [2, 2]
     """
 
     def __init__(

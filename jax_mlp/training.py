@@ -31,7 +31,18 @@ from mlp_core.shell import HyperParameters, progress_bar
 
 
 class Trainer(HyperParameters):
-    """Fits a Module to a DataModule."""
+    """Fits a Module to a DataModule.
+
+    >>> import jax_mlp as d2l
+    >>> class Rows(d2l.DataModule):
+    ...     batch_size = 4
+    ...     def get_dataloader(self, train):
+    ...         rows = np.float32(np.arange(24).reshape(6, 4)), np.arange(6) % 3
+    ...         return self.get_tensorloader(rows, train)
+    >>> history = d2l.Trainer(max_epochs=2).fit(d2l.MLPScratch(4, 3, 2, lr=0.1), Rows())
+    >>> len(history.train_loss), [sorted(epoch.val) for epoch in history.epochs]
+    (4, [['acc', 'loss'], ['acc', 'loss']])
+    """
 
     tape: Tape | None = None  # what a step plots, while it is traced
     epoch, train_batch_idx, val_batch_idx = Counter(), Counter(), Counter()

@@ -203,7 +203,7 @@ def summary(name: str, shapes: Mapping[str, Sequence[int] | None]) -> str:
         for key, shape in shapes.items()
     ]
     known = sum(math.prod(shape) for shape in shapes.values() if shape is not None)
-    more = " and more" * (None in shapes.values())
+    more = " so far" * (None in shapes.values())
     rows.append(("total" + more, "", f"{known:,}"))
     first, second, third = (max(map(len, column)) for column in zip(*rows, strict=True))
     lines = (f"  {a:<{first}}  {b:>{second}}  {c:>{third}}" for a, b, c in rows)
@@ -217,7 +217,12 @@ def show_images(
     titles: Sequence[str] | None = None,
     scale: float = 1.5,
 ) -> Any:
-    """Draw images ([n, height, width]) as a grid with titles; returns the matplotlib axes."""
+    """Draw images ([n, height, width]) as a grid with titles; returns the matplotlib axes.
+
+    >>> import numpy as np
+    >>> len(show_images(np.zeros((4, 28, 28)), 2, 2))
+    4
+    """
     import numpy as np
     from matplotlib import pyplot as plt
 

@@ -186,6 +186,13 @@ class Problem:
     torch, jax: the models. initial: (seed -> a new Torch model, seed -> a new JAX model), whose
     initial weights are compared as distributions. device: "cpu", "cuda" or "tpu"; None: JAX's
     default, and where Torch's model lies.
+
+        >>> from parity.checking import solve
+        >>> from parity.problem import Examples
+        >>> table = {"kernel": "weight", "bias": "bias"}
+        >>> problem = Problem(theirs, ours, Examples((X, y), batch_size=6), weights=table)
+        >>> print(solve(problem, levels=[LEVELS[0]]).word)
+        agree
     """
 
     torch: Any

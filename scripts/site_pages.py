@@ -11,6 +11,7 @@ from typing import Any
 
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
+from site_examples import fenced
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -81,7 +82,7 @@ def _inside(link: re.Match[str]) -> str:
 def reference(package: str, modules: list[str]) -> str:
     """The page of a package: what it exports of its own, then some of its modules."""
     source = ast.parse((ROOT / package / "__init__.py").read_text("utf-8"))
-    about = (ast.get_docstring(source) or "").strip()
+    about = fenced((ast.get_docstring(source) or "").strip())
     names, foreign = exported(source, package)
     others = "".join(
         f"\nFrom `{home}`: {', '.join(f'`{n}`' for n in found)}.\n"

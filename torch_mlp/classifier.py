@@ -14,7 +14,21 @@ from torch_mlp.reproducible import SGD, Arithmetic, arithmetic
 
 
 class Module(nn.Module, HyperParameters):
-    """A model that knows its loss, its steps and its optimiser; the Trainer asks it for each."""
+    """A model that knows its loss, its steps and its optimiser; the Trainer asks it for each.
+
+    >>> import torch_mlp as d2l
+    >>> class Line(d2l.Module):
+    ...     def __init__(self, lr):
+    ...         super().__init__()
+    ...         self.save_hyperparameters()
+    ...         self.w = nn.Parameter(torch.zeros(2, 1))
+    ...     def forward(self, X):
+    ...         return X @ self.w
+    ...     def loss(self, y_hat, y):
+    ...         return ((y_hat - y) ** 2).mean()
+    >>> Line(lr=0.1)(torch.ones(3, 2)).shape
+    torch.Size([3, 1])
+    """
 
     arithmetic: str = "native"  # or "reproducible": the same bits everywhere, and in JAX
     native: Arithmetic = layers.NATIVE
@@ -112,7 +126,17 @@ class Module(nn.Module, HyperParameters):
 
 
 class Classifier(Module):
-    """A model whose outputs are logits of classes."""
+    """A model whose outputs are logits of classes.
+
+    >>> import torch_mlp as d2l
+    >>> class Softmax(d2l.Classifier):
+    ...     def __init__(self, lr):
+    ...         super().__init__()
+    ...         self.save_hyperparameters()
+    ...         self.net = nn.Sequential(nn.Linear(4, 3))
+    >>> round(float(Softmax(lr=0.1).accuracy(torch.eye(3), torch.tensor([0, 1, 1]))), 2)
+    0.67
+    """
 
     def validation_step(self, batch: Any) -> None:
         logits = self(*batch[:-1])

@@ -28,7 +28,13 @@ class Proof:
     """What was found. trials: draws in which everything agreed. bits: the probability that what
     differs was called identical is at most 2^-bits. degree: of what was compared, at most, as a
     power of 2; assumed: that it is smaller, 2^8, for of this one no such probability would follow.
-    shapes: of the inputs that it was shown for."""
+    shapes: of the inputs that it was shown for.
+
+        >>> from parity import prove
+        >>> proof = prove(theirs, ours, (X, None), weights="guess")
+        >>> proof.verdict, proof.bits > 20
+        ('identical', True)
+    """
 
     answers: tuple[Answer, ...]
     trials: int

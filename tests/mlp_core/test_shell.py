@@ -122,5 +122,5 @@ def test_a_board_is_drawn_into_axes_that_it_is_given():
 
 def test_a_summary_counts_what_is_known():
     told = summary("Net", {"W": (3, 4), "scale": (), "lazy.weight": None})
-    assert told.splitlines()[-1].split() == ["total", "and", "more", "13"]
+    assert told.splitlines()[-1].split() == ["total", "so", "far", "13"]
     assert "3 x 4" in told and "lazy" in told
