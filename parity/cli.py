@@ -23,6 +23,7 @@ from parity.config import (
     FaultsConfig,
     InitConfig,
     ProveConfig,
+    ReportConfig,
     SweepConfig,
     TrainConfig,
     TrajectoryConfig,
@@ -146,6 +147,22 @@ def run_prove(config: ProveConfig) -> int:
         print(f"{name}: {proof}")
         codes.append({"identical": 0, "different": 1}.get(proof.verdict, 2))
     return 1 if 1 in codes else max(codes)
+
+
+def run_report(config: ReportConfig) -> int:
+    from rich.console import Console
+
+    from parity.report.changes import Changes
+    from parity.report.saved import SavedReport
+
+    if config.out is not None:
+        exits.folder(config.out)
+    changes = Changes.between(SavedReport.load(config.before), SavedReport.load(config.after))
+    changes.print(Console())
+    if config.out is not None:
+        changes.write(config.out)
+        print(f"Page: {config.out / 'changes.html'}")
+    return 0 if changes.ok else 1
 
 
 def run_bits(config: BitsConfig) -> int:
@@ -330,6 +347,7 @@ COMMANDS: dict[type, Callable[[Any], int]] = {
     CheckConfig: run_check,
     InitConfig: run_init,
     ProveConfig: run_prove,
+    ReportConfig: run_report,
     TrainConfig: run_train,
     BitsConfig: run_bits,
     TrajectoryConfig: run_trajectory,

@@ -10,6 +10,7 @@ from parity.config.data import DataConfig
 from parity.config.faults import FaultsConfig
 from parity.config.init import InitConfig
 from parity.config.prove import ProveConfig
+from parity.config.report import ReportConfig
 from parity.config.sweep import SweepConfig
 from parity.config.train import TrainConfig
 from parity.config.trajectory import TrajectoryConfig
@@ -25,6 +26,7 @@ __all__ = [
     "FaultsConfig",
     "InitConfig",
     "ProveConfig",
+    "ReportConfig",
     "SweepConfig",
     "TrainConfig",
     "TrajectoryConfig",

@@ -1,12 +1,15 @@
-"""Pages that hold everything: one file, no network."""
+"""Pages that hold everything: one file, no network. Frameworks are not needed to write one."""
+
+from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlp_core.files import write_atomically
 from parity.lines import shortened
-from parity.locate.alignment import Alignment
-from parity.report.graphs import drawing
+
+if TYPE_CHECKING:
+    from parity.locate.alignment import Alignment
 
 
 def save_page(found: Alignment, path: str | Path) -> Path:
@@ -19,6 +22,8 @@ def save_page(found: Alignment, path: str | Path) -> Path:
         >>> save_page(alignment, tempfile.mkdtemp() + "/step.html").suffix
         '.html'
     """
+    from parity.report.graphs import drawing
+
     page = rendered("alignment.html", alignment=found, drawing=drawing(found))
     return write_atomically(Path(path), page.encode())
 
