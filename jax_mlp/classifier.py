@@ -1,5 +1,6 @@
 """Module and Classifier: what models derive from; NNX modules with the book's surface."""
 
+import copy
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jax_mlp import layers
 from jax_mlp.reproducible import SGD, Arithmetic, arithmetic
 from jax_mlp.step import split
 from mlp_core.arithmetic import any_arithmetic, in_force, unmarked
+from mlp_core.limits import not_negative
 from mlp_core.shell import HyperParameters, ProgressBoard, summary
 
 
@@ -43,6 +45,17 @@ class Module(nnx.Module, HyperParameters):
         super().__init__()
         self.save_hyperparameters()
         self.board = ProgressBoard()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy or a pickle: without the trainer, which holds data; `fit` gives it another."""
+        return {key: value for key, value in super().__getstate__().items() if key != "trainer"}
+
+    def __deepcopy__(self, memo: Any = None) -> Any:
+        memo = {} if memo is None else memo
+        made = object.__new__(type(self))  # NNX's own would copy what is static without an end
+        memo[id(self)] = made
+        made.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return made
 
     @property
     def ops(self) -> Arithmetic:
@@ -113,7 +126,11 @@ class Module(nnx.Module, HyperParameters):
         self.plot("loss", self.loss(self(*batch[:-1]), batch[-1]), train=False)
 
     def configure_optimizers(self) -> Any:
-        """Plain SGD with the rate `self.lr`: optax.sgd, or reproducible.SGD."""
+        """Plain SGD with the rate `self.lr`: optax.sgd, or reproducible.SGD.
+
+        Raises ValueError for a negative rate.
+        """
+        not_negative(type(self).__name__, "lr", self.lr)
         return self.ops.SGD(self.lr)
 
     def summary(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt
 
 from jax_mlp import layers, programs
 from jax_mlp.classifier import Classifier
@@ -15,6 +15,7 @@ from jax_mlp.keys import get_key
 from jax_mlp.reproducible import Arithmetic
 from mlp_core.activations import check_activation, not_reproducible
 from mlp_core.arithmetic import any_arithmetic, checked
+from mlp_core.limits import not_negative
 from mlp_core.weights import layer_sizes
 
 Params = dict[str, Array]
@@ -84,7 +85,7 @@ NATIVE = layers.NATIVE._replace(
 
 def forward(
     params: Params,
-    X: Float[Array, "batch inputs"],
+    X: Shaped[Array, "batch inputs"],
     ops: Arithmetic = NATIVE,
     activation: str = "relu",
 ) -> Float[Array, "batch outputs"]:
@@ -151,6 +152,7 @@ class MLPScratch(Classifier):
         self.save_hyperparameters()
         checked(arithmetic)
         check_activation(activation)
+        not_negative(type(self).__name__, "sigma", sigma)
         sizes = layer_sizes(num_inputs, num_hiddens, num_outputs)
         self.num_layers = len(sizes) - 1
         for name, array in init(get_key(), sizes, sigma).items():
@@ -163,7 +165,7 @@ class MLPScratch(Classifier):
         return {f"{kind}{i}": getattr(self, f"{kind}{i}") for i in numbers for kind in "Wb"}
 
     @any_arithmetic
-    def forward(self, X: Float[Array, "batch ..."]) -> Float[Array, "batch outputs"]:
+    def forward(self, X: Shaped[Array, "batch ..."]) -> Float[Array, "batch outputs"]:
         """Logits of images of any shape with num_inputs pixels."""
         X = X.reshape((-1, self.num_inputs))
         return forward(self.params, X, self.ops, self.activation)

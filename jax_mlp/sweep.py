@@ -24,9 +24,11 @@ from jax_mlp.resuming import filled, named
 from jax_mlp.sharding import DevicesError
 from jax_mlp.step import Carry, split
 from jax_mlp.training import Trainer, scan_batches
+from mlp_core import forked
 from mlp_core.arithmetic import NotReproducible, in_force
 from mlp_core.checkpoint import Checkpoint, CheckpointError, Checkpoints, told
 from mlp_core.history import Epoch, History, about
+from mlp_core.limits import check_trainer
 from mlp_core.packing import Arrays
 from mlp_core.resuming import FREE, checkpoints, fingerprint
 from mlp_core.schedule import Schedule
@@ -81,6 +83,7 @@ class Sweep(HyperParameters):
         """
         self.save_hyperparameters(ignore=["checkpoint"])
         self.checkpoint = checkpoints(checkpoint)
+        check_trainer(type(self).__name__, max_epochs, 0, gradient_clip_val, "ignore")
         found = jax.devices(default_device().platform)
         if devices is not None and not 1 <= devices <= len(found):
             raise DevicesError(f"devices = {devices}, expected 1 to {len(found)}")
@@ -109,6 +112,7 @@ class Sweep(HyperParameters):
                 f"Sweep: {len(seeds)} seeds for {len(models)} models, expected as many"
             )
         tracer = _Tracer(self.max_epochs, 0, self.gradient_clip_val, self.arithmetic)
+        forked.refuse(type(self).__name__)
         tracer.prepare_data(data)
         own, device = tracer.train_dataloader.schedule, self._devices[0].device_kind
         self.histories = []

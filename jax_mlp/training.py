@@ -20,14 +20,18 @@ from jax_mlp.reproducible import Arithmetic
 from jax_mlp.resuming import State as Kept
 from jax_mlp.sharding import Shares, scan_rows
 from jax_mlp.step import Carry, State, Tape, pure_step, recording, split, watched
+from mlp_core import forked
 from mlp_core.arithmetic import NotReproducible, checked, in_force
 from mlp_core.attributes import Counter
 from mlp_core.checkpoint import Checkpoints
 from mlp_core.fashion_mnist import check_labels
-from mlp_core.history import Epoch, History, about
+from mlp_core.history import Epoch, History, about, ends
+from mlp_core.limits import check_trainer
 from mlp_core.processes import check as check_processes
 from mlp_core.resuming import checkpoints, keeping
 from mlp_core.shell import HyperParameters, progress_bar
+
+NO_JIT = "jax_disable_jit"
 
 
 class Trainer(HyperParameters):
@@ -56,6 +60,7 @@ class Trainer(HyperParameters):
         devices: int | None = None,
         processes: int | None = None,
         checkpoint: str | os.PathLike | Checkpoints | None = None,
+        at_nan: str = "warn",
     ) -> None:
         """num_gpus: 0 leaves it to JAX, which takes the accelerator where there is one; more: so
         many accelerators. gradient_clip_val: largest global norm of the gradient; 0
@@ -63,13 +68,16 @@ class Trainer(HyperParameters):
         devices: how many share out each batch, of any size; None: one, or all that connected
         processes have. processes: how many train together, see jax_mlp.processes; None: all that
         were launched.
-        Raises DevicesError for more devices than there are.
         checkpoint: the folder to save to at the end of each epoch; Checkpoints(folder, every=N),
-        also every N steps.
+        also every N steps. at_nan: what a loss that isn't finite does: "warn" warns with its step
+        and goes on, "stop" warns and ends the training after that epoch, "ignore" goes on.
+        Raises DevicesError for more devices than there are, TypeError, ValueError for what is no
+        such number.
         """
         self.save_hyperparameters(ignore=["checkpoint"])
         self.checkpoint = checkpoints(checkpoint)
         checked(arithmetic)
+        check_trainer(type(self).__name__, max_epochs, num_gpus, gradient_clip_val, at_nan)
         self.shares = Shares(devices, num_gpus)
 
     def prepare_data(self, data: Any) -> None:
@@ -94,19 +102,23 @@ class Trainer(HyperParameters):
 
     @programs.kept()
     def fit(self, model: Any, data: Any, resume: bool | str | os.PathLike = False) -> History:
-        """Train `model` on `data` for max_epochs.
+        """Train `model` on `data` for max_epochs, from the weights that it has.
 
+        Again, it is a new training: optimiser and counters start anew, and so does the shuffle,
+        with the same orders where its seed was given. Warns with NotFinite, see at_nan. Under
+        jax_disable_jit nothing is compiled.
         resume: go on from the newest checkpoint, if there is one, or from the one that is named;
         the bits are those of a run that was never interrupted.
         Ctrl-C stops after the epoch that runs; then `trainer.history` holds what was measured
         until then, and the model the weights of its last whole epoch. With checkpoints, it saves
         one, after the steps that are run at once, and so does SIGTERM.
-        Raises CheckpointError for a checkpoint of another run or none that is whole.
-        Raises LabelError for a label that the model has no output for, NotReproducible for a model
-        that computes by other means than the arithmetic asked for, Untraceable for steps that
-        change plain attributes of the model, ProcessesError where processes that were launched
-        together are not connected.
+        Raises CheckpointError for a checkpoint of another run or none that is whole, Forked in a
+        process that was forked from one that computed, LabelError for a label that the model has
+        no output for, NotReproducible for a model that computes by other means than the arithmetic
+        asked for, Untraceable for steps that change plain attributes of the model, ProcessesError
+        where processes that were launched together are not connected.
         """
+        forked.refuse(type(self).__name__)
         self.shares = Shares(self.devices, self.num_gpus)
         check_processes(self.processes, self.shares.processes)
         self.prepare_data(data)
@@ -132,6 +144,8 @@ class Trainer(HyperParameters):
                     self.epoch = epoch
                     self.keeper.epoch_begins()
                     self.fit_epoch()
+                    if ends(self.history, self.at_nan):
+                        break
                     self.keeper.epoch_done()
             except KeyboardInterrupt:
                 self.history.interrupted = True
@@ -322,6 +336,8 @@ class Trainer(HyperParameters):
 
     def compile(self, function: Callable, *args: Any) -> Callable:
         """`function` as a program for such arguments."""
+        if getattr(jax.config, NO_JIT):  # to debug: JAX has no program then
+            return function
         return jax.jit(function).lower(*args).compile()
 
     def _check_labels(self, batch: Any, labels: Any) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import warnings
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +13,10 @@ from typing import Any
 
 from mlp_core.arithmetic import in_force
 from mlp_core.files import drawn, plain, write_atomically, write_json
+
+
+class NotFinite(RuntimeWarning):
+    """A loss that is NaN or infinite: nothing comes back from there."""
 
 
 @dataclass
@@ -51,6 +56,23 @@ class History:
     about: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def not_finite(self) -> int | None:
+        """The first step, counted from 1, at or after which a loss is NaN or infinite: of the step,
+        or of the validation that follows it. None if all are finite."""
+        return self._not_finite(0)
+
+    def _not_finite(self, epoch: int) -> int | None:
+        step = sum(e.steps for e in self.epochs[:epoch])
+        for e in self.epochs[epoch:]:
+            for loss in self.train_loss[step : step + e.steps]:
+                step += 1
+                if not math.isfinite(loss):
+                    return step
+            if not all(map(math.isfinite, e.val.values())):
+                return step
+        return None
+
+    @property
     def seconds(self) -> float:
         """Seconds of training: all epochs, without validation and compilation."""
         return math.fsum(e.seconds for e in self.epochs)
@@ -71,6 +93,7 @@ class History:
             f"{self.seconds:.2f} s ({self.samples_per_second:,.0f} samples/s) "
             f"+ {self.compile_seconds:.2f} s compiling"
             + (", interrupted" if self.interrupted else "")
+            + (f", not finite from step {step:,} on" if (step := self.not_finite) else "")
         )
 
     def save(self, path: str | os.PathLike) -> Path:
@@ -133,6 +156,27 @@ class History:
                 rows.writerow([step + 1, number, self.train_loss[step], *end])
                 step += 1
         return table.getvalue()
+
+
+def ends(history: History, at_nan: str) -> bool:
+    """Whether a training ends with its last epoch, the first whose loss isn't finite; warns of it.
+
+    at_nan: "warn", "stop", which ends it, or "ignore". Warns with NotFinite.
+    """
+    last = len(history.epochs) - 1
+    if at_nan == "ignore" or history._not_finite(last) is None:
+        return False
+    step = history.not_finite or 0
+    if step <= sum(e.steps for e in history.epochs[:-1]):
+        return False  # was told before
+    goes_on = "the training ends here" if at_nan == "stop" else "the training goes on"
+    warnings.warn(
+        f"the loss is not finite from step {step:,} on (epoch {last + 1}), {goes_on}: is the "
+        "learning rate too large?",
+        NotFinite,
+        stacklevel=3,
+    )
+    return at_nan == "stop"
 
 
 def about(

@@ -18,7 +18,7 @@ from parity.problem import Known, Loss, Problem, Weights
 from parity.sides.asked import asked
 from parity.sides.guess import Guess
 from parity.sides.jax_port import JaxPort
-from parity.sides.pairs import guessed, sides_of
+from parity.sides.pairs import guessed, plain_settings, sides_of
 from parity.sides.torch_port import TorchPort
 from parity.sides.usable import refuse_unusable
 
@@ -26,6 +26,7 @@ LATE = 200  # steps, whose batches are kept to trace the last of them to a line 
 
 
 @programs.kept()
+@plain_settings()
 def check(
     one: Any,
     other: Any,
@@ -81,7 +82,9 @@ def check(
     a TPU; None: on JAX's default device, and where Torch's model lies. on_start, on_result: called
     as levels begin and end.
 
-    Compiled programs are kept in the user's cache, unless JAX has a folder for them already.
+    Compiled programs are kept in the user's cache, unless JAX has a folder for them already. What
+    is set globally (disable_jit, x64, strict promotion, default types, gradients off, autocast) has
+    no effect while it lasts, and is as it was afterwards: docs/reliability.md.
     Returns a Verdict. Raises TypeError for what is no such model; ValueError if parameters cannot
     be paired or have other shapes, if the outputs have, if inputs aren't finite, if something of
     Torch lies elsewhere than on the CPU or CUDA, or if a model gives different outputs for the same
@@ -153,6 +156,7 @@ def solve(
     return Verdict(label, tuple(results), all_curves, about, first, pair.certified, notes, apart)
 
 
+@plain_settings()
 def align(
     one: Any,
     other: Any,

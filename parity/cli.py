@@ -264,6 +264,10 @@ def run_bench(config: BenchConfig) -> int:
         raise exits.Refused(f"no row {unknown}; rows: {known}")
     if config.json is not None:
         exits.folder(config.json.absolute().parent, "--json")
+    if config.data is not None:
+        from mlp_core import fashion_mnist
+
+        fashion_mnist.load(config.data)  # once, before every row says that it isn't there
     exits.folder(config.out)
     log = Console(stderr=True)
 

@@ -8,9 +8,10 @@ from parity.identity.prove import Proof
 from parity.identity.prove import prove as proven
 from parity.problem import Loss, Weights
 from parity.sides.asked import asked
-from parity.sides.pairs import sides_of
+from parity.sides.pairs import plain_settings, sides_of
 
 
+@plain_settings()
 def prove(
     one: Any,
     other: Any,

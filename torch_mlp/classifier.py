@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from mlp_core.arithmetic import any_arithmetic, in_force, unmarked
+from mlp_core.limits import not_negative
 from mlp_core.shell import HyperParameters, ProgressBoard, summary
 from torch_mlp import layers
 from torch_mlp.reproducible import SGD, Arithmetic, arithmetic
@@ -43,6 +44,10 @@ class Module(nn.Module, HyperParameters):
         super().__init__()
         self.save_hyperparameters()
         self.board = ProgressBoard()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy or a pickle: without the trainer, which holds data; `fit` gives it another."""
+        return {key: value for key, value in vars(self).items() if key != "trainer"}
 
     @property
     def ops(self) -> Arithmetic:
@@ -110,7 +115,11 @@ class Module(nn.Module, HyperParameters):
         self.plot("loss", self.loss(self(*batch[:-1]), batch[-1]), train=False)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Plain SGD with the rate `self.lr`: torch.optim.SGD, or reproducible.SGD."""
+        """Plain SGD with the rate `self.lr`: torch.optim.SGD, or reproducible.SGD.
+
+        Raises ValueError for a negative rate.
+        """
+        not_negative(type(self).__name__, "lr", self.lr)
         return self.ops.SGD(self.parameters(), lr=self.lr)
 
     def summary(self) -> None:
@@ -163,6 +172,8 @@ class Classifier(Module):
         outside that range. Source: d2l 4.1.
         """
         logits, labels = Y_hat.reshape((-1, Y_hat.shape[-1])), Y.reshape((-1,))
+        if not (labels.is_floating_point() or labels.dtype == torch.bool):
+            labels = labels.long()  # of Torch's integers, its own loss takes two alone
         return self.ops.softmax_cross_entropy(logits, labels, averaged)
 
     def layer_summary(self, X_shape: tuple[int, ...]) -> None:

@@ -7,9 +7,10 @@ from torch import nn
 
 from mlp_core.activations import check_activation
 from mlp_core.arithmetic import checked
+from mlp_core.limits import not_negative
 from mlp_core.weights import layer_sizes
 from torch_mlp.classifier import Classifier
-from torch_mlp.layers import ACTIVATIONS
+from torch_mlp.layers import ACTIVATIONS, Flatten
 
 
 class MLP(Classifier):
@@ -41,7 +42,9 @@ class MLP(Classifier):
         self.save_hyperparameters()
         checked(arithmetic)
         check_activation(activation)
-        layers: list[nn.Module] = [nn.Flatten()]
+        if sigma is not None:
+            not_negative(type(self).__name__, "sigma", sigma)
+        layers: list[nn.Module] = [Flatten()]
         for width in layer_sizes(1, num_hiddens, num_outputs)[1:]:
             linear = nn.LazyLinear(width)
             if sigma is not None:  # what a lazy layer calls when it has learnt its shape

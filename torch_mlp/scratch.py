@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from mlp_core.activations import check_activation, not_reproducible
 from mlp_core.arithmetic import any_arithmetic, checked
+from mlp_core.limits import not_negative
 from mlp_core.weights import layer_sizes
 from torch_mlp import layers
 from torch_mlp.classifier import Classifier
@@ -74,6 +75,7 @@ class MLPScratch(Classifier):
         self.save_hyperparameters()
         checked(arithmetic)
         check_activation(activation)
+        not_negative(type(self).__name__, "sigma", sigma)
         sizes = layer_sizes(num_inputs, num_hiddens, num_outputs)
         self.num_layers = len(sizes) - 1
         for i in range(1, len(sizes)):
@@ -82,7 +84,7 @@ class MLPScratch(Classifier):
             self.register_parameter(f"b{i}", nn.Parameter(torch.zeros(sizes[i])))
 
     @any_arithmetic
-    def forward(self, X: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch outputs"]:
+    def forward(self, X: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch outputs"]:
         """Logits of images of any shape with num_inputs pixels."""
         ops, n = self.ops, self.num_layers
         f = getattr(ops, self.activation)

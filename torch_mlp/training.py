@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_map
 
+from mlp_core import forked
 from mlp_core.arithmetic import NotReproducible, checked, in_force
 from mlp_core.attributes import Counter, Noted, Untraceable, check_unchanged, noted
 from mlp_core.checkpoint import Checkpoints
-from mlp_core.history import Epoch, History, about
+from mlp_core.history import Epoch, History, about, ends
+from mlp_core.limits import check_trainer
 from mlp_core.processes import check as check_processes
 from mlp_core.resuming import checkpoints, keeping
 from mlp_core.shell import HyperParameters, progress_bar
@@ -63,6 +66,7 @@ class Trainer(HyperParameters):
         compile: bool = False,
         processes: int | None = None,
         checkpoint: str | os.PathLike | Checkpoints | None = None,
+        at_nan: str = "warn",
     ) -> None:
         """num_gpus: 0, or 1 to train on CUDA; several take a process each, see torch_mlp.processes.
         gradient_clip_val: largest global norm of the gradient; 0 clips nothing.
@@ -70,13 +74,16 @@ class Trainer(HyperParameters):
         compile: loss and gradient of a step in one graph of torch.compile, which rounds in other
         places than the book's cells and needs a C++ compiler: faster, but not to the same bits.
         processes: how many train together, see torch_mlp.processes; None: all that were launched.
-        Raises DevicesError for GPUs that are not there, and for several.
         checkpoint: the folder to save to at the end of each epoch; Checkpoints(folder, every=N),
-        also every N steps.
+        also every N steps. at_nan: what a loss that isn't finite does: "warn" warns with its step
+        and goes on, "stop" warns and ends the training after that epoch, "ignore" goes on.
+        Raises DevicesError for GPUs that are not there, and for several; TypeError, ValueError for
+        what is no such number.
         """
         self.save_hyperparameters(ignore=["checkpoint"])
         self.checkpoint = checkpoints(checkpoint)
         checked(arithmetic)
+        check_trainer(type(self).__name__, max_epochs, num_gpus, gradient_clip_val, at_nan)
         self.gpus = gpus(num_gpus)
 
     def prepare_data(self, data: Any) -> None:
@@ -90,26 +97,47 @@ class Trainer(HyperParameters):
         model.board.xlim = [0, self.max_epochs]
         if self.gpus:
             model.to(self.gpus[0])
+        if frozen := [name for name, p in model.named_parameters() if p.is_inference()]:
+            raise ValueError(
+                f"{type(model).__name__}: {', '.join(frozen)} were made under "
+                "torch.inference_mode, and have no gradients; make the model outside of it"
+            )
+        kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+        # A model of several types, or of half precision, takes its batches as they are: JAX would
+        # promote its weights, and not narrow what it is given.
+        self._float = kinds.pop() if kinds in ({torch.float32}, {torch.float64}) else None
         self.model = model
 
     def prepare_batch(self, batch: Any) -> Any:
-        """The batch as the model gets it: on its device."""
-        return [tensor.to(self.gpus[0]) for tensor in batch] if self.gpus else batch
+        """The batch as the model gets it: on its device, floats in the type of its parameters."""
+        moved = [tensor.to(self.gpus[0]) for tensor in batch] if self.gpus else batch
+        return tree_map(self._as_parameters, moved)
+
+    def _as_parameters(self, part: Any) -> Any:
+        """JAX promotes float16 and narrows float64; Torch's products take one type alone."""
+        if self._float is None or not isinstance(part, torch.Tensor):
+            return part
+        return part.to(self._float) if part.is_floating_point() else part
 
     def fit(self, model: Any, data: Any, resume: bool | str | os.PathLike = False) -> History:
-        """Train `model` on `data` for max_epochs.
+        """Train `model` on `data` for max_epochs, from the weights that it has.
 
+        Again, it is a new training: optimiser and counters start anew, and so does the shuffle,
+        with the same orders where its seed was given. Warns with NotFinite, see at_nan. Gradients
+        are on while it lasts, whatever is set globally.
         resume: go on from the newest checkpoint, if there is one, or from the one that is named;
         the bits are those of a run that was never interrupted.
         Ctrl-C stops between two steps; then `trainer.history` holds what was measured until
         then, and the model the weights of its last step. With checkpoints, it saves one, and so
         does SIGTERM.
-        Raises CheckpointError for a checkpoint of another run or none that is whole.
-        Raises NotReproducible for a model that computes by other means than the arithmetic asked
-        for; with compile, Untraceable for a step that changes attributes of the model;
+        Raises CheckpointError for a checkpoint of another run or none that is whole, Forked in a
+        process that was forked from one that computed, ValueError for a model that was made under
+        inference_mode, NotReproducible for one that computes by other means than the arithmetic
+        asked for; with compile, Untraceable for a step that changes attributes of the model;
         ProcessesError where processes that were launched together are not connected, or one has
         gone.
         """
+        forked.refuse(type(self).__name__)
         self.shares = Shares(native=in_force(model, self) == "native")
         check_processes(self.processes, self.shares.count)
         self.prepare_data(data)
@@ -124,6 +152,8 @@ class Trainer(HyperParameters):
         self.history = History(about=about("torch", model, data, self, device, ["torch"]))
         steps = self.max_epochs * self.num_train_batches
         with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
             progress_bar(steps, "step", "torch") as self.bar,
             keeping(self, State(self), resume) as self.keeper,
         ):
@@ -132,6 +162,8 @@ class Trainer(HyperParameters):
                     self.epoch = epoch
                     self.keeper.epoch_begins()
                     self.fit_epoch()
+                    if ends(self.history, self.at_nan):
+                        break
                     self.keeper.epoch_done()
             except KeyboardInterrupt:
                 self.history.interrupted = True

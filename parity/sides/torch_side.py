@@ -63,6 +63,8 @@ class TorchSide:
         self._data = TorchData(examples, flat=own)
         if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
             model = _shaped(model, next(self.batches())[0])
+        if any(t.is_inference() for t in (*model.parameters(), *model.buffers())):
+            model = copy.deepcopy(model)  # made under inference_mode: only a copy has gradients
         self._inner = model
         self.model: Any = model if own else TorchPort(model, training)
         self.turned = {
@@ -321,7 +323,7 @@ class TorchSide:
             return self.model.not_reproducible()
 
     def reproducible_epoch(self) -> Run:
-        trainer = torch_mlp.Trainer(1, arithmetic="reproducible")
+        trainer = torch_mlp.Trainer(1, arithmetic="reproducible", at_nan="ignore")
         trainer.gpus = self._gpus
         with self.borrowed():
             data = TorchData(self.examples.reproducible, self._data.flat)
