@@ -27,6 +27,11 @@ class MLP(Classifier):
     """Flatten, then Linear and an activation for each hidden layer, then Linear.
 
     The gradient of ReLU at 0 is 0.
+
+        >>> import jax_mlp as d2l
+        >>> d2l.MLP(num_outputs=10, num_hiddens=256, lr=0.1).summary()
+        MLP
+          ...
     """
 
     @programs.kept()

@@ -35,7 +35,11 @@ def init(
 
 
 def relu(X: Float[Array, "..."]) -> Float[Array, "..."]:
-    """max(X, 0), whose gradient at a tie is 1/2."""
+    """max(X, 0), whose gradient at a tie is 1/2.
+
+    >>> relu(jnp.array([-1.0, 0.0, 2.0])).tolist()
+    [0.0, 0.0, 2.0]
+    """
     return jnp.maximum(X, 0)
 
 
@@ -116,7 +120,17 @@ def step(
 
 
 class MLPScratch(Classifier):
-    """The functions above as a model for the Trainer, with the constructor of Torch's."""
+    """The functions above as a model for the Trainer, with the constructor of Torch's.
+
+    >>> import jax_mlp as d2l
+    >>> d2l.MLPScratch(num_inputs=784, num_outputs=10, num_hiddens=256, lr=0.1).summary()
+    MLPScratch
+      W1     784 x 256  200,704
+      W2      256 x 10    2,560
+      b1           256      256
+      b2            10       10
+      total             203,530
+    """
 
     native = NATIVE
     relu_tie = 0.5

@@ -43,6 +43,11 @@ class History:
     epochs: one entry an epoch; an interrupted run's last epoch may be short and without `val`.
     compile_seconds: time spent compiling, kept out of the epochs' seconds.
     about: what was run: side, model, hyperparameters, versions, device.
+
+        >>> epoch = Epoch(steps=2, samples=12, seconds=0.5, val={"acc": 0.75})
+        >>> history = History(train_loss=[2.3, 1.1], epochs=[epoch])
+        >>> history.val("acc"), history.samples_per_second
+        ([0.75], 24.0)
     """
 
     train_loss: list[float] = field(default_factory=list)

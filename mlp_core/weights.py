@@ -97,7 +97,12 @@ class WeightsError(ValueError):
 
 
 class Weights(Mapping[str, Float[np.ndarray, "..."]]):
-    """The weights of one MLP under canonical names, checked: complete, chained, float32, finite."""
+    """The weights of one MLP under canonical names, checked: complete, chained, float32, finite.
+
+    >>> weights = initial((784, 256, 10), seed=0)
+    >>> weights.sizes, weights["W1"].shape
+    ((784, 256, 10), (784, 256))
+    """
 
     def __init__(
         self,

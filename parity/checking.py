@@ -89,6 +89,10 @@ def check(
     be paired or have other shapes, if the outputs have, if inputs aren't finite, if something of
     Torch lies elsewhere than on the CPU or CUDA, or if a model gives different outputs for the same
     inputs.
+
+        >>> verdict = check(theirs, ours, (X, None), weights="guess", levels=["inputs", "logits"])
+        >>> print(verdict.brief.splitlines()[0])
+        flax.nnx.nn.linear.Linear = torch.nn.modules.linear.Linear: agree
     """
     problem = asked(
         one,
@@ -182,6 +186,10 @@ def align(
     name stack (jax.named_scope, a Linen module) or a checkpoint_name; Torch's a module's path.
     Raises as `check` does; UnsupportedPrimitive for an operation of JAX's without a rounding rule;
     ValueError for a name that isn't there.
+
+        >>> alignment = align(theirs, ours, (X, None), weights="guess")
+        >>> print(alignment.parting)
+        None
     """
     problem = asked(
         one,
@@ -206,7 +214,11 @@ def align(
 
 
 def assert_parity(one: Any, other: Any, data: Any = None, **options: Any) -> Verdict:
-    """`check`, which raises AssertionError with every failed comparison unless all levels agree."""
+    """`check`, which raises AssertionError with every failed comparison unless all levels agree.
+
+    >>> print(assert_parity(theirs, ours, (X, None), weights="guess", levels=["logits"]).word)
+    agree
+    """
     verdict = check(one, other, data, **options)
     if not verdict.ok:
         raise AssertionError(str(verdict))

@@ -31,6 +31,10 @@ def prove(
     like: (inputs, targets) that give shapes and integers, of a few rows; floats in them are not
     read. Targets None: outputs alone. All else as `check` takes it.
     Returns a Proof: "identical", "different" or "undecided" for each output. Raises as `check`.
+
+        >>> proof = prove(theirs, ours, (X, None), weights="guess")
+        >>> print(proof.verdict)
+        identical
     """
     problem = asked(
         one,

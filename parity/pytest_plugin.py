@@ -187,7 +187,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     # A test that failed before it compared, or with its worker, has no part.
     failed = f"{session.testsfailed or 'no'} test" + "s" * (session.testsfailed != 1)
     about = environment() | {
-        "data": f"the arrays of {len(parts)} calls in a run of pytest, in which {failed} failed",
+        "data": "arrays of the tests' own",
+        "run": f"{len(parts)} calls in a run of pytest, in which {failed} failed",
         "command": shlex.join(["pytest", *map(str, config.invocation_params.args)]),
     }
     seconds = time.perf_counter() - config.stash[START]

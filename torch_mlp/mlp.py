@@ -19,6 +19,11 @@ class MLP(Classifier):
     The layers learn the number of inputs at the first forward pass; then they draw their weights
     and biases from U(-1/sqrt(fan_in), +1/sqrt(fan_in)), or as sigma says. The gradient of ReLU at 0
     is 0.
+
+        >>> import torch_mlp as d2l
+        >>> d2l.MLP(num_outputs=10, num_hiddens=256, lr=0.1).summary()
+        MLP
+          ...
     """
 
     def __init__(

@@ -17,7 +17,11 @@ from torch_mlp.classifier import Classifier
 
 
 def relu(X: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """max(X, 0), whose gradient at a tie is 1/2."""
+    """max(X, 0), whose gradient at a tie is 1/2.
+
+    >>> relu(torch.tensor([-1.0, 0.0, 2.0])).tolist()
+    [0.0, 0.0, 2.0]
+    """
     return torch.max(X, torch.zeros_like(X))
 
 
@@ -40,6 +44,15 @@ class MLPScratch(Classifier):
     """H = f(X W1 + b1); O = H W2 + b2, for any number of hidden layers and an activation f.
 
     W ~ sigma * N(0, 1) of shape [in, out], b = 0.
+
+        >>> import torch_mlp as d2l
+        >>> d2l.MLPScratch(num_inputs=784, num_outputs=10, num_hiddens=256, lr=0.1).summary()
+        MLPScratch
+          W1     784 x 256  200,704
+          b1           256      256
+          W2      256 x 10    2,560
+          b2            10       10
+          total             203,530
     """
 
     native = layers.NATIVE._replace(relu=relu, sigmoid=sigmoid, gelu=gelu, gelu_tanh=gelu_tanh)

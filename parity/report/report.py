@@ -1,6 +1,6 @@
 """What a check found: terminal table, JSON, a page that holds everything, PNGs."""
 
-import base64
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,11 +16,15 @@ from mlp_core.files import write_atomically, write_json
 from parity.checking import Verdict
 from parity.levels.level import Result
 from parity.report import pictures, steps_picture
-from parity.report.graphs import DRAWN, drawing
+from parity.report.charts import POINTS, charts, within
+from parity.report.graphs import drawing
 from parity.report.page import rendered
+from parity.report.summary import facts, reason
 
 TOGETHER = 6  # pairs in the picture of margins: of more, bars are thinner than their text
-INLINE = 1_500_000  # bytes of pictures within the page; more lie beside it
+# What keeps a page under 3 MB: pairs whose ladders are on it, comparisons of a level and of all
+# levels, rows of both graphs, some 250 bytes, 250 bytes and 1 kB each.
+WHOLE, MOST, COMPARISONS, ROWS = 40, 12, 3000, 900
 
 CAPTION = """\
 of bound   share of its bound that the worst element used; at most 1 agrees
@@ -125,12 +129,11 @@ class Report:
         }
 
     def write(self, folder: Path) -> None:
-        """report.json, the pictures, and index.html with all of it inside."""
+        """report.json, the pictures, and index.html, which needs neither."""
         write_json(folder / "report.json", self.to_json())
-        drawn = dict(self.pictures())
-        for name, png in drawn.items():
+        for name, png in self.pictures():
             write_atomically(folder / name, png)
-        write_atomically(folder / "index.html", self._page(drawn).encode())
+        write_atomically(folder / "index.html", self.page().encode())
 
     @cached_property
     def names(self) -> list[str]:
@@ -143,7 +146,8 @@ class Report:
 
     def pictures(self) -> Iterator[tuple[str, bytes]]:
         """(file name, PNG) of each picture that the results allow."""
-        for name, v in zip(self.names, self.verdicts, strict=True):
+        for i in self._whole():
+            name, v = self.names[i], self.verdicts[i]
             if v.curves:
                 yield f"curves-{name}.png", pictures.curves(v)
             if v.trajectory and v.trajectory.steps:
@@ -151,18 +155,35 @@ class Report:
         if any(v.results for v in self.verdicts) and len(self.verdicts) <= TOGETHER:
             yield "ladder.png", pictures.ladder(self.verdicts)
 
-    def _page(self, drawn: dict[str, bytes]) -> str:
-        images, left = {}, INLINE
-        for name, png in drawn.items():
-            left -= len(png)
-            inline = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-            images[name] = inline if left >= 0 else name
+    def page(self) -> str:
+        """Everything on one page, which needs no other file."""
         parted = [v.alignment for v in self.verdicts if v.alignment]
-        drawings = [
-            drawing(v.alignment, DRAWN // len(parted)) if v.alignment else None
-            for v in self.verdicts
-        ]
-        return rendered("report.html", report=self, images=images, drawings=drawings)
+        rows = ROWS // max(1, len(parted))
+        drawings = [drawing(v.alignment, rows) if v.alignment else None for v in self.verdicts]
+        whole = self._whole()
+        levels = sum(len(self.verdicts[i].results) for i in whole)
+        drawn = [charts(v) if i in whole else [] for i, v in enumerate(self.verdicts)]
+        return rendered(
+            "report.html",
+            report=self,
+            whole=whole,
+            most=max(1, min(MOST, COMPARISONS // max(1, levels))),
+            drawings=drawings,
+            charts=within(drawn, POINTS // 2 if parted else POINTS),
+            reason=reason,
+            facts=facts,
+            share=share,
+        )
+
+    def _whole(self) -> list[int]:
+        """The pairs whose ladders the page has room for, those that don't agree before others."""
+        order = sorted(range(len(self.verdicts)), key=lambda i: (self.verdicts[i].ok, i))
+        return sorted(order[:WHOLE])
+
+
+def share(margin: float) -> float:
+    """How far a bar of the ladder reaches: by the logarithm, from 10^-9 to the whole bound."""
+    return min(1.0, max(0.0, 1 + math.log10(margin) / 9)) if margin > 0 else 0.0
 
 
 def cells(result: Result | None) -> tuple[str, str, str]:

@@ -4,7 +4,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from parity.sides.torch_port import TorchPort
 from parity.sides.torch_products import Products
 from parity.sides.torch_trainer import TorchTrainer
 from parity.sides.torch_types import Types
+from parity.sides.torch_wide import Wide
 from parity.sides.weights import Rearrangement, Turned
 from parity.trees import NOTHING, Arrays, Tree, arguments, leaves, mapped
 
@@ -110,6 +111,21 @@ class TorchSide:
         if any(map(is_lazy, model.parameters())):
             model = _shaped(model, next(self.batches())[0])
         return self._named(dict(model.named_parameters()))
+
+    @cached_property
+    def _widens(self) -> bool:
+        """Whether the model turns float64 numbers into float32: then float32 asked for is float64.
+
+        Not of one that computes in less: there float32 is more than it was given.
+        """
+        if self.dtype != "float64":
+            return False
+        self.__dict__["_widens"] = False  # while it's asked
+        try:
+            found = self.narrowest(next(self.batches())[0])
+        except Exception:  # the model's own, told where it is called
+            return False
+        return found.kind == "float32" and not found.constant
 
     def narrowest(self, inputs: Tree) -> Narrowest:
         """The narrowest float that the forward pass computes; numbers go before constants."""
@@ -340,7 +356,8 @@ class TorchSide:
         shown = {key: vars(model)[key] for key in ("trainer", "board") if key in vars(model)}
         optimizer, self._optimizer = self._optimizer, None
         try:
-            with self._settings(), torch.random.fork_rng(devices=self._gpus):
+            widened = Wide() if self._widens else contextlib.nullcontext()
+            with self._settings(), torch.random.fork_rng(devices=self._gpus), widened:
                 for name, p in inner.named_parameters():
                     p.grad = None
                     p.data = self._params[name].clone()

@@ -20,6 +20,7 @@ from small_trainings import (
 
 import jax_mlp as d2l
 from jax_mlp import scratch
+from jax_mlp.sharding import DevicesError
 from mlp_core.fashion_mnist import LabelError
 from mlp_core.history import NotFinite
 
@@ -348,9 +349,11 @@ def test_ctrl_c_keeps_history_and_weights(blobs, hook, tmp_path):
     assert json.loads((tmp_path / "history.json").read_text())["interrupted"]
 
 
-def test_num_gpus_is_accepted_and_the_default_device_used(blobs):
-    history = d2l.Trainer(max_epochs=1, num_gpus=2).fit(small(), blobs)
-    assert history.about["device"] == jax.devices()[0].device_kind
+def test_num_gpus_where_there_is_none_is_refused_and_says_what_to_do():
+    if jax.default_backend() != "cpu":
+        pytest.skip("there is an accelerator")
+    with pytest.raises(DevicesError, match="num_gpus = 1, but JAX finds none here; num_gpus=0"):
+        d2l.Trainer(max_epochs=1, num_gpus=1)
 
 
 @pytest.mark.accelerator("jax")

@@ -7,6 +7,7 @@ from torch import nn
 
 import torch_mlp as d2l
 from mlp_core.history import NotFinite
+from torch_mlp.sharding import DevicesError
 
 
 def scratch(**options):
@@ -252,12 +253,18 @@ def test_ctrl_c_keeps_history_and_weights(blobs, hook, tmp_path):
     assert equal(model, model.then)
 
 
-def test_without_a_gpu_num_gpus_trains_on_the_processor(blobs):
+@pytest.mark.parametrize("count", [1, 2])
+def test_without_a_gpu_num_gpus_is_refused_and_says_what_to_do(count):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    trainer = d2l.Trainer(max_epochs=1, num_gpus=2)
-    history = trainer.fit(scratch(), blobs)
-    assert trainer.gpus == [] and history.about["device"] == "cpu"
+    with pytest.raises(DevicesError, match=f"num_gpus = {count}, but Torch .* num_gpus=0 trains"):
+        d2l.Trainer(max_epochs=1, num_gpus=count)
+
+
+def test_several_gpus_in_one_process_are_refused_and_not_left_idle(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(DevicesError, match="a process each.*num_gpus=1.*--nproc-per-node 2"):
+        d2l.Trainer(max_epochs=1, num_gpus=2)
 
 
 @pytest.mark.accelerator("torch")
