@@ -6,6 +6,7 @@ Exit codes: see parity.exits.
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -97,6 +98,7 @@ def _train(
 ) -> int:
     from mlp_core.checkpoint import Checkpoints
     from mlp_core.files import together
+    from mlp_core.history import NotFinite
     from mlp_core.weights import WeightsError
 
     data = side.FashionMNIST(config.batch_size, data=config.data, seed=config.seed)
@@ -110,10 +112,13 @@ def _train(
         model = side.MLP(10, config.hiddens, config.lr, **options)
     if config.checkpoint is not None:
         where["checkpoint"] = Checkpoints(config.checkpoint, config.checkpoint_every)
+    where["at_nan"] = config.at_nan
     trainer = side.Trainer(config.epochs, gradient_clip_val=config.clip, **where)
     code, diverged = 0, False
     try:
-        trainer.fit(model, data, config.resume)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotFinite)  # told below, in one line
+            trainer.fit(model, data, config.resume)
     except KeyboardInterrupt as stop:
         code = exits.code_of(stop)
         if not (hasattr(trainer, "history") and trainer.history.train_loss):
@@ -130,10 +135,12 @@ def _train(
         except WeightsError:
             diverged = True
     print(f"{config.side} {config.model}: {history}")
-    if diverged:
+    step = history.not_finite
+    if diverged or step:
+        since = f" from step {step:,} on" if step else ""
+        lost = "its weights are not finite either, and are not written; " * diverged
         raise exits.Refused(
-            "the training has diverged: its weights are not finite, and are not written; history "
-            f"and curve: {config.out}"
+            f"the training has diverged: the loss is not finite{since}; {lost}results: {config.out}"
         )
     print(f"Weights, history and curve: {config.out}")
     return code

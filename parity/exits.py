@@ -1,6 +1,7 @@
 """How a command ends: its exit code, whatever happens, and one line that says why.
 
-    0 agree, or done   1 differ   2 usage, missing or bad data, no room   70 a fault of this program
+    0 agree, or done   1 differ   2 usage, missing or bad data, no room, a loss that isn't finite
+    70 a fault of this program
     130 interrupted    141 nobody reads the output any more    143 terminated, and saved before
 
 A traceback never is the answer: Python's own code for one is 1, which here means "differ".

@@ -97,7 +97,9 @@ class Trainer(HyperParameters):
         model.board.xlim = [0, self.max_epochs]
         if self.gpus:
             model.to(self.gpus[0])
-        if frozen := [name for name, p in model.named_parameters() if p.is_inference()]:
+        if frozen := [
+            name for name, p in model.named_parameters() if not is_lazy(p) and p.is_inference()
+        ]:
             raise ValueError(
                 f"{type(model).__name__}: {', '.join(frozen)} were made under "
                 "torch.inference_mode, and have no gradients; make the model outside of it"
