@@ -18,6 +18,8 @@ class TrainConfig(AnyPerceptron):
     mlp-parity train --side torch --model mlp
 
     mlp-parity train --side jax --model scratch --hiddens 512 256 --lr 0.05 --out runs/deep
+
+    mlp-parity train --side torch --track tensorboard:runs/torch
     """
 
     side: Literal["jax", "torch"] = "jax"
@@ -30,3 +32,6 @@ class TrainConfig(AnyPerceptron):
     """Largest global norm of the gradient; 0 clips nothing."""
     out: Path = Path("runs/latest")
     """Folder for weights.safetensors, history.json, history.csv, curve.png."""
+    track: tuple[str, ...] = ()
+    """Trackers that get the run when it is over: tensorboard:FOLDER, wandb:PROJECT,
+    mlflow:EXPERIMENT."""
