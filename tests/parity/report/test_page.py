@@ -90,3 +90,9 @@ def test_the_page_of_300_pairs_stays_under_3_MB_and_says_what_it_leaves_out(
     assert len(page.encode()) < 3e6
     assert f"The ladders of {300 - WHOLE} pairs have no room here" in page
     assert "the wrong one: where they part" in page and "test_299.py" in page
+
+
+def test_a_run_whose_pairs_were_all_skipped_is_no_agreement(report):
+    found = report(skipped={"a": "device: 'tpu', but JAX has none"})
+    assert found.undecided and found.verdict.startswith("UNDECIDED: no pair was compared; 1 pair")
+    assert "a was skipped: device: " in found.page()
