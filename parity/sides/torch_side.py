@@ -30,7 +30,7 @@ from parity.sides.torch_layers import layer_kinds
 from parity.sides.torch_port import TorchPort
 from parity.sides.torch_products import Products
 from parity.sides.torch_trainer import TorchTrainer
-from parity.sides.torch_types import Types
+from parity.sides.torch_types import Touched, Types
 from parity.sides.torch_wide import Wide
 from parity.sides.weights import Rearrangement, Turned
 from parity.trees import NOTHING, Arrays, Tree, arguments, leaves, mapped
@@ -105,6 +105,16 @@ class TorchSide:
         """Own names of all statistics, those without a partner too; paired ones as shared."""
         own = [name for name, b in self._buffers.items() if b.is_floating_point()]
         return [self._state_names.get(name, name) for name in own]
+
+    def untouched(self, inputs: Tree) -> set[str]:
+        """Own names of the statistics that the model neither reads nor writes."""
+        args, named = arguments(self._typed(inputs))
+        with self.borrowed(), torch.no_grad():
+            self.model.train()
+            buffers = dict(self._inner.named_buffers())
+            with Touched(buffers) as touched:
+                self.model(*args, **named)
+        return buffers.keys() - touched.names
 
     def of_another(self, model: torch.nn.Module) -> Arrays:
         """The parameters of another model of this kind, under the shared names."""
