@@ -87,8 +87,7 @@ class Trainer(HyperParameters):
         ProcessesError where processes that were launched together are not connected, or one has
         gone.
         """
-        self.shares = Shares(native=in_force(model, self) == "native")
-        check_processes(self.processes, self.shares.count)
+        self.shares = self.make_shares(model)
         self.prepare_data(data)
         self.prepare_model(model)
         self.shares.prepare(model, self.compile)
@@ -108,6 +107,12 @@ class Trainer(HyperParameters):
                 self.history.interrupted = True
                 raise
         return self.history
+
+    def make_shares(self, model: Any) -> Shares:
+        """How batches are cut over processes. Raises ProcessesError for copies not connected."""
+        shares = Shares(native=in_force(model, self) == "native")
+        check_processes(self.processes, shares.count)
+        return shares
 
     def fit_epoch(self) -> None:
         """All training batches, then all validation batches."""

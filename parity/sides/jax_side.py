@@ -243,7 +243,7 @@ class JaxSide:
     def reproducible_epoch(self) -> Run:
         with jax.default_device(self.device):
             model = nnx.clone(self.model)
-            trainer = jax_mlp.Trainer(1, arithmetic="reproducible")
+            trainer = jax_mlp.Trainer(1, arithmetic="reproducible", processes=1)
             history = trainer.fit(model, JaxData(self.examples.reproducible, flat=self._data.flat))
             return self._run(history, model)
 

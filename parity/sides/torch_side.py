@@ -27,6 +27,7 @@ from parity.sides.side import (
 from parity.sides.torch_data import TorchData, numpy, tensor, view
 from parity.sides.torch_device import device_name, torch_device
 from parity.sides.torch_layers import layer_kinds
+from parity.sides.torch_parallel import of_type, processes
 from parity.sides.torch_port import TorchPort
 from parity.sides.torch_products import Products
 from parity.sides.torch_trainer import TorchTrainer
@@ -62,6 +63,7 @@ class TorchSide:
         self._data = TorchData(examples, flat=own)
         if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
             model = _shaped(model, next(self.batches())[0])
+        model = of_type(model, self._torch_dtype)
         self._inner = model
         self.model: Any = model if own else TorchPort(model, training)
         self.turned = {
@@ -155,6 +157,11 @@ class TorchSide:
     def own_shapes(self) -> dict[str, tuple[int, ...]]:
         """Of the parameters, by their own names, as a state_dict has them."""
         return {name: tuple(p.shape) for name, p in self._params.items()}
+
+    @property
+    def processes(self) -> int:
+        """How many processes the model is spread over, which join its gradients."""
+        return processes(self._inner)
 
     @property
     def frozen(self) -> set[str]:
