@@ -1,6 +1,8 @@
 """A model in DistributedDataParallel, at the precision of a side."""
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -42,3 +44,17 @@ def processes(model: torch.nn.Module) -> int:
     if not isinstance(model, DistributedDataParallel):
         return 1
     return torch.distributed.get_world_size(model.process_group)
+
+
+def plain_name(model: torch.nn.Module, name: str) -> str:
+    """The name that what is wrapped gives a parameter: without "module."."""
+    return name.removeprefix("module.") if isinstance(model, DistributedDataParallel) else name
+
+
+def plainly_named(
+    model: torch.nn.Module, function: Callable[[dict[str, Any]], Any]
+) -> Callable[[dict[str, Any]], Any]:
+    """A function of arrays by name, which gets them by their plain names."""
+    if not isinstance(model, DistributedDataParallel):
+        return function
+    return lambda arrays: function({plain_name(model, n): a for n, a in arrays.items()})

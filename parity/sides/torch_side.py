@@ -27,7 +27,7 @@ from parity.sides.side import (
 from parity.sides.torch_data import TorchData, numpy, tensor, view
 from parity.sides.torch_device import device_name, torch_device
 from parity.sides.torch_layers import layer_kinds
-from parity.sides.torch_parallel import of_type, processes
+from parity.sides.torch_parallel import of_type, plain_name, plainly_named, processes
 from parity.sides.torch_port import TorchPort
 from parity.sides.torch_products import Products
 from parity.sides.torch_trainer import TorchTrainer
@@ -74,9 +74,13 @@ class TorchSide:
         self._params = {n: self._cast(p) for n, p in model.named_parameters()}
         self._buffers = {n: self._cast(b) for n, b in model.named_buffers()}
         arrays = {n: numpy(p.float()) for n, p in self._params.items()}
-        self._layout = Rearrangement(weights, arrays) if weights else Turned(self.turned, arrays)
-        self._names = {name: name for name in self._layout.there(arrays)}
-        self._state_names = {n: n for n, b in self._buffers.items() if b.is_floating_point()}
+        if weights:
+            self._layout: Any = Rearrangement(plainly_named(model, weights), arrays)
+        else:
+            self._layout = Turned(self.turned, arrays)
+        self._names = {name: plain_name(model, name) for name in self._layout.there(arrays)}
+        floats = (n for n, b in self._buffers.items() if b.is_floating_point())
+        self._state_names = {name: plain_name(model, name) for name in floats}
         self._arrived: dict[str, torch.Tensor] = {}
         self._optimizer: Any = None  # of the training that goes on
 
