@@ -245,7 +245,7 @@ class JaxSide(Keeper):
     def reproducible_epoch(self) -> Run:
         with jax.default_device(self.device):
             model = nnx.clone(self.model)
-            trainer = jax_mlp.Trainer(1, arithmetic="reproducible", at_nan="ignore")
+            trainer = jax_mlp.Trainer(1, arithmetic="reproducible", processes=1, at_nan="ignore")
             history = trainer.fit(model, JaxData(self.examples.reproducible, flat=self._data.flat))
             return self._run(history, model)
 
