@@ -390,6 +390,13 @@ class JaxSide(Keeper):
         """Floats as the side computes: in float64, or as they are up to float32. Integers too."""
         return mapped(lambda leaf: _typed(leaf, self.dtype), tree)
 
+    def forget(self) -> None:
+        """Let go of what was compiled, and of what was computed for this side."""
+        self._kept.clear()
+        self._evaluate.forget()
+        for jitted in (self._pull_back, self._forward):
+            jitted.clear_cache()
+
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:
         exact = jax.enable_x64(self.dtype == "float64"), jax.default_matmul_precision("highest")
