@@ -67,6 +67,9 @@ class Drawing:
         axes.set(xlabel=board.xlabel, ylabel=board.ylabel, xscale=board.xscale, yscale=board.yscale)
         if not last:
             axes.margins(x=0.2, y=0.2)
+            lowest = min(np.nanmin(points[:, 1], initial=0) for points in curves.values())
+            if board.yscale == "linear" and lowest >= 0:  # losses and accuracies stay above 0
+                axes.set_ylim(bottom=0)
         if board.xlim:
             axes.set_xlim(board.xlim)
         if board.ylim:

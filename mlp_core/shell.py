@@ -145,8 +145,8 @@ class ProgressBoard(HyperParameters):
         """Draw all that there is; what comes in a later cell has a picture there."""
         from IPython import get_ipython
 
-        self._redraw(last=True)
         get_ipython().events.unregister("post_run_cell", self._end_of_cell)
+        self._redraw(last=True)
         self._shown, self._resume = None, 0.0
 
 

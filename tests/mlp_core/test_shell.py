@@ -129,11 +129,11 @@ def test_axes_are_drawn_anew_only_for_what_they_do_not_show(monkeypatch):
     drawing, drawn = Drawing(board), []
     draw_axes = Drawing._draw_axes
     monkeypatch.setattr(Drawing, "_draw_axes", lambda *given: (drawn.append(1), draw_axes(*given)))
-    pictures = [drawing.png({"loss": [(0, 2.0), (1, y)]}) for y in (1.0, 1.5, 0.9)]
+    pictures = [drawing.png({"loss": [(0, 2.0), (1, y)]}) for y in (1.0, 1.5, 0.1)]
     assert len(drawn) == 1 and len(set(pictures)) == 3
-    drawing.png({"loss": [(0, 2.0), (1, 0.0)]})
-    assert len(drawn) == 2, "0 was below the axes"
-    drawing.png({"loss": [(0, 2.0), (1, 0.0)], "acc": [(1, 0.5)]})
+    drawing.png({"loss": [(0, 2.0), (1, -1.0)]})
+    assert len(drawn) == 2, "-1 was below the axes"
+    drawing.png({"loss": [(0, 2.0), (1, -1.0)], "acc": [(1, 0.5)]})
     assert len(drawn) == 3, "a curve joined"
     drawing.png({"loss": [(0, 2.0), (1, float("nan")), (12, 1.0)], "acc": [(1, 0.5)]})
     assert len(drawn) == 3, "neither a NaN nor what lies beyond a given limit can be shown"
