@@ -6,6 +6,7 @@ Exit codes: see parity.exits.
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,7 @@ from parity.config import (
     BenchConfig,
     BitsConfig,
     CheckConfig,
+    CompileConfig,
     ConvertConfig,
     DataConfig,
     FaultsConfig,
@@ -28,6 +30,9 @@ from parity.config import (
     TrainConfig,
     TrajectoryConfig,
 )
+
+# What a training writes: of the run before, nothing stays beside it.
+TRAINED = ("weights.safetensors", "history.json", "history.csv", "curve.png")
 
 
 def run_check(config: CheckConfig) -> int:
@@ -70,21 +75,36 @@ def run_train(config: TrainConfig) -> int:
     import importlib
 
     from parity.studies.placing import on
+    from parity.studies.together import together
 
     side = importlib.import_module(f"{config.side}_mlp")
     checkpoint = importlib.import_module(f"{config.side}_mlp.checkpoint")
     exits.folder(config.out)
     _check_trackers(config.track)
     side.manual_seed(config.seed)
-    with on(config.device, config.side) as where:
-        return _train(config, side, checkpoint, where)
+    if config.devices > 1:
+        if config.side == "torch":
+            raise exits.Refused("--devices is JAX's; for Torch, --processes gives each its own")
+        importlib.import_module("jax_mlp.sharding").host_devices(config.devices)
+    with (
+        together(config.side, config.processes) as tells,
+        on(config.device, config.side) as where,
+    ):
+        if config.devices > 1:
+            where["devices"] = config.devices * config.processes
+        return _train(config, side, checkpoint, where, tells)
 
 
-def _train(config: TrainConfig, side: Any, checkpoint: Any, where: dict[str, Any]) -> int:
+def _train(
+    config: TrainConfig, side: Any, checkpoint: Any, where: dict[str, Any], tells: bool
+) -> int:
+    from mlp_core.checkpoint import Checkpoints
+    from mlp_core.files import together
+    from mlp_core.history import NotFinite
     from mlp_core.weights import WeightsError
 
     data = side.FashionMNIST(config.batch_size, data=config.data, seed=config.seed)
-    print(f"Data: {data.dataset.source}")
+    print(f"Data: {data.dataset.source}", flush=True)
     options: dict[str, Any] = {"activation": config.activation}
     if config.sigma is not None:
         options["sigma"] = config.sigma
@@ -92,24 +112,38 @@ def _train(config: TrainConfig, side: Any, checkpoint: Any, where: dict[str, Any
         model = side.MLPScratch(784, 10, config.hiddens, config.lr, **options)
     else:
         model = side.MLP(10, config.hiddens, config.lr, **options)
+    if config.checkpoint is not None:
+        where["checkpoint"] = Checkpoints(config.checkpoint, config.checkpoint_every)
+    where["at_nan"] = config.at_nan
     trainer = side.Trainer(config.epochs, gradient_clip_val=config.clip, **where)
+    code, diverged = 0, False
     try:
-        trainer.fit(model, data)
-        code = 0
-    except KeyboardInterrupt:
-        code = 130
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotFinite)  # told below, in one line
+            trainer.fit(model, data, config.resume)
+    except KeyboardInterrupt as stop:
+        code = exits.code_of(stop)
+        if not (hasattr(trainer, "history") and trainer.history.train_loss):
+            raise  # before anything was measured
+    if not tells:
+        return code
     history = trainer.history
-    history.save(config.out / "history.json")
-    history.save(config.out / "history.csv")
-    history.plot(config.out / "curve.png")
+    with together(config.out, TRAINED) as folder:
+        history.save(folder / "history.json")
+        history.save(folder / "history.csv")
+        history.plot(folder / "curve.png")
+        try:
+            checkpoint.save(model, folder / "weights.safetensors")
+        except WeightsError:
+            diverged = True
     print(f"{config.side} {config.model}: {history}")
-    try:
-        checkpoint.save(model, config.out / "weights.safetensors")
-    except WeightsError:
+    step = history.not_finite
+    if diverged or step:
+        since = f" from step {step:,} on" if step else ""
+        lost = "its weights are not finite either, and are not written; " * diverged
         raise exits.Refused(
-            "the training has diverged: its weights are not finite, and are not written; history "
-            f"and curve: {config.out}"
-        ) from None
+            f"the training has diverged: the loss is not finite{since}; {lost}results: {config.out}"
+        )
     print(f"Weights, history and curve: {config.out}")
     for target in config.track:
         try:
@@ -164,12 +198,14 @@ def run_report(config: ReportConfig) -> int:
 
 def run_bits(config: BitsConfig) -> int:
     from parity.studies.bits import run
+    from parity.studies.together import together
 
     if config.out is not None:
         exits.folder(config.out)
-    outcome = run(config)
-    print(outcome)
-    if config.out is not None:
+    with together(config.side, config.processes) as tells:
+        outcome = run(config)
+        print(outcome)
+    if config.out is not None and tells:
         outcome.write(config.out)
     return 0 if outcome.ok else 1
 
@@ -259,6 +295,10 @@ def run_bench(config: BenchConfig) -> int:
         raise exits.Refused(f"no row {unknown}; rows: {known}")
     if config.json is not None:
         exits.folder(config.json.absolute().parent, "--json")
+    if config.data is not None:
+        from mlp_core import fashion_mnist
+
+        fashion_mnist.load(config.data)  # once, before every row says that it isn't there
     exits.folder(config.out)
     log = Console(stderr=True)
 
@@ -295,6 +335,27 @@ def run_accelerator(config: AcceleratorConfig) -> int:
     return 130 if tried.interrupted else 0 if tried.ok else 1
 
 
+def run_compile(config: CompileConfig) -> int:
+    from rich.console import Console
+
+    from parity.studies.ahead.run import HEADER, NOTE, run, write
+
+    if config.out is not None:
+        exits.folder(config.out)
+    log, found = Console(stderr=True), []
+    for outcome in run(config, lambda text: log.print(text, highlight=False)):
+        found.append(outcome)
+        for name, told in zip(HEADER, outcome.row, strict=True):
+            if told != "-":
+                indent = "" if name == HEADER[0] else "  "
+                print(f"{indent}{name}: {told}", flush=True)
+    print(NOTE)
+    if config.out is not None:
+        write(found, config, config.out)
+        print(f"Report: {config.out / 'compile.md'}")
+    return 0 if all(outcome.fits for outcome in found) else 2
+
+
 def run_convert(config: ConvertConfig) -> int:
     from mlp_core.weights import Weights
 
@@ -329,6 +390,7 @@ COMMANDS: dict[type, Callable[[Any], int]] = {
     FaultsConfig: run_faults,
     BenchConfig: run_bench,
     AcceleratorConfig: run_accelerator,
+    CompileConfig: run_compile,
     ConvertConfig: run_convert,
     DataConfig: run_data,
 }

@@ -4,6 +4,7 @@ from parity.config.accelerator import AcceleratorConfig
 from parity.config.bench import BenchConfig
 from parity.config.bits import BitsConfig
 from parity.config.check import CheckConfig
+from parity.config.compile import CompileConfig
 from parity.config.convert import ConvertConfig
 from parity.config.data import DataConfig
 from parity.config.faults import FaultsConfig
@@ -19,6 +20,7 @@ __all__ = [
     "BenchConfig",
     "BitsConfig",
     "CheckConfig",
+    "CompileConfig",
     "ConvertConfig",
     "DataConfig",
     "FaultsConfig",

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from parity.config.checkpoint import Checkpointed
 from parity.config.network import Perceptron
 
 
 @dataclass(frozen=True, kw_only=True)
-class BitsConfig(Perceptron):
+class BitsConfig(Perceptron, Checkpointed):
     """Train in reproducible arithmetic and print hashes that any machine can check.
 
     JAX and Torch, one device or eight, any thread count: every loss and weight has the same bits.
@@ -31,7 +32,9 @@ class BitsConfig(Perceptron):
     epochs: int = 10
     """Passes over the training set."""
     devices: int = 1
-    """Of JAX: each batch is shared out over so many, simulated on the CPU."""
+    """Of JAX: each batch is shared out over so many, simulated on the CPU, in each process."""
+    processes: int = 1
+    """How many train together, started by torchrun or srun; each takes a part of every batch."""
     locate: bool = False
     """Also repeat both runs step by step, and name the first operation and element that differ."""
     out: Path | None = None

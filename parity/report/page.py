@@ -16,6 +16,11 @@ def save_page(found: Alignment, path: str | Path) -> Path:
     """Write what `align` found, both graphs side by side, as a page. Returns the path.
 
     Raises OSError if the file can't be written.
+
+        >>> import tempfile
+        >>> alignment = align(theirs, ours, (X, None), weights="guess")
+        >>> save_page(alignment, tempfile.mkdtemp() + "/step.html").suffix
+        '.html'
     """
     from parity.report.graphs import drawing
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mlp_core import fashion_mnist
+from mlp_core.checkpoint import Checkpoints
 from mlp_core.files import write_json
 from mlp_core.history import History
 from mlp_core.idx import DataError
@@ -102,6 +103,7 @@ class Outcome:
         ]
         for run in self.runs:
             over = f" on {c.devices} devices" if run.side == "jax" and c.devices > 1 else ""
+            over += f" in {c.processes} processes" if c.processes > 1 else ""
             accuracy = run.history.val("acc")[-1]
             note = f"accuracy {accuracy:.4f}, {run.history.seconds:.1f} s{over}"
             lines += [f"{run.side:6} weights {run.hashes[0]}  {note}"]
@@ -158,6 +160,8 @@ def run(config: BitsConfig) -> Outcome:
     sides = SIDES if config.side == "both" else (config.side,)
     if config.devices > 1 and "jax" not in sides:
         raise Refused("--devices simulates devices of JAX, and --side torch leaves JAX out")
+    if config.processes > 1 and len(sides) > 1:
+        raise Refused("--processes needs --side jax or --side torch: one framework connects them")
     if config.locate and len(sides) < 2:
         raise Refused("--locate compares two sides: --side both")
     for side in sides:
@@ -192,14 +196,17 @@ def train(side: str, config: BitsConfig) -> Trained:
     # Torch's threads spin while they wait, which on cores shared with other work takes ten times
     # as long as the computation. Read when Torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    place: Checkpoints | None = None
+    if config.checkpoint is not None:
+        place = Checkpoints(config.checkpoint / side, config.checkpoint_every)
     refusals: tuple[type[Exception], ...] = (NotImplementedError,)
     if side == "jax":
         refusals += (importlib.import_module("jax_mlp.sharding").DevicesError,)
     try:
         with on(config.device, side) as options:
-            trainer = _trainer(side, config, options)
+            trainer = _trainer(side, config, options | {"checkpoint": place})
             model, data = build(side, config)
-            history = trainer.fit(model, data)
+            history = trainer.fit(model, data, config.resume)
     except refusals as error:
         raise Refused(f"{side}: {error}") from None
     try:
@@ -222,11 +229,11 @@ def build(side: str, config: BitsConfig) -> tuple[Any, Any]:
 
 
 def _trainer(side: str, config: BitsConfig, options: dict[str, Any]) -> Any:
-    if side == "torch" or config.devices == 1:
+    if side == "torch" or config.devices == config.processes == 1:
         return importlib.import_module(f"{side}_mlp").Trainer(config.epochs, **options)
-    sharding = importlib.import_module("jax_mlp.sharding")
-    sharding.simulate(config.devices)
-    return sharding.ShardedTrainer(config.epochs, config.devices)
+    importlib.import_module("jax_mlp.sharding").simulate(config.devices)
+    count = config.devices * config.processes
+    return importlib.import_module("jax_mlp").Trainer(config.epochs, devices=count, **options)
 
 
 def locate(config: BitsConfig) -> Difference | None:
