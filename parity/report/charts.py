@@ -176,9 +176,7 @@ def _training(verdict: Verdict) -> Iterator[Chart]:
     for name, said in APART.items():
         if name in verdict.curves:
             one, other = exact["train_loss"], verdict.curves[name]["train_loss"]
-            steps = min(
-                len(one), len(other)
-            )  # the yardstick's is shorter, an interrupted one's too
+            steps = min(len(one), len(other))  # the yardstick's is shorter
             with np.errstate(all="ignore"):
                 distance = np.abs(other[:steps] - one[:steps])
             apart.append(Curve(said, _kind(name), 1 + np.arange(steps), distance))
