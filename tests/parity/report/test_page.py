@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from parity.comparison import compare
+from parity.levels.ladder import LEVELS
 from parity.report.report import WHOLE
 
 AXE = """
@@ -92,6 +93,19 @@ def test_the_page_of_300_pairs_stays_under_3_MB_and_says_what_it_leaves_out(
     assert len(page.encode()) < 3e6
     assert f"The ladders of {300 - WHOLE} pairs have no room here" in page
     assert "the wrong one: where they part" in page and "test_299.py" in page
+
+
+def test_what_differs_is_said_above_the_ladder_and_identity_undecided_is_no_difference(
+    report, agreeing, differing
+):
+    page = report(differing).page()
+    assert (
+        page.index("what differs") < page.index(".logits[0]: left 4.0") < page.index("the ladder")
+    )
+    level = next(level for level in LEVELS if level.name == "identity")
+    empty = replace(agreeing.results[0], level=level, comparisons=())
+    page = report(replace(agreeing, results=(empty,))).page()
+    assert "<dd>undecided</dd>" in page and "what differs" not in page
 
 
 def test_a_run_whose_pairs_were_all_skipped_is_no_agreement(report):
