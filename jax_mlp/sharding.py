@@ -1,22 +1,25 @@
-"""Training with each batch shared out over several devices, parameters on all of them."""
+"""Batches shared out over several devices, parameters on all of them; batches of any size."""
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import lax
+from jaxtyping import Int
 
-from jax_mlp.reproducible import Arithmetic
-from jax_mlp.step import Carry, split
-from jax_mlp.training import Trainer
-from mlp_core.checkpoint import Checkpoints
+from jax_mlp.device import default_device
+from jax_mlp.processes import connected_count
 
 
 class DevicesError(ValueError):
-    """A number of devices that can't be had, or that a batch can't be cut into."""
+    """A number of devices that can't be had."""
+
+
+def host_devices(count: int) -> None:
+    """Let the CPU count as so many devices, where nothing faster is there. Before JAX starts."""
+    jax.config.update("jax_num_cpu_devices", count)
 
 
 def simulate(count: int) -> None:
@@ -35,64 +38,116 @@ def simulate(count: int) -> None:
             ) from None
 
 
-class ShardedTrainer(Trainer):
-    """A Trainer whose batches are cut into equal parts, one for each of the first `devices`.
+class Shares:
+    """How batches are cut: one part for each of the first `devices`, those of all processes.
 
-    XLA adds what the devices sum up: in reproducible arithmetic exact integers, so that any number
-    of devices gives the same bits. `shard_map` is avoided: pmean of a gradient inside it gives the
-    gradient times the number of devices, silently.
+    A part has ceil(batch / devices) rows; XLA pads the last ones, and masks what it padded before
+    it sums. So a loss that is a mean over the batch stays the mean over the batch, whatever its
+    size, and any model's. What the devices sum up is added in one all-reduce a step; in
+    reproducible arithmetic exact integers, after one for their common units, so that any number of
+    devices gives the same bits.
 
-    Under `jax.distributed` every process runs the same program on the same data, and `devices`
-    counts those of all processes; losses and weights come back in each.
+    `shard_map` is avoided: pmean of a gradient inside it gives the gradient times the number of
+    devices, silently.
     """
 
-    def __init__(
-        self,
-        max_epochs: int,
-        devices: int = 1,
-        gradient_clip_val: float | int = 0,
-        arithmetic: str | Arithmetic | None = None,
-        checkpoint: str | os.PathLike | Checkpoints | None = None,
-    ) -> None:
-        super().__init__(max_epochs, 0, gradient_clip_val, arithmetic, checkpoint)
-        self.save_hyperparameters(ignore=["checkpoint"])
-        if not 1 <= devices <= jax.device_count():
-            raise DevicesError(f"devices = {devices}, expected 1 to {jax.device_count()}")
-        mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("batch",))
-        self._parts = jax.NamedSharding(mesh, jax.P("batch"))
-        self._whole = jax.NamedSharding(mesh, jax.P())
+    def __init__(self, devices: int | None = None, num_gpus: int = 0) -> None:
+        """Raises DevicesError. devices: None takes all of connected processes, else the default
+        device alone. num_gpus: of the book; accelerators, so many."""
+        self.processes = connected_count()
+        self.mesh: jax.sharding.Mesh | None = None
+        if num_gpus:
+            found = jax.devices(default_device().platform)
+            if found[0].platform == "cpu" or num_gpus > len(found):
+                there = "none" if found[0].platform == "cpu" else str(len(found))
+                raise DevicesError(
+                    f"num_gpus = {num_gpus}, but JAX finds {there} here; num_gpus=0 trains on the "
+                    "default device, which is the accelerator where there is one"
+                )
+            devices = num_gpus if devices is None and num_gpus > 1 else devices
+        if devices is None and self.processes == 1:
+            return
+        found = jax.devices(default_device().platform)
+        if devices is not None and not 1 <= devices <= len(found):
+            raise DevicesError(f"devices = {devices}, expected 1 to {len(found)}")
+        chosen = found[:devices]
+        without = set(range(self.processes)) - {device.process_index for device in chosen}
+        if without:
+            raise DevicesError(
+                f"devices = {devices} leaves none to process {min(without)}; expected more than "
+                f"{devices}, or None for all {len(found)}"
+            )
+        self.over(chosen)
 
-    def prepare_data(self, data: Any) -> None:
-        """Raises DevicesError for a batch that can't be cut into equal parts."""
-        super().prepare_data(data)
-        for loader in filter(None, (self.train_dataloader, self.val_dataloader)):
-            s = loader.schedule
-            for size in {min(s.batch_size, s.num_examples), s.num_examples % s.batch_size}:
-                if size % self.devices:
-                    raise DevicesError(
-                        f"a batch of {size} cannot be cut into {self.devices} equal parts: choose "
-                        f"a batch size whose batches, the last of {s.num_examples:,} examples "
-                        "included, are multiples of the number of devices"
-                    )
-            if jax.process_count() > 1:  # else the compiled epoch brings them where they belong
-                loader.arrays = jax.tree.map(self._everywhere, loader.host_arrays)
+    def over(self, devices: Sequence[Any]) -> "Shares":
+        """These devices, which needn't be there. Returns itself."""
+        self.mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
+        self._parts = jax.NamedSharding(self.mesh, jax.P("batch"))
+        self._whole = jax.NamedSharding(self.mesh, jax.P())
+        return self
 
-    def prepare_model(self, model: Any) -> None:
-        super().prepare_model(model)
-        nnx.update(model, *jax.tree.map(self._everywhere, split(model)[1:]))
+    def cut(self, batch: Any) -> Any:
+        """A batch, a part on each device. Traced."""
+        return lax.with_sharding_constraint(batch, self._parts) if self.mesh else batch
 
-    def _everywhere(self, array: Any) -> jax.Array:
-        """The array on all devices; each process fills in its own."""
-        whole = np.asarray(array)
-        return jax.make_array_from_callback(whole.shape, self._whole, lambda index: whole[index])
+    def whole(self, tree: Any) -> Any:
+        """What every device holds whole. Traced."""
+        return lax.with_sharding_constraint(tree, self._whole) if self.mesh else tree
 
-    def prepare_batch(self, batch: Any) -> Any:
-        return lax.with_sharding_constraint(batch, self._parts)
+    def everywhere(self, tree: Any) -> Any:
+        """The arrays on all devices; each process fills in its own."""
 
-    def _train_step(self, structure: Any) -> Callable[[Carry, Any], tuple[Carry, Any]]:
-        step = super()._train_step(structure)
+        def put(array: Any) -> jax.Array:
+            whole = np.asarray(array)
+            return jax.make_array_from_callback(whole.shape, self._whole, whole.__getitem__)
 
-        def on_all(carry: Carry, batch: Any) -> tuple[Carry, Any]:
-            return lax.with_sharding_constraint(step(carry, batch), self._whole)
+        return jax.tree.map(put, tree) if self.mesh else tree
 
-        return on_all
+    def own_rows(
+        self, arrays: tuple[Any, ...], order: Int[np.ndarray, "examples"], size: int
+    ) -> list[tuple[jax.Array, ...]]:
+        """The batches of an epoch, [steps, rows, ...] of each array: the full ones, then the last.
+
+        Each process reads the rows of its own devices, and no others. Where a batch can't be cut
+        evenly its last row is repeated; `scan_rows` takes those off.
+        """
+        assert self.mesh is not None
+        devices, whole = self.mesh.size, len(order) // size * size
+        sharding = jax.NamedSharding(self.mesh, jax.P(None, "batch"))
+        stacks = []
+        for rows in (order[:whole].reshape(-1, size), order[whole:].reshape(1, -1)):
+            if not rows.size:
+                continue
+            filled = np.pad(rows, ((0, 0), (0, -rows.shape[1] % devices)), mode="edge")
+
+            def put(array: Any, filled: Any = filled) -> jax.Array:
+                def part(index: Any) -> Any:
+                    return array[filled[index[:2]]]
+
+                shape = (*filled.shape, *array.shape[1:])
+                return jax.make_array_from_callback(shape, sharding, part)
+
+            stacks.append(tuple(map(put, arrays)))
+        return stacks
+
+
+def scan_rows(
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    carry: Any,
+    stacks: list[tuple[jax.Array, ...]],
+    sizes: list[int],
+    transform: Callable,
+) -> tuple[Any, Any]:
+    """`step` over the batches that `own_rows` gives, whose true sizes are `sizes` of each stack.
+
+    Returns the last carry and what the steps gave, stacked to [steps, ...], as scan_batches does.
+    """
+    found = []
+    for stack, size in zip(stacks, sizes, strict=True):
+
+        def body(carry: Any, rows: Any, size: int = size) -> tuple[Any, Any]:
+            return step(carry, transform(*(row[:size] for row in rows)))
+
+        carry, outputs = lax.scan(body, carry, stack)
+        found.append(outputs)
+    return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)

@@ -24,9 +24,11 @@ from jax_mlp.resuming import filled, named
 from jax_mlp.sharding import DevicesError
 from jax_mlp.step import Carry, split
 from jax_mlp.training import Trainer, scan_batches
+from mlp_core import forked
 from mlp_core.arithmetic import NotReproducible, in_force
 from mlp_core.checkpoint import Checkpoint, CheckpointError, Checkpoints, told
 from mlp_core.history import Epoch, History, about
+from mlp_core.limits import check_trainer
 from mlp_core.packing import Arrays
 from mlp_core.resuming import FREE, checkpoints, fingerprint
 from mlp_core.schedule import Schedule
@@ -50,6 +52,16 @@ class Sweep(HyperParameters):
     It is one `vmap` over runs of a Trainer's epoch. Every device has runs of its own, so none waits
     for another: the compiled program holds no collective. In reproducible arithmetic a run has the
     bits that Trainer.fit gives it; in native arithmetic it is the same up to rounding.
+
+        >>> import jax_mlp as d2l
+        >>> class Rows(d2l.DataModule):
+        ...     batch_size = 4
+        ...     def get_dataloader(self, train):
+        ...         rows = np.float32(np.arange(24).reshape(6, 4)), np.arange(6) % 3
+        ...         return self.get_tensorloader(rows, train)
+        >>> models = [d2l.MLPScratch(4, 3, 2, lr=lr) for lr in (0.1, 0.2)]
+        >>> [len(history.train_loss) for history in d2l.Sweep(max_epochs=1).fit(models, Rows())]
+        [2, 2]
     """
 
     def __init__(
@@ -71,6 +83,7 @@ class Sweep(HyperParameters):
         """
         self.save_hyperparameters(ignore=["checkpoint"])
         self.checkpoint = checkpoints(checkpoint)
+        check_trainer(type(self).__name__, max_epochs, 0, gradient_clip_val, "ignore")
         found = jax.devices(default_device().platform)
         if devices is not None and not 1 <= devices <= len(found):
             raise DevicesError(f"devices = {devices}, expected 1 to {len(found)}")
@@ -99,6 +112,7 @@ class Sweep(HyperParameters):
                 f"Sweep: {len(seeds)} seeds for {len(models)} models, expected as many"
             )
         tracer = _Tracer(self.max_epochs, 0, self.gradient_clip_val, self.arithmetic)
+        forked.refuse(type(self).__name__)
         tracer.prepare_data(data)
         own, device = tracer.train_dataloader.schedule, self._devices[0].device_kind
         self.histories = []

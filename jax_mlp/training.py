@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,18 +18,35 @@ from jax_mlp.data import ArrayLoader
 from jax_mlp.device import default_device
 from jax_mlp.reproducible import Arithmetic
 from jax_mlp.resuming import State as Kept
+from jax_mlp.sharding import Shares, scan_rows
 from jax_mlp.step import Carry, State, Tape, pure_step, recording, split, watched
+from mlp_core import forked
 from mlp_core.arithmetic import NotReproducible, checked, in_force
 from mlp_core.attributes import Counter
 from mlp_core.checkpoint import Checkpoints
 from mlp_core.fashion_mnist import check_labels
-from mlp_core.history import Epoch, History, about
+from mlp_core.history import Epoch, History, about, ends
+from mlp_core.limits import check_trainer
+from mlp_core.processes import check as check_processes
 from mlp_core.resuming import checkpoints, keeping
 from mlp_core.shell import HyperParameters, progress_bar
 
+NO_JIT = "jax_disable_jit"
+
 
 class Trainer(HyperParameters):
-    """Fits a Module to a DataModule."""
+    """Fits a Module to a DataModule.
+
+    >>> import jax_mlp as d2l
+    >>> class Rows(d2l.DataModule):
+    ...     batch_size = 4
+    ...     def get_dataloader(self, train):
+    ...         rows = np.float32(np.arange(24).reshape(6, 4)), np.arange(6) % 3
+    ...         return self.get_tensorloader(rows, train)
+    >>> history = d2l.Trainer(max_epochs=2).fit(d2l.MLPScratch(4, 3, 2, lr=0.1), Rows())
+    >>> len(history.train_loss), [sorted(epoch.val) for epoch in history.epochs]
+    (4, [['acc', 'loss'], ['acc', 'loss']])
+    """
 
     tape: Tape | None = None  # what a step plots, while it is traced
     epoch, train_batch_idx, val_batch_idx = Counter(), Counter(), Counter()
@@ -40,17 +57,28 @@ class Trainer(HyperParameters):
         num_gpus: int = 0,
         gradient_clip_val: float | int = 0,
         arithmetic: str | Arithmetic | None = None,
+        devices: int | None = None,
+        processes: int | None = None,
         checkpoint: str | os.PathLike | Checkpoints | None = None,
+        at_nan: str = "warn",
     ) -> None:
-        """num_gpus: accepted for the book's sake; JAX runs on its default device, which is the
-        accelerator where there is one. gradient_clip_val: largest global norm of the gradient; 0
+        """num_gpus: 0 leaves it to JAX, which takes the accelerator where there is one; more: so
+        many accelerators. gradient_clip_val: largest global norm of the gradient; 0
         clips nothing. arithmetic: "native" or "reproducible"; None leaves it to the model.
+        devices: how many share out each batch, of any size; None: one, or all that connected
+        processes have. processes: how many train together, see jax_mlp.processes; None: all that
+        were launched.
         checkpoint: the folder to save to at the end of each epoch; Checkpoints(folder, every=N),
-        also every N steps.
+        also every N steps. at_nan: what a loss that isn't finite does: "warn" warns with its step
+        and goes on, "stop" warns and ends the training after that epoch, "ignore" goes on.
+        Raises DevicesError for more devices than there are, TypeError, ValueError for what is no
+        such number.
         """
         self.save_hyperparameters(ignore=["checkpoint"])
         self.checkpoint = checkpoints(checkpoint)
         checked(arithmetic)
+        check_trainer(type(self).__name__, max_epochs, num_gpus, gradient_clip_val, at_nan)
+        self.shares = Shares(devices, num_gpus)
 
     def prepare_data(self, data: Any) -> None:
         self.train_dataloader = data.train_dataloader()
@@ -62,10 +90,11 @@ class Trainer(HyperParameters):
         model.trainer = self
         model.board.xlim = [0, self.max_epochs]
         self.model = model
+        nnx.update(model, *self.shares.everywhere(split(model)[1:]))
 
     def prepare_batch(self, batch: Any) -> Any:
         """The batch as the model gets it. Traced, like the step that follows it."""
-        return batch
+        return self.shares.cut(batch)
 
     def assemble(self, structure: Any, *state: Any) -> Any:
         """The model that a step computes with, a copy. Traced, like the step that follows it."""
@@ -73,24 +102,31 @@ class Trainer(HyperParameters):
 
     @programs.kept()
     def fit(self, model: Any, data: Any, resume: bool | str | os.PathLike = False) -> History:
-        """Train `model` on `data` for max_epochs.
+        """Train `model` on `data` for max_epochs, from the weights that it has.
 
+        Again, it is a new training: optimiser and counters start anew, and so does the shuffle,
+        with the same orders where its seed was given. Warns with NotFinite, see at_nan. Under
+        jax_disable_jit nothing is compiled.
         resume: go on from the newest checkpoint, if there is one, or from the one that is named;
         the bits are those of a run that was never interrupted.
         Ctrl-C stops after the epoch that runs; then `trainer.history` holds what was measured
         until then, and the model the weights of its last whole epoch. With checkpoints, it saves
         one, after the steps that are run at once, and so does SIGTERM.
-        Raises CheckpointError for a checkpoint of another run or none that is whole.
-        Raises LabelError for a label that the model has no output for, NotReproducible for a model
-        that computes by other means than the arithmetic asked for, Untraceable for steps that
-        change plain attributes of the model.
+        Raises CheckpointError for a checkpoint of another run or none that is whole, Forked in a
+        process that was forked from one that computed, LabelError for a label that the model has
+        no output for, NotReproducible for a model that computes by other means than the arithmetic
+        asked for, Untraceable for steps that change plain attributes of the model, ProcessesError
+        where processes that were launched together are not connected.
         """
+        forked.refuse(type(self).__name__)
+        self.shares = Shares(self.devices, self.num_gpus)
+        check_processes(self.processes, self.shares.processes)
         self.prepare_data(data)
         self.prepare_model(model)
         self.optim = model.configure_optimizers()
         if in_force(model, self) != "native" and (why := model.not_reproducible(self.optim)):
             raise NotReproducible(model, why)
-        self.opt_state = self.optim.init(split(model)[1])
+        self.opt_state = self.shares.everywhere(self.optim.init(split(model)[1]))
         self.epoch = self.train_batch_idx = self.val_batch_idx = 0
         device = default_device().device_kind
         self.history = History(about=about("jax", model, data, self, device, ["jax", "flax"]))
@@ -108,6 +144,8 @@ class Trainer(HyperParameters):
                     self.epoch = epoch
                     self.keeper.epoch_begins()
                     self.fit_epoch()
+                    if ends(self.history, self.at_nan):
+                        break
                     self.keeper.epoch_done()
             except KeyboardInterrupt:
                 self.history.interrupted = True
@@ -176,7 +214,7 @@ class Trainer(HyperParameters):
 
         def step(carry: Carry, batch: Any) -> tuple[Carry, Any]:
             carry, taken = whole(carry, self.prepare_batch(batch))
-            return carry, (taken.loss, taken.tape)
+            return self.shares.whole((carry, (taken.loss, taken.tape)))
 
         return step
 
@@ -185,7 +223,7 @@ class Trainer(HyperParameters):
             model = self.assemble(structure, *state)
             with watched(model, "validation_step"), recording(self) as tape:
                 model.validation_step(self.prepare_batch(batch))
-            return (state[0], split(model)[2]), tape
+            return self.shares.whole(((state[0], split(model)[2]), tape))
 
         return step
 
@@ -223,10 +261,18 @@ class Trainer(HyperParameters):
         if first == 0 and free is None:
 
             def epoch(carry: Any, arrays: Any, order: Any) -> tuple[Any, Any]:
+                order = self.shares.whole(order)
                 return scan_batches(step, carry, arrays, order, size, transform)
 
-            compiled = self._compile(name, epoch, (carry, arrays, order))
-            yield *compiled(carry, arrays, order), sizes
+            def shared_epoch(carry: Any, *stacks: Any) -> tuple[Any, Any]:
+                return scan_rows(step, carry, [*stacks], [*dict.fromkeys(sizes)], transform)
+
+            program: Callable[..., Any] = epoch
+            given: Sequence[Any] = arrays, order
+            if self.shares.processes > 1:
+                program, given = shared_epoch, self.shares.own_rows(loader.host_arrays, order, size)
+            compiled = self._compile(name, program, (carry, *given))
+            yield *compiled(carry, *given), sizes
             return
         full = len(order) // size
 
@@ -290,6 +336,8 @@ class Trainer(HyperParameters):
 
     def compile(self, function: Callable, *args: Any) -> Callable:
         """`function` as a program for such arguments."""
+        if getattr(jax.config, NO_JIT):  # to debug: JAX has no program then
+            return function
         return jax.jit(function).lower(*args).compile()
 
     def _check_labels(self, batch: Any, labels: Any) -> None:

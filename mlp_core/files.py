@@ -41,6 +41,17 @@ def write_atomically(path: Path, content: bytes, durable: bool = False) -> Path:
     return path
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; None for one that isn't there, or holds something else.
+
+    For files of our own, which are made anew: whatever became of them, it ends no run.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError, MemoryError):  # brackets in brackets recurse
+        return None
+
+
 def fsync(path: Path) -> None:
     """Bring a file's content, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

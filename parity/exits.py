@@ -1,6 +1,7 @@
 """How a command ends: its exit code, whatever happens, and one line that says why.
 
-    0 agree, or done   1 differ   2 usage, missing or bad data, no room   70 a fault of this program
+    0 agree, or done   1 differ   2 usage, missing or bad data, no room, a loss that isn't finite
+    70 a fault of this program
     130 interrupted    141 nobody reads the output any more    143 terminated, and saved before
 
 A traceback never is the answer: Python's own code for one is 1, which here means "differ".
@@ -44,7 +45,9 @@ class Folders(contextlib.ExitStack):
 def guarded(command: Callable[[], int]) -> int:
     """The exit code of a command, which raises what it likes."""
     from mlp_core.checkpoint import CheckpointError
+    from mlp_core.extras import advice
     from mlp_core.idx import DataError
+    from mlp_core.processes import ProcessesError
     from mlp_core.weights import WeightsError
 
     for name in ("stdout", "stderr"):
@@ -62,13 +65,22 @@ def guarded(command: Callable[[], int]) -> int:
     except KeyboardInterrupt as stop:
         code = code_of(stop)
         return _say("interrupted" if code == INTERRUPTED else "terminated", code)
-    except (DataError, WeightsError, CheckpointError, DeviceMissing, Refused) as error:
+    except (
+        DataError,
+        WeightsError,
+        CheckpointError,
+        DeviceMissing,
+        ProcessesError,
+        Refused,
+    ) as error:
         return _say(str(error), USAGE)
     except OSError as error:
         if _not_read():
             return NOT_READ
         return _say(f"{error.filename or 'output'}: {error.strerror or error}", USAGE)
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and (line := advice(error.name, "this command")):
+            return _say(line, USAGE)
         if isinstance(error, MemoryError) or any(text in str(error) for text in NO_MEMORY):
             return _say(f"not enough memory: {_first_line(error)}", USAGE)
         return _crashed(error)

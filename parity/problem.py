@@ -10,7 +10,7 @@ import numpy as np
 from mlp_core.schedule import Schedule
 from parity import defaults
 from parity.device import NAMES
-from parity.trees import Arrays, Tree, length
+from parity.trees import Arrays, Tree, length, only
 
 REPRODUCIBLE_EXAMPLES = 20_000
 LOSSES = ("cross_entropy", "mse", "bce_with_logits")
@@ -82,7 +82,9 @@ class Training:
     model's own, else cross-entropy for integer targets. optimizer: (Torch's: parameters ->
     torch.optim.Optimizer, or (Optimizer, LRScheduler); JAX's: an optax transformation); None: the
     model's own, else plain SGD at rate lr. accumulate: batches whose gradients make one step.
-    mode: "train" or "eval"; None: as the models are given.
+    mode: "train" or "eval"; None: as the models are given. gradient: JAX's own
+    (parameters, *inputs, targets) -> (loss, gradients like the parameters), as a step over devices
+    computes them; None: jax.grad of the loss.
     """
 
     loss: Loss = None
@@ -91,6 +93,7 @@ class Training:
     accumulate: int = 1
     mode: Literal["train", "eval"] | None = None
     infer: bool = False  # no targets: outputs alone are compared
+    gradient: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.loss, str) and self.loss not in LOSSES:
@@ -149,10 +152,13 @@ class Training:
     def loss_function(
         self, model: Any, framework: int, named: Mapping[str, Callable[..., Any]]
     ) -> Callable[..., Any]:
-        """(outputs, targets) -> loss. framework: of the pair, 0 is Torch's, 1 JAX's."""
+        """(outputs, targets) -> loss. framework: of the pair, 0 is Torch's, 1 JAX's. A named one
+        takes outputs of one leaf, {"logits": ...}, as that leaf."""
         if self.loss and not isinstance(self.loss, str):
             return self.loss[framework]
-        return named[name] if (name := self.loss_name(model)) else model.loss
+        if not (name := self.loss_name(model)):
+            return model.loss
+        return lambda outputs, targets: named[name](only(outputs), only(targets))
 
 
 def own_method(model: Any, name: str) -> Callable[..., Any] | None:
@@ -183,6 +189,13 @@ class Problem:
     torch, jax: the models. initial: (seed -> a new Torch model, seed -> a new JAX model), whose
     initial weights are compared as distributions. device: "cpu", "cuda" or "tpu"; None: JAX's
     default, and where Torch's model lies.
+
+        >>> from parity.checking import solve
+        >>> from parity.problem import Examples
+        >>> table = {"kernel": "weight", "bias": "bias"}
+        >>> problem = Problem(theirs, ours, Examples((X, y), batch_size=6), weights=table)
+        >>> print(solve(problem, levels=[LEVELS[0]]).word)
+        agree
     """
 
     torch: Any

@@ -25,7 +25,19 @@ except ImportError:
 
 
 class DataModule(HyperParameters):
-    """The base class of data: one loader for training, one for validation."""
+    """The base class of data: one loader for training, one for validation.
+
+    >>> import torch_mlp as d2l
+    >>> class Rows(d2l.DataModule):
+    ...     def __init__(self, batch_size=4):
+    ...         super().__init__()
+    ...         self.save_hyperparameters()
+    ...     def get_dataloader(self, train):
+    ...         rows = torch.arange(24.0).reshape(6, 4), torch.arange(6) % 3
+    ...         return self.get_tensorloader(rows, train)
+    >>> [len(labels) for _, labels in Rows().train_dataloader()]
+    [4, 2]
+    """
 
     def __init__(self, root: str = "../data", num_workers: int = 4) -> None:
         self.save_hyperparameters()
@@ -131,7 +143,13 @@ class ScheduleSampler(Sampler):
 
 
 class FashionMNIST(DataModule):
-    """Fashion-MNIST in batches (X [batch, 1, height, width] in [0, 1], labels [batch] int64)."""
+    """Fashion-MNIST in batches (X [batch, 1, height, width] in [0, 1], labels [batch] int64).
+
+    >>> import torch_mlp as d2l
+    >>> data = d2l.FashionMNIST(batch_size=256, data="sample")
+    >>> len(data.train_dataloader()), data.text_labels([0, 9])
+    (24, ['t-shirt', 'ankle boot'])
+    """
 
     def __init__(
         self,

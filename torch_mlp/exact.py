@@ -8,7 +8,11 @@ multiply-add harmless: *a product feeds an addition only if it is exact*. Source
 (2012). The file of the same name in the other room gives the same bits.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
+import torch.distributed as dist
 from jaxtyping import Float, Float64, Int, Shaped
 from torch import Tensor
 from torch.nn import functional
@@ -24,6 +28,39 @@ LN2_HIGH, LN2_LOW = 0xB17217F7 * 2.0**-32, 0xD1CF79AC * 2.0**-64
 LN2, LOG2E = float.fromhex("0x1.62e42fefa39efp-1"), float.fromhex("0x1.71547652b82fep+0")
 INVERSE_FACTORIALS = (1, 1, 2, 6, 24, 120, 720, 5040, 40320)  # exp(r) to r^8, |r| < 0.35
 INVERSE_ODDS = (1, 3, 5, 7, 9, 11)  # atanh(u)/u to u^10, |u| < 0.172
+
+
+_over_processes = False  # no context variable: CUDA's backward pass has a thread of its own
+
+
+@contextlib.contextmanager
+def over_processes() -> Iterator[None]:
+    """While it lasts, sums over a batch go on over all connected processes, which each have a part
+    of it: integers are added before they are rounded, so the bits are those of one process."""
+    global _over_processes
+    _over_processes = True
+    try:
+        yield
+    finally:
+        _over_processes = False
+
+
+def batch_length(rows: int) -> int:
+    """How many rows the whole batch has, of which these are this process's."""
+    if not _over_processes:
+        return rows
+    whole = torch.tensor(rows)
+    dist.all_reduce(whole)
+    return int(whole)
+
+
+def _shared(x: Float64[Tensor, "..."], largest: bool = False) -> Float64[Tensor, "..."]:
+    """The sum of integers over all processes, or the largest of positive numbers."""
+    if largest:  # only its exponent counts, and that of NaN is that of infinity
+        x = x.nan_to_num(nan=torch.inf, posinf=torch.inf)
+    x = x.contiguous()
+    dist.all_reduce(x, dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM)
+    return x
 
 
 def check(where: str, **tensors: Shaped[Tensor, "..."]) -> None:
@@ -62,9 +99,12 @@ def _power_of_two(exponent: Int[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
     return (exponent << 52).view(torch.float64)
 
 
-def _unit(x: Float64[Tensor, "..."], axis: int, bits: int) -> Float64[Tensor, "..."]:
+def _unit(
+    x: Float64[Tensor, "..."], axis: int, bits: int, shared: bool = False
+) -> Float64[Tensor, "..."]:
     """The power of two with |x| <= 2^bits units along axis; infinite where x is not finite."""
     largest = x.abs().amax(axis, keepdim=True)
+    largest = _shared(largest, largest=True) if shared else largest
     return _power_of_two(_exponent_bits(largest.clamp_min(2.0**-300))) * 2.0 ** (1 - bits)
 
 
@@ -72,65 +112,93 @@ def _length_bits(length: int) -> int:
     return min((length - 1).bit_length(), BLOCK)
 
 
-def _join(sums: Float64[Tensor, "blocks *rest"]) -> Float64[Tensor, "*rest"]:
+def _join(sums: Float64[Tensor, "blocks *rest"], shared: bool = False) -> Float64[Tensor, "*rest"]:
     """The sum of integers of at most 2^53, rounded once: its halves are summed exactly."""
     high = (sums * 2.0**-26).round()
-    low = sums - high * 2.0**26
-    return high.sum(0) * 2.0**26 + low.sum(0)
+    low = (sums - high * 2.0**26).sum(0)
+    high = high.sum(0)
+    if shared:
+        high, low = _shared(high), _shared(low)
+    return high * 2.0**26 + low
 
 
-def total(x: Float64[Tensor, "length *rest"]) -> Float64[Tensor, "*rest"]:
-    """The sum over axis 0 of integers whose size times min(length, 2^13) is at most 2^53."""
-    if len(x) <= 2**BLOCK:
-        return x.sum(0)
+def total(x: Float64[Tensor, "rows *rest"], length: int | None = None) -> Float64[Tensor, "*rest"]:
+    """The sum over axis 0 of integers whose size times min(length, 2^13) is at most 2^53.
+
+    length: of all processes' rows, which then are summed; None: the rows are all.
+    """
+    shared = length is not None
+    if (length or len(x)) <= 2**BLOCK:
+        return _shared(x.sum(0)) if shared else x.sum(0)
     x = functional.pad(x, (0, 0) * (x.ndim - 1) + (0, -len(x) % 2**BLOCK))
-    return _join(x.reshape(-1, 2**BLOCK, *x.shape[1:]).sum(1))
+    return _join(x.reshape(-1, 2**BLOCK, *x.shape[1:]).sum(1), shared)
 
 
-def _matmul(A: Float64[Tensor, "m n"], B: Float64[Tensor, "n k"]) -> Float64[Tensor, "m k"]:
-    """A @ B of integers; products of entries times min(n, 2^13) are at most 2^53."""
-    n = A.shape[1]
-    if n <= 2**BLOCK:
-        return A @ B
+def _matmul(
+    A: Float64[Tensor, "m n"], B: Float64[Tensor, "n k"], length: int | None = None
+) -> Float64[Tensor, "m k"]:
+    """A @ B of integers; products of entries times min(n, 2^13) are at most 2^53.
+
+    length: see `total`.
+    """
+    n, shared = A.shape[1], length is not None
+    if (length or n) <= 2**BLOCK:
+        return _shared(A @ B) if shared else A @ B
     padding = (0, -n % 2**BLOCK)
     A, B = functional.pad(A, padding), functional.pad(B, (0, 0, *padding))
     blocks = A.reshape(len(A), -1, 2**BLOCK).transpose(0, 1)
-    return _join(blocks @ B.reshape(-1, 2**BLOCK, B.shape[1]))
+    return _join(blocks @ B.reshape(-1, 2**BLOCK, B.shape[1]), shared)
 
 
-def _slices(x: Float64[Tensor, "m n"], axis: int, bits: int) -> tuple[Tensor, Tensor, Tensor]:
+def _slices(
+    x: Float64[Tensor, "m n"], axis: int, bits: int, shared: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """x = (high + low / 2^bits) * unit: integers |high| <= 2^bits, |low| <= 2^(bits - 1)."""
-    unit = _unit(x, axis, bits)
+    unit = _unit(x, axis, bits, shared)
     scaled = x * (1 / unit)
     high = scaled.round()
     return high, (scaled - high).mul_(2.0**bits).round_(), unit
 
 
-def product(A: Shaped[Tensor, "m n"], B: Float[Tensor, "n k"]) -> Float64[Tensor, "m k"]:
+def product(
+    A: Shaped[Tensor, "m n"], B: Float[Tensor, "n k"], over_batch: bool = False
+) -> Float64[Tensor, "m k"]:
     """A @ B in float64, the same in any order of the inner index.
 
     Float A: rows of A and columns of B are cut into two slices of p = floor((53 - log2 n) / 2)
     bits, at least 20, and low * low is left out: each term errs by at most 1.26 * 2^(2-2p) times
     max|A_i| max|B_j|. uint8 A means A / 255: one slice of 8 bits, times a slice of B / 255 with
     q = 45 - log2 n bits, at least 32: each term errs by at most 2^-q max|B_j|.
+    over_batch: the inner index counts examples, see over_processes.
     """
-    room = EXACT - _length_bits(A.shape[1])
+    whole = batch_length(A.shape[1]) if over_batch and _over_processes else None
+    shared = whole is not None
+    room = EXACT - _length_bits(whole or A.shape[1])
+    if not A.shape[1]:  # this process has none of the examples
+        A, B = A.new_zeros(len(A), 1), B.new_zeros(1, B.shape[1])
     if A.dtype == torch.uint8:
         B64 = widen(B) * (1 / 255)
-        unit = _unit(B64, 0, room - 8)
-        return _matmul(A.double(), B64.mul_(1 / unit).round_()).mul_(unit)
+        unit = _unit(B64, 0, room - 8, shared)
+        return _matmul(A.double(), B64.mul_(1 / unit).round_(), whole).mul_(unit)
     bits = room // 2
-    A_high, A_low, A_unit = _slices(widen(A), 1, bits)
-    B_high, B_low, B_unit = _slices(widen(B), 0, bits)
-    high, cross = _matmul(A_high, torch.cat([B_high, B_low], 1)).chunk(2, 1)
-    cross = cross + _matmul(A_low, B_high)
+    A_high, A_low, A_unit = _slices(widen(A), 1, bits, shared)
+    B_high, B_low, B_unit = _slices(widen(B), 0, bits, shared)
+    high, cross = _matmul(A_high, torch.cat([B_high, B_low], 1), whole).chunk(2, 1)
+    cross = cross + _matmul(A_low, B_high, whole)
     return (high + cross * 2.0**-bits) * (A_unit * B_unit)
 
 
-def summed(x: Float64[Tensor, "length *rest"]) -> Float64[Tensor, "*rest"]:
-    """The sum over axis 0, in any order; each term errs by at most 2^-40 max|x|."""
-    unit = _unit(x, 0, EXACT - _length_bits(len(x)))
-    return total((x * (1 / unit)).round_()) * unit[0]
+def summed(
+    x: Float64[Tensor, "length *rest"], over_batch: bool = False
+) -> Float64[Tensor, "*rest"]:
+    """The sum over axis 0, in any order; each term errs by at most 2^-40 max|x|.
+
+    over_batch: the axis counts examples, see over_processes.
+    """
+    whole = batch_length(len(x)) if over_batch and _over_processes else None
+    x = x if len(x) else x.new_zeros(1, *x.shape[1:])  # this process has none of the examples
+    unit = _unit(x, 0, EXACT - _length_bits(whole or len(x)), whole is not None)
+    return total((x * (1 / unit)).round_(), whole) * unit[0]
 
 
 def _horner(x: Float64[Tensor, "*shape"], divisors: tuple[int, ...]) -> Float64[Tensor, "*shape"]:

@@ -20,6 +20,7 @@ from mlp_core.arithmetic import checked, missing
 from torch_mlp.exact import (
     SMALLEST,
     TERM,
+    batch_length,
     check,
     exp,
     flush,
@@ -45,7 +46,8 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, dY: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         X, W = ctx.saved_tensors
         dX = narrow(product(dY, W.T)) if ctx.needs_input_grad[0] else None
-        return dX, narrow(product(X.T, dY)), narrow(summed(widen(dY)))
+        dW, db = product(X.T, dY, over_batch=True), summed(widen(dY), over_batch=True)
+        return dX, narrow(dW), narrow(db)
 
 
 def linear(
@@ -97,7 +99,7 @@ def relu(X: Float[Tensor, "*shape"], tie: float = 0.0) -> Float[Tensor, "*shape"
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, averaged: bool) -> Tensor:
-        batch, classes = logits.shape
+        classes, ctx.batch = logits.shape[1], batch_length(len(logits))
         z = widen(logits)
         z = z - z.amax(1, keepdim=True)
         z = torch.where(z.isfinite(), z, torch.nan)
@@ -107,13 +109,13 @@ class _CrossEntropy(torch.autograd.Function):
         s = total((e * 2.0**TERM).round().T) * 2.0**-TERM
         losses = log(s) - torch.where(hit, z, 0.0).sum(1)
         ctx.save_for_backward(narrow(e / s[:, None] - hit.double()))
-        return narrow(summed(losses) * (1 / batch) if averaged else losses)
+        return narrow(summed(losses, over_batch=True) * (1 / ctx.batch) if averaged else losses)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dL: Tensor) -> tuple[Tensor, None, None]:
         (difference,) = ctx.saved_tensors
-        share = widen(dL)[:, None] if dL.ndim else widen(dL) * (1 / len(difference))
+        share = widen(dL)[:, None] if dL.ndim else widen(dL) * (1 / ctx.batch)
         return narrow(widen(difference) * share), None, None
 
 
@@ -137,7 +139,7 @@ def softmax_cross_entropy(
 def mean(x: Float[Tensor, "examples"]) -> Float[Tensor, ""]:
     """The mean of a vector, rounded once more than the sum. Not differentiable."""
     check("mean", x=x)
-    return narrow(summed(widen(x)) * (1 / len(x)))
+    return narrow(summed(widen(x), over_batch=True) * (1 / batch_length(len(x))))
 
 
 @torch.no_grad()

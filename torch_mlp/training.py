@@ -9,16 +9,20 @@ from typing import Any, NamedTuple
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_map
 
+from mlp_core import forked
 from mlp_core.arithmetic import NotReproducible, checked, in_force
 from mlp_core.attributes import Counter, Noted, Untraceable, check_unchanged, noted
 from mlp_core.checkpoint import Checkpoints
-from mlp_core.history import Epoch, History, about
+from mlp_core.history import Epoch, History, about, ends
+from mlp_core.limits import check_trainer
+from mlp_core.processes import check as check_processes
 from mlp_core.resuming import checkpoints, keeping
 from mlp_core.shell import HyperParameters, progress_bar
 from torch_mlp.reproducible import Arithmetic
 from torch_mlp.resuming import State
+from torch_mlp.sharding import Shares, Step, gpus
 
 Tape = dict[tuple[str, bool], torch.Tensor]  # (key, train) -> what was plotted
 OF_EVERY_MODULE = {*vars(torch.nn.Module())} - {"training"}
@@ -37,7 +41,18 @@ class Graph(NamedTuple):
 
 
 class Trainer(HyperParameters):
-    """Fits a Module to a DataModule."""
+    """Fits a Module to a DataModule.
+
+    >>> import torch_mlp as d2l
+    >>> class Rows(d2l.DataModule):
+    ...     batch_size = 4
+    ...     def get_dataloader(self, train):
+    ...         rows = torch.arange(24.0).reshape(6, 4), torch.arange(6) % 3
+    ...         return self.get_tensorloader(rows, train)
+    >>> history = d2l.Trainer(max_epochs=2).fit(d2l.MLPScratch(4, 3, 2, lr=0.1), Rows())
+    >>> len(history.train_loss), [sorted(epoch.val) for epoch in history.epochs]
+    (4, [['acc', 'loss'], ['acc', 'loss']])
+    """
 
     tape: Tape | None = None  # what a step plots, while it is traced
     epoch, train_batch_idx, val_batch_idx = Counter(), Counter(), Counter()
@@ -49,22 +64,27 @@ class Trainer(HyperParameters):
         gradient_clip_val: float | int = 0,
         arithmetic: str | Arithmetic | None = None,
         compile: bool = False,
+        processes: int | None = None,
         checkpoint: str | os.PathLike | Checkpoints | None = None,
+        at_nan: str = "warn",
     ) -> None:
-        """num_gpus: how many CUDA devices may be used, if there; the first one is.
+        """num_gpus: 0, or 1 to train on CUDA; several take a process each, see torch_mlp.processes.
         gradient_clip_val: largest global norm of the gradient; 0 clips nothing.
         arithmetic: "native" or "reproducible"; None leaves it to the model.
         compile: loss and gradient of a step in one graph of torch.compile, which rounds in other
         places than the book's cells and needs a C++ compiler: faster, but not to the same bits.
+        processes: how many train together, see torch_mlp.processes; None: all that were launched.
         checkpoint: the folder to save to at the end of each epoch; Checkpoints(folder, every=N),
-        also every N steps.
+        also every N steps. at_nan: what a loss that isn't finite does: "warn" warns with its step
+        and goes on, "stop" warns and ends the training after that epoch, "ignore" goes on.
+        Raises DevicesError for GPUs that are not there, and for several; TypeError, ValueError for
+        what is no such number.
         """
         self.save_hyperparameters(ignore=["checkpoint"])
         self.checkpoint = checkpoints(checkpoint)
         checked(arithmetic)
-        self.gpus = [
-            torch.device("cuda", i) for i in range(min(num_gpus, torch.cuda.device_count()))
-        ]
+        check_trainer(type(self).__name__, max_epochs, num_gpus, gradient_clip_val, at_nan)
+        self.gpus = gpus(num_gpus)
 
     def prepare_data(self, data: Any) -> None:
         self.train_dataloader = data.train_dataloader()
@@ -77,26 +97,54 @@ class Trainer(HyperParameters):
         model.board.xlim = [0, self.max_epochs]
         if self.gpus:
             model.to(self.gpus[0])
+        if frozen := [
+            name for name, p in model.named_parameters() if not is_lazy(p) and p.is_inference()
+        ]:
+            raise ValueError(
+                f"{type(model).__name__}: {', '.join(frozen)} were made under "
+                "torch.inference_mode, and have no gradients; make the model outside of it"
+            )
+        kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+        # A model of several types, or of half precision, takes its batches as they are: JAX would
+        # promote its weights, and not narrow what it is given.
+        self._float = kinds.pop() if kinds in ({torch.float32}, {torch.float64}) else None
         self.model = model
 
     def prepare_batch(self, batch: Any) -> Any:
-        """The batch as the model gets it: on its device."""
-        return [tensor.to(self.gpus[0]) for tensor in batch] if self.gpus else batch
+        """The batch as the model gets it: on its device, floats in the type of its parameters."""
+        moved = [tensor.to(self.gpus[0]) for tensor in batch] if self.gpus else batch
+        return tree_map(self._as_parameters, moved)
+
+    def _as_parameters(self, part: Any) -> Any:
+        """JAX promotes float16 and narrows float64; Torch's products take one type alone."""
+        if self._float is None or not isinstance(part, torch.Tensor):
+            return part
+        return part.to(self._float) if part.is_floating_point() else part
 
     def fit(self, model: Any, data: Any, resume: bool | str | os.PathLike = False) -> History:
-        """Train `model` on `data` for max_epochs.
+        """Train `model` on `data` for max_epochs, from the weights that it has.
 
+        Again, it is a new training: optimiser and counters start anew, and so does the shuffle,
+        with the same orders where its seed was given. Warns with NotFinite, see at_nan. Gradients
+        are on while it lasts, whatever is set globally.
         resume: go on from the newest checkpoint, if there is one, or from the one that is named;
         the bits are those of a run that was never interrupted.
         Ctrl-C stops between two steps; then `trainer.history` holds what was measured until
         then, and the model the weights of its last step. With checkpoints, it saves one, and so
         does SIGTERM.
-        Raises CheckpointError for a checkpoint of another run or none that is whole.
-        Raises NotReproducible for a model that computes by other means than the arithmetic asked
-        for; with compile, Untraceable for a step that changes attributes of the model.
+        Raises CheckpointError for a checkpoint of another run or none that is whole, Forked in a
+        process that was forked from one that computed, ValueError for a model that was made under
+        inference_mode, NotReproducible for one that computes by other means than the arithmetic
+        asked for; with compile, Untraceable for a step that changes attributes of the model;
+        ProcessesError where processes that were launched together are not connected, or one has
+        gone.
         """
+        forked.refuse(type(self).__name__)
+        self.shares = Shares(native=in_force(model, self) == "native")
+        check_processes(self.processes, self.shares.count)
         self.prepare_data(data)
         self.prepare_model(model)
+        self.shares.prepare(model, self.compile)
         self.optim = model.configure_optimizers()
         if in_force(model, self) != "native" and (why := model.not_reproducible(self.optim)):
             raise NotReproducible(model, why)
@@ -106,6 +154,8 @@ class Trainer(HyperParameters):
         self.history = History(about=about("torch", model, data, self, device, ["torch"]))
         steps = self.max_epochs * self.num_train_batches
         with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
             progress_bar(steps, "step", "torch") as self.bar,
             keeping(self, State(self), resume) as self.keeper,
         ):
@@ -114,6 +164,8 @@ class Trainer(HyperParameters):
                     self.epoch = epoch
                     self.keeper.epoch_begins()
                     self.fit_epoch()
+                    if ends(self.history, self.at_nan):
+                        break
                     self.keeper.epoch_done()
             except KeyboardInterrupt:
                 self.history.interrupted = True
@@ -127,7 +179,7 @@ class Trainer(HyperParameters):
             self.history.epochs.append(Epoch(steps=0, samples=0, seconds=0.0))
         self.epoch_record = self.history.epochs[-1]
         start, before = time.perf_counter() - self.epoch_record.seconds, self._aside()
-        for batch in self.keeper.rest(self.train_dataloader):
+        for batch, size in self.keeper.rest(self.shares.batches(self.train_dataloader)):
             loss = self._backward(self.prepare_batch(batch))
             with torch.no_grad():
                 if self.gradient_clip_val > 0:
@@ -136,7 +188,7 @@ class Trainer(HyperParameters):
             self.train_batch_idx += 1
             self.history.train_loss.append(loss.item())
             self.epoch_record.steps += 1
-            self.epoch_record.samples += _examples(batch)
+            self.epoch_record.samples += size
             self.epoch_record.seconds = time.perf_counter() - start - (self._aside() - before)
             self.bar.update()
             if self.epoch_record.steps < self.num_train_batches:
@@ -150,11 +202,12 @@ class Trainer(HyperParameters):
             return
         self.model.eval()
         self._validation: dict[str, tuple[float, int]] = {}
-        for batch in self.val_dataloader:
-            self._batch_examples = _examples(batch)
-            with torch.no_grad():
-                self.model.validation_step(self.prepare_batch(batch))
+        for batch, size in self.shares.batches(self.val_dataloader):
+            self._batch_examples = self.shares.counted(size)
+            with torch.no_grad(), self.shares.summing(self.prepare_batch(batch)) as own:
+                self.model.validation_step(own)
             self.val_batch_idx += 1
+        self._validation = self.shares.joined(self._validation)
         # Set at once, so that an interrupted validation leaves no mean over part of the set.
         self.epoch_record.val = {key: total / n for key, (total, n) in self._validation.items()}
         self.bar.set_postfix(self.epoch_record.val)
@@ -167,11 +220,7 @@ class Trainer(HyperParameters):
         """The loss of a batch; its gradient into each parameter's `grad`."""
         if self.compile:
             return self._compiled_backward(batch)
-        loss = self.model.training_step(batch)
-        self.optim.zero_grad()
-        with torch.no_grad():
-            loss.backward()
-        return loss
+        return self.shares.backward(self.model, batch, self.optim.zero_grad)
 
     def _compiled_backward(self, batch: Any) -> torch.Tensor:
         if any(is_lazy(p) for p in self.model.parameters()):
@@ -201,7 +250,7 @@ class Trainer(HyperParameters):
         """training_step and its gradient, traced once as jax.jit would, compiled and warmed up."""
         import torch._inductor  # half a second, and needed only here
 
-        step = _Step(self.model)
+        step = Step(self.model)
         names, flat = [*params], [*(p.detach() for p in params.values()), *batch]
         keys: list[tuple[str, bool]] = []
         trained = [name for name, p in params.items() if p.requires_grad]
@@ -307,19 +356,3 @@ def _not_kept(model: torch.nn.Module) -> Noted:
             version = value._version if isinstance(value, torch.Tensor) else 0
             found.append((f"{path}.{name}".lstrip("."), (value, version)))
     return noted(found)
-
-
-class _Step(torch.nn.Module):
-    """training_step as a forward method, which functional_call can give other parameters."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Any) -> torch.Tensor:
-        return self.model.training_step(batch)
-
-
-def _examples(batch: Any) -> int:
-    """Of a batch whose last part, the targets, is a tensor or a tree of tensors."""
-    return len(tree_leaves(batch[-1])[0])

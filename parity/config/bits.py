@@ -32,7 +32,9 @@ class BitsConfig(Perceptron, Checkpointed):
     epochs: int = 10
     """Passes over the training set."""
     devices: int = 1
-    """Of JAX: each batch is shared out over so many, simulated on the CPU."""
+    """Of JAX: each batch is shared out over so many, simulated on the CPU, in each process."""
+    processes: int = 1
+    """How many train together, started by torchrun or srun; each takes a part of every batch."""
     locate: bool = False
     """Also repeat both runs step by step, and name the first operation and element that differ."""
     out: Path | None = None

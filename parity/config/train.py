@@ -21,7 +21,11 @@ class TrainConfig(AnyPerceptron, Checkpointed):
 
     mlp-parity train --side jax --model scratch --hiddens 512 256 --lr 0.05 --out runs/deep
 
+    torchrun --nproc-per-node 2 -m parity.cli train --side torch --processes 2
+
     mlp-parity train --epochs 100 --checkpoint runs/long/checkpoints --resume --out runs/long
+
+    mlp-parity train --side torch --track tensorboard:runs/torch
     """
 
     side: Literal["jax", "torch"] = "jax"
@@ -30,7 +34,16 @@ class TrainConfig(AnyPerceptron, Checkpointed):
     """Explicit parameters, or the framework's layers."""
     epochs: int = 10
     """Passes over the training set."""
+    devices: int = 1
+    """Of JAX: each batch is shared out over so many in each process; a CPU simulates them."""
+    processes: int = 1
+    """How many train together, started by torchrun or srun; each takes a part of every batch."""
     clip: float = 0.0
     """Largest global norm of the gradient; 0 clips nothing."""
+    at_nan: Literal["warn", "stop"] = "warn"
+    """What a loss that isn't finite does: the exit code is 2, at the end or after that epoch."""
     out: Path = Path("runs/latest")
     """Folder for weights.safetensors, history.json, history.csv, curve.png, run.json."""
+    track: tuple[str, ...] = ()
+    """Trackers that get the run when it is over: tensorboard:FOLDER, wandb:PROJECT,
+    mlflow:EXPERIMENT."""

@@ -7,15 +7,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from parity.identity.field import Algebra, Field
+from parity.identity.field import Algebra, BadDraw, Field, Unclean
 from parity.identity.jax_graph import JaxGraph
 from parity.identity.lines import Lines
 from parity.identity.torch_step import Fields, Given, TorchSteps
+from parity.rounding.devices import on_one_device
 from parity.sides.jax_side import JaxSide
+from parity.sides.side import ModelFails
 from parity.sides.torch_side import TorchSide
 from parity.trees import Tree, leaves, mapped
 
 EXAMPLES = 3
+TURNS = 200  # draws of what roots are taken of
+FOR_DEVICES = (4, 6, 8, 16, 32)  # where 3 rows can't be cut into a part for each
 Seen = list[tuple[str, dict[str, Any], dict[str, Any]]]  # (where, JAX's results, Torch's)
 BothLines = tuple[Lines | None, Lines | None]
 
@@ -27,7 +31,8 @@ class Contest:
         self, ours: JaxSide, theirs: TorchSide, inputs: Tree, targets: Tree, infer: bool
     ) -> None:
         self.ours, self.theirs, self.infer = ours, theirs, infer
-        self.batches = list(_rows(inputs, targets))
+        size = rows_for(ours, inputs, targets, infer)
+        self.batches = list(_rows(inputs, targets, size))
         self.inputs, self.targets = self.batches[0]
         self.params, self.state = ours.held()
         self.memory = {} if infer else ours.memory()
@@ -37,14 +42,10 @@ class Contest:
     @staticmethod
     def traced(ours: JaxSide, inputs: Tree, targets: Tree, infer: bool) -> tuple[Any, Any]:
         """(the jaxpr of a step, or of the outputs; shapes) for a few rows of a batch."""
-        inputs, targets = next(_rows(inputs, targets))
-        params, state = ours.held()
+        inputs, targets = next(_rows(inputs, targets, rows_for(ours, inputs, targets, infer)))
+        closed, shapes = _traced(ours, inputs, targets, infer)
         with ours._settings():
-            if infer:
-                given: Any = params, state, ours.typed(inputs)
-                return jax.make_jaxpr(ours.outputs, return_shape=True)(*given)
-            given = params, state, ours.memory(), ours.repeated(inputs, targets)
-            return jax.make_jaxpr(ours.taken, return_shape=True)(*given)
+            return on_one_device(closed), shapes
 
     def on_rows(self, number: int) -> None:
         """From now on, this few rows of the batch."""
@@ -64,10 +65,11 @@ class Contest:
         steps = TorchSteps(self.theirs, of, self.inputs, self.targets, lines[1])
         _given(lines, first)
         if self.infer:
-            mine = {"outputs": self._jax(of, first, lines[0])}
-            return [("", mine, {"outputs": steps.outputs(first)})]
+            found, first = self._cleanly(of, first, lines[0])
+            return [("", {"outputs": found}, {"outputs": steps.outputs(first)})]
         with steps.training():
-            mine, other = self._jax(of, first, lines[0]), steps.step(first)
+            mine, first = self._cleanly(of, first, lines[0], blank)
+            other = steps.step(first)
             seen = [("blank input: " if blank else "", mine, other)]
             if blank or not (mine["memory"] or other["memory"]):
                 return seen
@@ -85,9 +87,44 @@ class Contest:
                 _fields(of, self.targets),
             )
             _given(lines, later)
-            mine = self._jax(of, later, lines[0])
+            mine, later = self._cleanly(of, later, lines[0])
             other = steps.step(replace(later, memory=memory if shared else {}))
             return [*seen, ("second step: ", mine, other)]
+
+    def _cleanly(
+        self, of: Algebra, given: Given, lines: Lines | None, blank: bool = False
+    ) -> tuple[Any, Given]:
+        """JAX's results; where a root should be that of a square, of what was drawn until it is:
+        other rows of the inputs, or everything."""
+        of.rows = len(next(iter(leaves(self.inputs).values())))
+        of.leaves = frozenset(f.shape for f in given.params.values())
+        if again := of.kept_before:
+            params, inputs = again.pop(0)
+            given = replace(given, params=params, inputs=inputs)
+        for turn in range(1 if blank else TURNS):
+            before = of.mark()
+            of.strict = bool(of.clean)
+            try:
+                found = self._jax(of, given, lines)
+                of.kept.append((given.params, given.inputs))
+                return found, given
+            except Unclean as lone:
+                of.back(before)
+                given = self._redrawn(of, given, lone.where, everything=turn % 64 == 63)
+            finally:
+                of.strict = False
+        raise BadDraw(f"no roots of squares in {TURNS} draws")
+
+    @staticmethod
+    def _redrawn(of: Algebra, given: Given, where: Any, everything: bool) -> Given:
+        floats = {n: f for n, f in given.inputs.items() if isinstance(f, Field)}
+        if where.ndim and len(where) == of.rows and floats and not everything:
+            rows = where.reshape(of.rows, -1).any(1)
+            new = {n: of.redraw(f, rows) for n, f in floats.items()}
+            return replace(given, inputs=given.inputs | new)
+        new = {n: of.draw(f.shape) for n, f in floats.items()}
+        params = {n: of.draw(f.shape) for n, f in given.params.items()}
+        return replace(given, inputs=given.inputs | new, params=params)
 
     def _jax(self, of: Algebra, given: Given, lines: Lines | None) -> Any:
         ours = self.ours
@@ -107,10 +144,35 @@ class Contest:
         return found
 
 
-def _rows(inputs: Tree, targets: Tree) -> Iterator[tuple[Tree, Tree]]:
+def _traced(ours: JaxSide, inputs: Tree, targets: Tree, infer: bool) -> tuple[Any, Any]:
+    params, state = ours.held()
+    with ours._settings():
+        if infer:
+            given: Any = params, state, ours.typed(inputs)
+            return jax.make_jaxpr(ours.outputs, return_shape=True)(*given)
+        given = params, state, ours.memory(), ours.repeated(inputs, targets)
+        return jax.make_jaxpr(ours.taken, return_shape=True)(*given)
+
+
+def rows_for(ours: JaxSide, inputs: Tree, targets: Tree, infer: bool) -> int:
+    """How many rows are looked at: a few, and as many as devices can share where they must."""
+    failed: ModelFails | None = None
+    for size in (EXAMPLES, *FOR_DEVICES):
+        try:
+            _traced(ours, *next(_rows(inputs, targets, size)), infer)
+            return size
+        except ModelFails as error:
+            if "divi" not in str(error):
+                raise
+            failed = failed or error
+    assert failed is not None
+    raise failed
+
+
+def _rows(inputs: Tree, targets: Tree, size: int) -> Iterator[tuple[Tree, Tree]]:
     """Batches of a few rows; together the first ones, and then such as bring new labels."""
     count = len(next(iter(leaves((inputs, targets)).values())))
-    size = min(EXAMPLES, count)
+    size = min(size, count)
     for start in range(0, min(count - size + 1, 4 * size), size):
         yield (
             mapped(lambda x: x[start : start + size], inputs),  # noqa: B023

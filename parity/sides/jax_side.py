@@ -15,6 +15,7 @@ import optax
 import jax_mlp
 from jax_mlp import programs
 from jax_mlp.step import Carry, pure_step, split, update
+from parity.kept import Keeper
 from parity.problem import PLAIN, Examples, Training
 from parity.sides.jax_data import JaxData
 from parity.sides.jax_device import jax_device
@@ -27,7 +28,7 @@ from parity.sides.side import Batch, Evaluation, Narrowest, Pullback, Run, no_ou
 from parity.trees import NOTHING, Arrays, Leaves, Tree, arguments, leaves, mapped
 
 
-class JaxSide:
+class JaxSide(Keeper):
     """A JAX model of any kind. At float64 everything runs under jax.enable_x64."""
 
     name = "jax"
@@ -45,13 +46,15 @@ class JaxSide:
         """given: whether a Linen module, which has no mode of its own, is in training. turn:
         whether a matrix that lies [out, in] is shown [in, out]. device: see
         jax_device."""
+        super().__init__()
         self.dtype, self.examples = dtype, examples
         self.device = jax_device(device, dtype)
         with self._settings():
             module = as_module(model)
             self.turned = turned_weights(module) if turn else set()
             self.model: Any = _of_type(dtype, nnx.clone(module))
-            asked = training.loss is not None or training.optimizer is not None or training.mode
+            chosen = training.loss, training.optimizer, training.mode, training.gradient
+            asked = any(choice is not None for choice in chosen)
             own = isinstance(model, jax_mlp.Module) and not asked and training.accumulate == 1
             if not own:
                 self.model = JaxPort(self.model, training, given)
@@ -213,7 +216,16 @@ class JaxSide:
                 given = self._typed_like(own, params, self._names)
                 nnx.update(model, self._unflat(own, given))
             sweep = jax_mlp.Sweep(epochs, arithmetic="native")
-            histories = sweep.fit(models, self._of(self.examples))
+            try:
+                histories = sweep.fit(models, self._of(self.examples))
+            except ValueError as error:
+                if "mesh" not in str(error):
+                    raise
+                # A step that is a program over devices itself: JAX nests none in the sweep's.
+                data = [self._of(self.examples) for _ in models]
+                trainers = [JaxTrainer(epochs, 1.0, self.dtype) for _ in models]
+                fits = zip(trainers, models, data, strict=True)
+                histories = [trainer.fit(model, own) for trainer, model, own in fits]
             return [self._run(h, model) for h, model in zip(histories, models, strict=True)]
 
     def accuracy(self, logits: np.ndarray, labels: np.ndarray) -> list[np.ndarray] | None:
@@ -233,7 +245,7 @@ class JaxSide:
     def reproducible_epoch(self) -> Run:
         with jax.default_device(self.device):
             model = nnx.clone(self.model)
-            trainer = jax_mlp.Trainer(1, arithmetic="reproducible")
+            trainer = jax_mlp.Trainer(1, arithmetic="reproducible", at_nan="ignore")
             history = trainer.fit(model, JaxData(self.examples.reproducible, flat=self._data.flat))
             return self._run(history, model)
 

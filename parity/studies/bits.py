@@ -103,6 +103,7 @@ class Outcome:
         ]
         for run in self.runs:
             over = f" on {c.devices} devices" if run.side == "jax" and c.devices > 1 else ""
+            over += f" in {c.processes} processes" if c.processes > 1 else ""
             accuracy = run.history.val("acc")[-1]
             note = f"accuracy {accuracy:.4f}, {run.history.seconds:.1f} s{over}"
             lines += [f"{run.side:6} weights {run.hashes[0]}  {note}"]
@@ -159,6 +160,8 @@ def run(config: BitsConfig) -> Outcome:
     sides = SIDES if config.side == "both" else (config.side,)
     if config.devices > 1 and "jax" not in sides:
         raise Refused("--devices simulates devices of JAX, and --side torch leaves JAX out")
+    if config.processes > 1 and len(sides) > 1:
+        raise Refused("--processes needs --side jax or --side torch: one framework connects them")
     if config.locate and len(sides) < 2:
         raise Refused("--locate compares two sides: --side both")
     for side in sides:
@@ -226,11 +229,11 @@ def build(side: str, config: BitsConfig) -> tuple[Any, Any]:
 
 
 def _trainer(side: str, config: BitsConfig, options: dict[str, Any]) -> Any:
-    if side == "torch" or config.devices == 1:
+    if side == "torch" or config.devices == config.processes == 1:
         return importlib.import_module(f"{side}_mlp").Trainer(config.epochs, **options)
-    sharding = importlib.import_module("jax_mlp.sharding")
-    sharding.simulate(config.devices)
-    return sharding.ShardedTrainer(config.epochs, config.devices, **options)
+    importlib.import_module("jax_mlp.sharding").simulate(config.devices)
+    count = config.devices * config.processes
+    return importlib.import_module("jax_mlp").Trainer(config.epochs, devices=count, **options)
 
 
 def locate(config: BitsConfig) -> Difference | None:

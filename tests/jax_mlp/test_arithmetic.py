@@ -12,7 +12,7 @@ from flax import nnx
 import jax_mlp as d2l
 from jax_mlp import layers, reproducible, scratch
 from jax_mlp.checkpoint import named_params
-from jax_mlp.sharding import DevicesError, ShardedTrainer, simulate
+from jax_mlp.sharding import DevicesError, simulate
 from jax_mlp.tracing import Tracer
 from mlp_core.arithmetic import NotReproducible
 
@@ -183,13 +183,9 @@ def test_the_tracer_takes_the_trainers_steps(blobs):
     assert list(shown[0])[-1] == "update of b3"
 
 
-def test_devices_that_are_not_there_or_cannot_share_a_batch_are_refused(blobs):
+def test_devices_that_are_not_there_are_refused():
     jax.devices()
     with pytest.raises(DevicesError, match="64 devices were asked for, but JAX has started"):
         simulate(64)
     with pytest.raises(DevicesError, match="devices = 64, expected 1 to"):
-        ShardedTrainer(1, 64)
-    trainer = ShardedTrainer(1)
-    trainer.devices = 4
-    with pytest.raises(DevicesError, match="a batch of 6 cannot be cut into 4 equal parts"):
-        trainer.fit(own(), blobs)
+        d2l.Trainer(1, devices=64)

@@ -20,7 +20,9 @@ from small_trainings import (
 
 import jax_mlp as d2l
 from jax_mlp import scratch
+from jax_mlp.sharding import DevicesError
 from mlp_core.fashion_mnist import LabelError
+from mlp_core.history import NotFinite
 
 gradient = jax.jit(jax.grad(scratch.loss))
 
@@ -299,7 +301,8 @@ def test_a_trainer_fits_one_model_after_the_other(blobs):
 
 def test_a_nan_in_the_data_shows_in_the_losses_and_is_saved(blobs, tmp_path):
     blobs.X[3] = math.nan
-    history = d2l.Trainer(max_epochs=2).fit(small(), blobs)
+    with pytest.warns(NotFinite, match="step [1-9] on .epoch 1., the training goes on"):
+        history = d2l.Trainer(max_epochs=2).fit(small(), blobs)
     assert math.isnan(history.train_loss[-1]) and math.isnan(history.val("loss")[-1])
     loaded = d2l.History.load(history.save(tmp_path / "history.json"))
     assert math.isnan(loaded.train_loss[-1]) and len(loaded.train_loss) == 18
@@ -346,9 +349,11 @@ def test_ctrl_c_keeps_history_and_weights(blobs, hook, tmp_path):
     assert json.loads((tmp_path / "history.json").read_text())["interrupted"]
 
 
-def test_num_gpus_is_accepted_and_the_default_device_used(blobs):
-    history = d2l.Trainer(max_epochs=1, num_gpus=2).fit(small(), blobs)
-    assert history.about["device"] == jax.devices()[0].device_kind
+def test_num_gpus_where_there_is_none_is_refused_and_says_what_to_do():
+    if jax.default_backend() != "cpu":
+        pytest.skip("there is an accelerator")
+    with pytest.raises(DevicesError, match="num_gpus = 1, but JAX finds none here; num_gpus=0"):
+        d2l.Trainer(max_epochs=1, num_gpus=1)
 
 
 @pytest.mark.accelerator("jax")

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 
 import torch_mlp as d2l
+from mlp_core.history import NotFinite
+from torch_mlp.sharding import DevicesError
 
 
 def scratch(**options):
@@ -251,12 +253,18 @@ def test_ctrl_c_keeps_history_and_weights(blobs, hook, tmp_path):
     assert equal(model, model.then)
 
 
-def test_without_a_gpu_num_gpus_trains_on_the_processor(blobs):
+@pytest.mark.parametrize("count", [1, 2])
+def test_without_a_gpu_num_gpus_is_refused_and_says_what_to_do(count):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    trainer = d2l.Trainer(max_epochs=1, num_gpus=2)
-    history = trainer.fit(scratch(), blobs)
-    assert trainer.gpus == [] and history.about["device"] == "cpu"
+    with pytest.raises(DevicesError, match=f"num_gpus = {count}, but Torch .* num_gpus=0 trains"):
+        d2l.Trainer(max_epochs=1, num_gpus=count)
+
+
+def test_several_gpus_in_one_process_are_refused_and_not_left_idle(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(DevicesError, match="a process each.*num_gpus=1.*--nproc-per-node 2"):
+        d2l.Trainer(max_epochs=1, num_gpus=2)
 
 
 @pytest.mark.accelerator("torch")
@@ -278,7 +286,8 @@ def test_the_same_seed_gives_the_same_history():
 
 def test_a_nan_in_the_data_shows_in_the_losses_and_is_saved(blobs, tmp_path):
     blobs.X[3] = math.nan
-    history = d2l.Trainer(max_epochs=2).fit(scratch(), blobs)
+    with pytest.warns(NotFinite, match="step [1-9] on .epoch 1., the training goes on"):
+        history = d2l.Trainer(max_epochs=2).fit(scratch(), blobs)
     assert math.isnan(history.train_loss[-1]) and math.isnan(history.val("loss")[-1])
     loaded = d2l.History.load(history.save(tmp_path / "history.json"))
     assert math.isnan(loaded.train_loss[-1]) and len(loaded.train_loss) == 18

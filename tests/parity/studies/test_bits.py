@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -111,56 +110,6 @@ def test_jax_without_torch_has_the_same_hash_on_1_2_4_8_devices(small):
     runs += [["--side", "jax", "--model", "mlp", *SMALL]]
     found = hashes(alone(runs, "torch", "torchvision", "torch_mlp"))
     assert found == {("jax", "weights"): [small[0][0]] * 4, ("jax", "losses"): [small[0][1]] * 4}
-
-
-PROCESS = """
-import sys
-import jax
-address, number, own = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-jax.config.update("jax_num_cpu_devices", own)
-jax.distributed.initialize(address, num_processes=2, process_id=number)
-from jax_mlp.checkpoint import get_weights
-from jax_mlp.sharding import ShardedTrainer
-from parity.studies import bits
-config = bits.BitsConfig(data="sample", epochs=1, hiddens=(8,), batch_size=2000)
-model, data = bits.build("jax", config)
-assert jax.process_count() == 2 and jax.device_count() == 2 * own
-trainer = ShardedTrainer(config.epochs, jax.device_count(), arithmetic="reproducible")
-losses = trainer.fit(model, data).train_loss
-print("jax weights", bits.digest(get_weights(model)))
-print("jax losses", bits.digest({"losses": bits.np.array(losses, "f4")}))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("own", [1, 2])
-def test_two_processes_have_the_same_hash_as_one_and_as_torch(small, own):
-    """jax.distributed over loopback: `own` devices in each process, collectives by gloo."""
-    if jax.config.jax_cpu_collectives_implementation != "gloo":
-        pytest.skip("this jax has no gloo collectives for the CPU")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-P", "-c", PROCESS, address, str(number), str(own)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(2)
-    ]
-    try:
-        told = [process.communicate(timeout=120) for process in both]
-    finally:
-        for process in both:
-            process.kill()
-    assert [process.returncode for process in both] == [0, 0], told[0][1] + told[1][1]
-    assert small[0] == small[1]
-    for out, _ in told:
-        assert hashes(out) == {("jax", "weights"): [small[0][0]], ("jax", "losses"): [small[0][1]]}
 
 
 def test_torch_without_jax_has_the_same_hash(small):
