@@ -1,5 +1,6 @@
 """A JAX training that goes on from a checkpoint has the bits of one that was never stopped."""
 
+import json
 import os
 import signal
 
