@@ -2,6 +2,7 @@
 # make test     set up if needed, then the tests, but for those marked slow
 # make test-all all of them: what CI runs
 # make lint     ruff, import-linter, mypy
+# make fuzz     a million mutated inputs to all that reads any; ARGS="--count 20000 --seed 7"
 # make docs     the site, into site/: strict, without a network once its tools are installed
 PYTHON ?= $(shell for v in 3.11 3.12 3.13 3; do p=$$(command -v python$$v) && \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
@@ -10,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 TESTS := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: parity test test-all lint docs clean
+.PHONY: parity test test-all lint docs fuzz clean
 parity: .venv/installed
 	$(BIN)/mlp-parity check $(ARGS)
 
@@ -27,7 +28,7 @@ lint: .venv/linters
 	$(BIN)/mypy
 
 docs: .venv/docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 	@echo "Site: site/index.html"
 
 # The stamps are written last, so that an interrupted installation is taken up again.
@@ -45,6 +46,9 @@ docs: .venv/docs
 .venv/docs: .venv/installed
 	$(PIP) -e '.[docs]'
 	@touch $@
+
+fuzz: .venv/installed
+	$(BIN)/python scripts/fuzz $(ARGS)
 
 clean:
 	rm -rf .venv report runs site

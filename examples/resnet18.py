@@ -153,7 +153,7 @@ OPTIONS = {
     "optimizer": (lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), optax.sgd(0.1, momentum=0.9)),
 }
 ERRORS = {
-    "padded as SAME": ("padding=size // 2", 'padding="SAME"'),
+    "pooled as SAME": ("padding=((1, 1), (1, 1))", 'padding="SAME"'),
     "momentum .99": ("0.9 * self.var[...] + 0.1 * var", "0.99 * self.var[...] + 0.01 * var"),
     "epsilon 1e-6": ("var + 1e-5", "var + 1e-6"),
 }

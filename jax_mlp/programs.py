@@ -1,6 +1,7 @@
 """Compiled programs outlive the process: a first start compiles for 2 to 3 s, a second reads."""
 
 import contextlib
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +21,8 @@ SECONDS = "jax_persistent_cache_min_compile_time_secs"
 # 1.9, 1.9, 2.5 s.
 LARGE = 1200
 UNFUSED = {"xla_disable_hlo_passes": "fusion"}
+
+MAPS = 16_000  # of the 65,530 that Linux allows a process; a program takes a dozen
 
 _lock, _users = threading.Lock(), 0
 _before: dict[str, Any] = {}  # the settings that the last user of them brings back
@@ -42,6 +45,24 @@ def kept() -> Iterator[None]:
             if not _users and _before:
                 _set(_before)
                 _before = {}
+        if not _users:
+            spare_maps()
+
+
+def spare_maps(most: int = MAPS) -> bool:
+    """Have Python collect what nobody uses any more, if this process has more memory maps.
+
+    JAX's own caches let a program go with its jaxpr, which is in a circle with the function that it
+    is of; the collector counts objects, of which a program is few, and comes late. Returns whether.
+    """
+    try:
+        with open("/proc/self/maps", "rb") as maps:
+            many = maps.read().count(b"\n") > most
+    except OSError:  # not on Linux, which alone has the limit
+        return False
+    if many:
+        gc.collect()
+    return many
 
 
 class Quick:
@@ -57,6 +78,10 @@ class Quick:
         if kind not in self._programs:
             self._programs[kind] = self.compiled(*args)
         return self._programs[kind](*args)
+
+    def forget(self) -> None:
+        """Let go of the programs; the next call compiles again."""
+        self._programs.clear()
 
     def compiled(self, *args: Any) -> Any:
         """The program for such arguments."""

@@ -157,6 +157,7 @@ def solve(
     first = _first_divergence(pair, results)
     apart = _apart(pair, results, first)
     notes = tuple(_notes(problem, pair, results))
+    pair.forget()
     return Verdict(label, tuple(results), all_curves, about, first, pair.certified, notes, apart)
 
 

@@ -66,6 +66,13 @@ class Pair:
             problem.training.infer,
         )
 
+    def forget(self) -> None:
+        """Let go of what was computed and compiled for this pair."""
+        self.kept.clear()
+        self._runs.clear()
+        for side in self.jax.values():
+            side.forget()
+
     def sides(self, precision: str) -> dict[str, Any]:
         """{"jax": its side, "torch": its side}."""
         return {s: getattr(self, s)[precision] for s in SIDES}

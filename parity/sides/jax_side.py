@@ -245,7 +245,7 @@ class JaxSide(Keeper):
     def reproducible_epoch(self) -> Run:
         with jax.default_device(self.device):
             model = nnx.clone(self.model)
-            trainer = jax_mlp.Trainer(1, arithmetic="reproducible", at_nan="ignore")
+            trainer = jax_mlp.Trainer(1, arithmetic="reproducible", processes=1, at_nan="ignore")
             history = trainer.fit(model, JaxData(self.examples.reproducible, flat=self._data.flat))
             return self._run(history, model)
 
@@ -389,6 +389,13 @@ class JaxSide(Keeper):
     def typed(self, tree: Tree) -> Tree:
         """Floats as the side computes: in float64, or as they are up to float32. Integers too."""
         return mapped(lambda leaf: _typed(leaf, self.dtype), tree)
+
+    def forget(self) -> None:
+        """Let go of what was compiled, and of what was computed for this side."""
+        self._kept.clear()
+        self._evaluate.forget()
+        for jitted in (self._pull_back, self._forward):
+            jitted.clear_cache()
 
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:

@@ -1,6 +1,9 @@
 """jax_mlp.programs: compiled programs outlive the process, and no setting stays behind."""
 
+import gc
+import sys
 import threading
+import weakref
 
 import jax
 import pytest
@@ -76,3 +79,19 @@ def test_a_cache_that_cannot_be_written_is_done_without(no_folder, tmp_path, mon
         assert getattr(jax.config, DIR) is None
         jax.jit(lambda x: x + 4)(1.0)
     assert not recwarn.list
+
+
+def test_what_nobody_uses_is_collected_when_memory_maps_run_short():
+    class Circle:
+        pass
+
+    circle = Circle()
+    circle.own, gone = circle, weakref.ref(circle)
+    gc.disable()
+    try:
+        del circle
+        assert not programs.spare_maps(most=10**9) and gone() is not None
+        if sys.platform == "linux":
+            assert programs.spare_maps(most=1) and gone() is None
+    finally:
+        gc.enable()
