@@ -2,6 +2,7 @@
 # make test     set up if needed, then the tests, but for those marked slow
 # make test-all all of them: what CI runs
 # make lint     ruff, import-linter, mypy
+# make docs     the site, into site/: strict, without a network once its tools are installed
 PYTHON ?= $(shell for v in 3.11 3.12 3.13 3; do p=$$(command -v python$$v) && \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
@@ -9,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 TESTS := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: parity test test-all lint clean
+.PHONY: parity test test-all lint docs clean
 parity: .venv/installed
 	$(BIN)/mlp-parity check $(ARGS)
 
@@ -25,6 +26,10 @@ lint: .venv/linters
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "Site: site/index.html"
+
 # The stamps are written last, so that an interrupted installation is taken up again.
 .venv/installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11, 3.12 or 3.13 found; set one with: make PYTHON=/path/to/python" >&2; exit 2; }
@@ -37,5 +42,9 @@ lint: .venv/linters
 	$(PIP) -e '.[dev]'
 	@touch $@
 
+.venv/docs: .venv/installed
+	$(PIP) -e '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf .venv report runs
+	rm -rf .venv report runs site

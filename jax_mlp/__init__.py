@@ -2,6 +2,10 @@
 
 from typing import Any
 
+from mlp_core.extras import needs
+
+needs("jax_mlp", "jax")
+
 import jax.numpy as jnp
 
 from jax_mlp import layers
@@ -18,12 +22,20 @@ from mlp_core.shell import HyperParameters, ProgressBoard, add_to_class, show_im
 
 
 def reshape(x: Any, *args: Any, **kwargs: Any) -> Any:
-    """x.reshape of an array or an nnx.Param; the new shape as a tuple or as so many arguments."""
+    """x.reshape of an array or an nnx.Param; the new shape as a tuple or as so many arguments.
+
+    >>> reshape(jnp.arange(6), (2, 3)).shape, reshape(jnp.arange(6), -1, 2).shape
+    ((2, 3), (3, 2))
+    """
     return jnp.asarray(x).reshape(*args, **kwargs)
 
 
 def matmul(a: Any, b: Any) -> Any:
-    """jnp.matmul of arrays or nnx.Params."""
+    """jnp.matmul of arrays or nnx.Params.
+
+    >>> matmul(jnp.eye(2), jnp.array([[1.0, 2.0], [3.0, 4.0]])).tolist()
+    [[1.0, 2.0], [3.0, 4.0]]
+    """
     a, b = jnp.asarray(a), jnp.asarray(b)
     plain = a.ndim == b.ndim == 2 and a.dtype == b.dtype
     return layers.matmul(a, b) if plain else jnp.matmul(a, b)

@@ -1,5 +1,6 @@
 """Module and Classifier: what models derive from; NNX modules with the book's surface."""
 
+import copy
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,8 +9,10 @@ from jaxtyping import Array, Float, Int
 
 from jax_mlp import layers
 from jax_mlp.reproducible import SGD, Arithmetic, arithmetic
+from jax_mlp.step import split
 from mlp_core.arithmetic import any_arithmetic, in_force, unmarked
-from mlp_core.shell import HyperParameters, ProgressBoard
+from mlp_core.limits import not_negative
+from mlp_core.shell import HyperParameters, ProgressBoard, summary
 
 
 class Module(nnx.Module, HyperParameters):
@@ -18,6 +21,19 @@ class Module(nnx.Module, HyperParameters):
     What trains: every nnx.Param, and every floating array that is a plain attribute.
     training_step and validation_step are traced once and then run compiled: no float() of a
     traced value, no side effects but `self.plot`.
+
+        >>> import jax_mlp as d2l
+        >>> class Line(d2l.Module):
+        ...     def __init__(self, lr):
+        ...         super().__init__()
+        ...         self.save_hyperparameters()
+        ...         self.w = nnx.Param(jnp.zeros((2, 1)))
+        ...     def forward(self, X):
+        ...         return d2l.matmul(X, self.w)
+        ...     def loss(self, y_hat, y):
+        ...         return jnp.mean((y_hat - y) ** 2)
+        >>> Line(lr=0.1)(jnp.ones((3, 2))).shape
+        (3, 1)
     """
 
     arithmetic: str = "native"  # or "reproducible": the same bits everywhere, and in Torch
@@ -29,6 +45,17 @@ class Module(nnx.Module, HyperParameters):
         super().__init__()
         self.save_hyperparameters()
         self.board = ProgressBoard()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy or a pickle: without the trainer, which holds data; `fit` gives it another."""
+        return {key: value for key, value in super().__getstate__().items() if key != "trainer"}
+
+    def __deepcopy__(self, memo: Any = None) -> Any:
+        memo = {} if memo is None else memo
+        made = object.__new__(type(self))  # NNX's own would copy what is static without an end
+        memo[id(self)] = made
+        made.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return made
 
     @property
     def ops(self) -> Arithmetic:
@@ -99,12 +126,32 @@ class Module(nnx.Module, HyperParameters):
         self.plot("loss", self.loss(self(*batch[:-1]), batch[-1]), train=False)
 
     def configure_optimizers(self) -> Any:
-        """Plain SGD with the rate `self.lr`: optax.sgd, or reproducible.SGD."""
+        """Plain SGD with the rate `self.lr`: optax.sgd, or reproducible.SGD.
+
+        Raises ValueError for a negative rate.
+        """
+        not_negative(type(self).__name__, "lr", self.lr)
         return self.ops.SGD(self.lr)
+
+    def summary(self) -> None:
+        """Print the parameters: names, shapes, how many numbers."""
+        found = nnx.to_flat_state(split(self)[1])
+        print(summary(type(self).__name__, {".".join(map(str, n)): v.shape for n, v in found}))
 
 
 class Classifier(Module):
-    """A model whose outputs are logits of classes."""
+    """A model whose outputs are logits of classes.
+
+    >>> import jax_mlp as d2l
+    >>> class Softmax(d2l.Classifier):
+    ...     def __init__(self, lr, rngs):
+    ...         super().__init__()
+    ...         self.save_hyperparameters()
+    ...         self.net = nnx.Sequential(nnx.Linear(4, 3, rngs=rngs))
+    >>> model = Softmax(lr=0.1, rngs=nnx.Rngs(0))
+    >>> round(float(model.accuracy(jnp.eye(3), jnp.array([0, 1, 1]))), 2)
+    0.67
+    """
 
     def validation_step(self, batch: Any) -> None:
         logits = self(*batch[:-1])

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -36,6 +37,10 @@ class ArrayLoader:
 
     The Trainer hands `arrays` and `next_order` to one compiled call. Iterating gives the same
     batches one at a time: transform(rows of each array).
+
+        >>> loader = ArrayLoader([np.arange(5.0)], Schedule(5, batch_size=2, shuffle=False))
+        >>> [rows.tolist() for rows, in loader]
+        [[0.0, 1.0], [2.0, 3.0], [4.0]]
     """
 
     def __init__(
@@ -68,6 +73,15 @@ class ArrayLoader:
         epoch, self.next_epoch = self.next_epoch, self.next_epoch + 1
         return self.schedule.epoch(epoch)
 
+    def state_dict(self) -> dict[str, int]:
+        """Which order it follows, and where it is in it: what a checkpoint keeps."""
+        return {"seed": self.schedule.seed, "next_epoch": self.next_epoch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where another loader was."""
+        self.schedule = replace(self.schedule, seed=int(state["seed"]))
+        self.next_epoch = int(state["next_epoch"])
+
     def batch_like(self) -> Any:
         """Shapes and types of a batch of one example."""
         return jax.eval_shape(self.transform, *(array[:1] for array in self.host_arrays))
@@ -84,6 +98,17 @@ class DataModule(HyperParameters):
 
     A loader is an ArrayLoader, whose epochs run as one compiled call, or any sized iterable of
     batches (*inputs, labels), which are run one compiled step at a time.
+
+        >>> import jax_mlp as d2l
+        >>> class Rows(d2l.DataModule):
+        ...     def __init__(self, batch_size=4):
+        ...         super().__init__()
+        ...         self.save_hyperparameters()
+        ...     def get_dataloader(self, train):
+        ...         rows = np.float32(np.arange(24).reshape(6, 4)), np.arange(6) % 3
+        ...         return self.get_tensorloader(rows, train)
+        >>> [len(labels) for _, labels in Rows().train_dataloader()]
+        [4, 2]
     """
 
     def __init__(self, root: str = "../data", num_workers: int = 4) -> None:
@@ -113,7 +138,13 @@ class Examples(NamedTuple):
 
 
 class FashionMNIST(DataModule):
-    """Fashion-MNIST in batches (X [batch, 1, height, width] in [0, 1], labels [batch] int32)."""
+    """Fashion-MNIST in batches (X [batch, 1, height, width] in [0, 1], labels [batch] int32).
+
+    >>> import jax_mlp as d2l
+    >>> data = d2l.FashionMNIST(batch_size=256, data="sample")
+    >>> len(data.train_dataloader()), data.text_labels([0, 9])
+    (24, ['t-shirt', 'ankle boot'])
+    """
 
     def __init__(
         self,

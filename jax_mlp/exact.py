@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Float64, Int64, Shaped
 
 from jax_mlp import binary64
 from jax_mlp.binary64 import Binary64
+from jax_mlp.device import default_device
 from jax_mlp.digits import matmul as matmul_of_integers
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -63,8 +64,9 @@ def integers_alone() -> Iterator[None]:
 
 
 def has_float64() -> bool:
-    """Whether float64 is to be the device's own."""
-    return not _integers_alone.get() and jax.default_backend() in ("cpu", "gpu", "cuda", "rocm")
+    """Whether float64 is to be the device's own: of the default device, where a trace will run."""
+    native = default_device().platform in ("cpu", "gpu", "cuda", "rocm")
+    return native and not _integers_alone.get()
 
 
 def in_64_bits(function: F) -> F:

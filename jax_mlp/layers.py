@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from jax_mlp.reproducible import Arithmetic
 from mlp_core.arithmetic import NotReproducible, is_marked
@@ -53,13 +53,13 @@ def _(dot: Callable[..., Array], primals: Any, tangents: Any) -> tuple[Array, Ar
     return _wide(dot, X, W), sum(terms[1:], start=terms[0])
 
 
-def matmul(X: Float[Array, "... inputs"], W: Float[Array, "inputs outputs"]) -> Array:
+def matmul(X: Shaped[Array, "... inputs"], W: Float[Array, "inputs outputs"]) -> Array:
     """X W."""
     return dot_general(X, W, (((X.ndim - 1,), (0,)), ((), ())))
 
 
 def linear(
-    X: Float[Array, "... inputs"], W: Float[Array, "inputs outputs"], b: Float[Array, "outputs"]
+    X: Shaped[Array, "... inputs"], W: Float[Array, "inputs outputs"], b: Float[Array, "outputs"]
 ) -> Float[Array, "... outputs"]:
     """X W + b."""
     return matmul(X, W) + b

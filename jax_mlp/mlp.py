@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Shaped
 
 from jax_mlp import programs
 from jax_mlp.classifier import Classifier
@@ -14,11 +14,12 @@ from jax_mlp.keys import get_key
 from jax_mlp.layers import NATIVE, dot_general
 from mlp_core.activations import check_activation
 from mlp_core.arithmetic import any_arithmetic, checked
+from mlp_core.limits import not_negative
 from mlp_core.weights import layer_sizes
 
 
 @any_arithmetic
-def flatten(X: Float[Array, "batch ..."]) -> Float[Array, "batch features"]:
+def flatten(X: Shaped[Array, "batch ..."]) -> Shaped[Array, "batch features"]:
     return X.reshape((X.shape[0], -1))
 
 
@@ -26,6 +27,11 @@ class MLP(Classifier):
     """Flatten, then Linear and an activation for each hidden layer, then Linear.
 
     The gradient of ReLU at 0 is 0.
+
+        >>> import jax_mlp as d2l
+        >>> d2l.MLP(num_outputs=10, num_hiddens=256, lr=0.1).summary()
+        MLP
+          ...
     """
 
     @programs.kept()
@@ -52,6 +58,8 @@ class MLP(Classifier):
         self.save_hyperparameters()
         checked(arithmetic)
         check_activation(activation)
+        if sigma is not None:
+            not_negative(type(self).__name__, "sigma", sigma)
         if init not in ("torch", "flax"):
             raise ValueError(f"MLP: init = {init!r}, expected 'torch' or 'flax'")
         rngs = nnx.Rngs(get_key()) if rngs is None else rngs

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped, UInt
 
 from jax_mlp import layers, programs
 from jax_mlp.classifier import Classifier
@@ -15,6 +15,7 @@ from jax_mlp.keys import get_key
 from jax_mlp.reproducible import Arithmetic
 from mlp_core.activations import check_activation, not_reproducible
 from mlp_core.arithmetic import any_arithmetic, checked
+from mlp_core.limits import not_negative
 from mlp_core.weights import layer_sizes
 
 Params = dict[str, Array]
@@ -34,7 +35,11 @@ def init(
 
 
 def relu(X: Float[Array, "..."]) -> Float[Array, "..."]:
-    """max(X, 0), whose gradient at a tie is 1/2."""
+    """max(X, 0), whose gradient at a tie is 1/2.
+
+    >>> relu(jnp.array([-1.0, 0.0, 2.0])).tolist()
+    [0.0, 0.0, 2.0]
+    """
     return jnp.maximum(X, 0)
 
 
@@ -80,7 +85,7 @@ NATIVE = layers.NATIVE._replace(
 
 def forward(
     params: Params,
-    X: Float[Array, "batch inputs"],
+    X: Shaped[Array, "batch inputs"],
     ops: Arithmetic = NATIVE,
     activation: str = "relu",
 ) -> Float[Array, "batch outputs"]:
@@ -115,7 +120,17 @@ def step(
 
 
 class MLPScratch(Classifier):
-    """The functions above as a model for the Trainer, with the constructor of Torch's."""
+    """The functions above as a model for the Trainer, with the constructor of Torch's.
+
+    >>> import jax_mlp as d2l
+    >>> d2l.MLPScratch(num_inputs=784, num_outputs=10, num_hiddens=256, lr=0.1).summary()
+    MLPScratch
+      W1     784 x 256  200,704
+      W2      256 x 10    2,560
+      b1           256      256
+      b2            10       10
+      total             203,530
+    """
 
     native = NATIVE
     relu_tie = 0.5
@@ -137,6 +152,7 @@ class MLPScratch(Classifier):
         self.save_hyperparameters()
         checked(arithmetic)
         check_activation(activation)
+        not_negative(type(self).__name__, "sigma", sigma)
         sizes = layer_sizes(num_inputs, num_hiddens, num_outputs)
         self.num_layers = len(sizes) - 1
         for name, array in init(get_key(), sizes, sigma).items():
@@ -149,7 +165,7 @@ class MLPScratch(Classifier):
         return {f"{kind}{i}": getattr(self, f"{kind}{i}") for i in numbers for kind in "Wb"}
 
     @any_arithmetic
-    def forward(self, X: Float[Array, "batch ..."]) -> Float[Array, "batch outputs"]:
+    def forward(self, X: Shaped[Array, "batch ..."]) -> Float[Array, "batch outputs"]:
         """Logits of images of any shape with num_inputs pixels."""
         X = X.reshape((-1, self.num_inputs))
         return forward(self.params, X, self.ops, self.activation)

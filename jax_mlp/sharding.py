@@ -1,6 +1,6 @@
 """Batches shared out over several devices, parameters on all of them; batches of any size."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -77,9 +77,14 @@ class Shares:
                 f"devices = {devices} leaves none to process {min(without)}; expected more than "
                 f"{devices}, or None for all {len(found)}"
             )
-        self.mesh = jax.sharding.Mesh(np.array(chosen), ("batch",))
+        self.over(chosen)
+
+    def over(self, devices: Sequence[Any]) -> "Shares":
+        """These devices, which needn't be there. Returns itself."""
+        self.mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
         self._parts = jax.NamedSharding(self.mesh, jax.P("batch"))
         self._whole = jax.NamedSharding(self.mesh, jax.P())
+        return self
 
     def cut(self, batch: Any) -> Any:
         """A batch, a part on each device. Traced."""

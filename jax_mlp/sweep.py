@@ -1,6 +1,7 @@
 """Sweep: many runs at once, those of one program in one compiled call."""
 
 import contextlib
+import os
 import re
 import time
 from collections import OrderedDict
@@ -19,13 +20,20 @@ from jax_mlp import programs
 from jax_mlp.data import ArrayLoader
 from jax_mlp.device import default_device
 from jax_mlp.reproducible import Arithmetic
+from jax_mlp.resuming import filled, named
 from jax_mlp.sharding import DevicesError
 from jax_mlp.step import Carry, split
 from jax_mlp.training import Trainer, scan_batches
+from mlp_core import forked
 from mlp_core.arithmetic import NotReproducible, in_force
+from mlp_core.checkpoint import Checkpoint, CheckpointError, Checkpoints, told
 from mlp_core.history import Epoch, History, about
+from mlp_core.limits import check_trainer
+from mlp_core.packing import Arrays
+from mlp_core.resuming import FREE, checkpoints, fingerprint
 from mlp_core.schedule import Schedule
 from mlp_core.shell import HyperParameters, progress_bar
+from mlp_core.work import Work, working
 
 Numbers = dict[str, Any]  # hyperparameters of one run, by name
 
@@ -44,6 +52,16 @@ class Sweep(HyperParameters):
     It is one `vmap` over runs of a Trainer's epoch. Every device has runs of its own, so none waits
     for another: the compiled program holds no collective. In reproducible arithmetic a run has the
     bits that Trainer.fit gives it; in native arithmetic it is the same up to rounding.
+
+        >>> import jax_mlp as d2l
+        >>> class Rows(d2l.DataModule):
+        ...     batch_size = 4
+        ...     def get_dataloader(self, train):
+        ...         rows = np.float32(np.arange(24).reshape(6, 4)), np.arange(6) % 3
+        ...         return self.get_tensorloader(rows, train)
+        >>> models = [d2l.MLPScratch(4, 3, 2, lr=lr) for lr in (0.1, 0.2)]
+        >>> [len(history.train_loss) for history in d2l.Sweep(max_epochs=1).fit(models, Rows())]
+        [2, 2]
     """
 
     def __init__(
@@ -53,14 +71,19 @@ class Sweep(HyperParameters):
         arithmetic: str | Arithmetic | None = None,
         devices: int | None = None,
         mapped: Sequence[str] = ("lr",),
+        checkpoint: str | os.PathLike | Checkpoints | None = None,
     ) -> None:
         """devices: how many to spread the runs over; None takes all.
 
         mapped: hyperparameters that enter the program as numbers of each run, as weights do. Models
         that differ in anything else that the program shows (width, activation) are trained in
         groups, one after the other.
+
+        checkpoint: the folder to save to after each epoch, in it a folder for each group.
         """
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["checkpoint"])
+        self.checkpoint = checkpoints(checkpoint)
+        check_trainer(type(self).__name__, max_epochs, 0, gradient_clip_val, "ignore")
         found = jax.devices(default_device().platform)
         if devices is not None and not 1 <= devices <= len(found):
             raise DevicesError(f"devices = {devices}, expected 1 to {len(found)}")
@@ -68,21 +91,28 @@ class Sweep(HyperParameters):
 
     @programs.kept()
     def fit(
-        self, models: Sequence[Any], data: Any, seeds: Sequence[int] | None = None
+        self,
+        models: Sequence[Any],
+        data: Any,
+        seeds: Sequence[int] | None = None,
+        resume: bool = False,
     ) -> list[History]:
         """Train every model for max_epochs; a History each, in the order of the models.
 
         seeds: of the shuffles of each run; None: all see the data's own order. The seconds in a
-        History are the run's share of the time that its group took.
+        History are the run's share of the time that its group took. resume: go on from the
+        checkpoints, if there are any, to the same bits.
         Ctrl-C stops after the epoch that runs; then `sweep.histories` holds what was measured until
         then, and the models the weights of their last whole epoch.
-        Raises TypeError for data whose loaders are not ArrayLoaders, and what Trainer.fit raises.
+        Raises CheckpointError for checkpoints of another sweep, TypeError for data whose loaders
+        are not ArrayLoaders, and what Trainer.fit raises.
         """
         if seeds is not None and len(seeds) != len(models):
             raise ValueError(
                 f"Sweep: {len(seeds)} seeds for {len(models)} models, expected as many"
             )
         tracer = _Tracer(self.max_epochs, 0, self.gradient_clip_val, self.arithmetic)
+        forked.refuse(type(self).__name__)
         tracer.prepare_data(data)
         own, device = tracer.train_dataloader.schedule, self._devices[0].device_kind
         self.histories = []
@@ -97,21 +127,26 @@ class Sweep(HyperParameters):
         total = self.max_epochs * len(models) * tracer.num_train_batches
         with progress_bar(total, "step", f"jax, {len(models)} runs") as self.bar:
             try:
-                for runs in groups.values():
-                    self._fit_group(tracer, runs)
+                for i, runs in enumerate(groups.values()):
+                    with working(self._place(i), _settings(tracer, runs), resume) as work:
+                        self._fit_group(tracer, runs, work)
             except KeyboardInterrupt:
                 for history in self.histories:
                     history.interrupted = len(history.epochs) < self.max_epochs
                 raise
         return self.histories
 
-    def _fit_group(self, tracer: "_Tracer", runs: list[_Run]) -> None:
+    def _place(self, group: int) -> Checkpoints | None:
+        place = self.checkpoint
+        return place and replace(place, folder=place.folder / f"group-{group:03}", every=None)
+
+    def _fit_group(self, tracer: "_Tracer", runs: list[_Run], work: Work) -> None:
         """Train models that compute the same program."""
         devices = self._devices[: len(runs)]
         mesh = jax.sharding.Mesh(np.array(devices), ("runs",))
         by_run, everywhere = (jax.NamedSharding(mesh, p) for p in (jax.P("runs"), jax.P()))
         # Each device gets as many: copies of the first run fill up, and are thrown away.
-        filled = runs + runs[:1] * (-len(runs) % len(devices))
+        all_runs = runs + runs[:1] * (-len(runs) % len(devices))
 
         def stacked(trees: list) -> Any:
             whole = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
@@ -126,20 +161,29 @@ class Sweep(HyperParameters):
             return program
 
         def orders(epoch: int) -> Any:
-            return stacked([run.schedule.epoch(epoch) for run in filled])
+            return stacked([run.schedule.epoch(epoch) for run in all_runs])
 
         train, validate = tracer.epochs(runs[0].model)
-        numbers = stacked([_numbers(run.model, self.mapped) for run in filled])
-        carry = stacked([tracer.state(run.model) for run in filled])
+        numbers = stacked([_numbers(run.model, self.mapped) for run in all_runs])
+        carry = stacked([tracer.state(run.model) for run in all_runs])
         loader, val_loader = tracer.train_dataloader, tracer.val_dataloader
         arrays = jax.device_put(loader.arrays, everywhere)
         train = compiled(train, numbers, carry, arrays, orders(0))
         if val_loader is not None:
             given = jax.device_put(val_loader.arrays, everywhere)
-            val_orders = stacked([val_loader.schedule.epoch(0)] * len(filled))
+            val_orders = stacked([val_loader.schedule.epoch(0)] * len(all_runs))
             validate = compiled(validate, numbers, carry, given, val_orders)
+        done = work.step
+        if done > self.max_epochs:
+            raise CheckpointError(
+                f"{work.found and work.found.path}: has trained for {done} epochs, and max_epochs "
+                f"= {self.max_epochs}: ask for more epochs, or start anew in another folder"
+            )
+        if work.found is not None:
+            carry = _taken_up(work.found, runs, carry)
+            self.bar.update(done * len(loader) * len(runs))
         try:
-            for epoch in range(self.max_epochs):
+            for epoch in range(done, self.max_epochs):
                 start = time.perf_counter()
                 outputs = train(numbers, carry, arrays, orders(epoch))
                 carry, losses = jax.block_until_ready(outputs)
@@ -156,6 +200,7 @@ class Sweep(HyperParameters):
                     run.history.train_loss += losses[i].tolist()
                     run.history.epochs.append(record)
                 self.bar.update(losses[: len(runs)].size)
+                work.save(epoch + 1, partial(_held, runs, carry))
         finally:
             trained = jax.device_put(carry[:2], devices[0])
             for i, run in enumerate(runs):
@@ -271,6 +316,54 @@ def _numbers(model: Any, names: Sequence[str]) -> Numbers:
     found = {name: getattr(model, name, None) for name in names}
     real = {name: v for name, v in found.items() if isinstance(v, (int, float))}
     return {name: jnp.asarray(float(v)) for name, v in real.items()}
+
+
+def _settings(tracer: _Tracer, runs: list[_Run]) -> dict[str, Any]:
+    """What must be the same when a group goes on."""
+    chosen = [run.history.about["hyperparameters"] for run in runs]
+    return {
+        "models": [type(run.model).__name__ for run in runs],
+        "runs": [{k: v for k, v in own.items() if k not in FREE} for own in chosen],
+        "training data": fingerprint(tracer.train_dataloader.host_arrays),
+    }
+
+
+def _held(runs: list[_Run], carry: Carry) -> tuple[Arrays, dict[str, Any]]:
+    """What a checkpoint keeps of a group after an epoch."""
+    arrays = {f"state/{n}": array[: len(runs)] for n, array in named(carry).items()}
+    losses = np.array([run.history.train_loss for run in runs], np.float64)
+    arrays["losses"] = losses
+    arrays["seconds"] = np.array([[e.seconds for e in run.history.epochs] for run in runs])
+    last = runs[0].history.epochs[-1]
+    for key in last.val:
+        arrays[f"val/{key}"] = np.array([run.history.val(key) for run in runs], np.float64)
+    return arrays, {"steps": last.steps, "samples": last.samples}
+
+
+def _taken_up(found: Checkpoint, runs: list[_Run], carry: Carry) -> Carry:
+    """The carry of a checkpoint, on the devices of this one's; the histories as they were."""
+    arrays, facts = found.arrays, found.facts
+    with told(found.path):
+        total = len(jax.tree.leaves(carry)[0])
+        whole = {}
+        for name, array in arrays.items():
+            if name.startswith("state/"):
+                copies = np.repeat(array[:1], total - len(runs), axis=0)
+                whole[name.removeprefix("state/")] = np.concatenate([array, copies])
+        carry = filled(carry, whole, "Sweep")
+        shape = (len(runs), found.step)
+        vals = {n.removeprefix("val/"): a for n, a in arrays.items() if n.startswith("val/")}
+        if any(a.shape != shape for a in (arrays["seconds"], *vals.values())):
+            raise ValueError("its counts contradict each other")
+        for i, run in enumerate(runs):
+            run.history.train_loss = arrays["losses"][i].tolist()
+            run.history.epochs = [
+                Epoch(facts["steps"], facts["samples"], float(arrays["seconds"][i, e]),
+                      {key: float(values[i, e]) for key, values in vals.items()})
+                for e in range(found.step)
+            ]  # fmt: skip
+            run.history.about["resumed"] = found.step
+    return carry
 
 
 def _mean(values: np.ndarray, schedule: Schedule) -> float:

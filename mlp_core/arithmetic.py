@@ -46,6 +46,12 @@ def any_arithmetic(function: F) -> F:
     Whatever else it does to a float must be exact in every order and on every device: reshape,
     select, compare. Only marked methods run in reproducible arithmetic: what isn't reproducible
     must not pass for it.
+
+        >>> @any_arithmetic
+        ... def flatten(X):
+        ...     return X.reshape(len(X), -1)
+        >>> is_marked(flatten)
+        True
     """
     function.any_arithmetic = True  # type: ignore[attr-defined]
     return function

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
-import json
 import os
 import shutil
 import tempfile
@@ -18,9 +17,9 @@ from pathlib import Path
 
 import platformdirs
 
-from mlp_core import pinned
+from mlp_core import pinned, store
 from mlp_core.fetch import say
-from mlp_core.files import write_json
+from mlp_core.files import read_json, write_json
 from mlp_core.idx import DataError
 from mlp_core.pinned import LAYOUT, File, Manifest
 
@@ -37,18 +36,25 @@ def folder() -> Path:
 def programs() -> Path | None:
     """The folder where compiled programs are kept; None if it can't be written.
 
-    Once a process, those that were not read for longest are deleted if there are more than 256 MB.
+    Once a process, broken ones are deleted, and those that were not read for longest if there are
+    more than 256 MB.
     """
     path = folder() / "xla"
     with contextlib.suppress(OSError):
         path.mkdir(parents=True, exist_ok=True)
     if not os.access(path, os.W_OK):
         return None
-    _prune(path)
+    _tended(path)
     return path
 
 
 @functools.cache
+def _tended(path: Path) -> None:
+    store.heal(path)
+    _prune(path)
+    atexit.register(store.seal, path)
+
+
 def _prune(path: Path, limit: int = 1 << 28) -> None:
     with contextlib.suppress(OSError):  # another process may be at it too
         kept = [(file.stat(), file.path) for file in os.scandir(path)]
@@ -62,7 +68,20 @@ def _prune(path: Path, limit: int = 1 << 28) -> None:
 
 
 def fill(paths: Sequence[Path], manifest: Manifest) -> Path:
-    """Bring copies of the four files into the cache, in the place of those missing or damaged."""
+    """Bring copies of the four files into the cache, in the place of those missing or damaged.
+
+    Where there is no room for them, into a temporary folder.
+    """
+    try:
+        return _filled(paths, manifest)
+    except pinned.NoRoom as error:
+        if folder() in _instead.values():
+            raise
+        _use_temporary(manifest, error.args[2])
+        return _filled(paths, manifest)
+
+
+def _filled(paths: Sequence[Path], manifest: Manifest) -> Path:
     with filling(manifest) as (root, todo):
         for path, file in zip(paths, manifest.files, strict=True):
             if file in todo:
@@ -84,10 +103,7 @@ def verify_sources(paths: Sequence[Path], manifest: Manifest) -> None:
 
 def _inflated() -> dict[str, object]:
     """{SHA-256 of a gzipped file: of its content}."""
-    try:
-        found = json.loads((folder() / "inflated.json").read_bytes())
-    except (OSError, ValueError):
-        return {}
+    found = read_json(folder() / "inflated.json")
     return found if isinstance(found, dict) else {}
 
 
@@ -138,11 +154,16 @@ def _writable(manifest: Manifest) -> Path:
         with tempfile.TemporaryFile(dir=root / LAYOUT), tempfile.TemporaryFile(dir=root):
             return root
     except OSError as error:
-        temporary = Path(tempfile.mkdtemp(prefix="mlp-parity-"))
-        say(
-            f"the cache {folder()} can't be written ({error.strerror or error}); using {temporary} "
-            "until this process ends. $MLP_PARITY_CACHE can name another folder."
-        )
+        return _use_temporary(manifest, error.strerror or str(error))
+
+
+def _use_temporary(manifest: Manifest, why: str) -> Path:
+    """In the place of the cache, until this process ends."""
+    temporary = Path(tempfile.mkdtemp(prefix="mlp-parity-"))
+    say(
+        f"the cache {folder()} can't be written ({why}); using {temporary} until this process "
+        "ends. $MLP_PARITY_CACHE can name another folder."
+    )
     atexit.register(shutil.rmtree, temporary, ignore_errors=True)
     _instead[folder()] = temporary
     (temporary / manifest.name / LAYOUT).mkdir(parents=True)

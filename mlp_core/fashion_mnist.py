@@ -90,6 +90,10 @@ def load(data: Data = None, *, sources: Sources = DEFAULT) -> Dataset:
     data: a folder with the four files, gzipped or not, or the word "sample"; otherwise
     $FASHION_MNIST_DIR (the same), then the places of STEPS. Falling through to the embedded sample
     is announced on stderr. Raises DataError if what the user named is missing or isn't the data.
+
+        >>> dataset = load("sample")
+        >>> dataset.train.images.shape, CLASSES[dataset.train.labels[0]]
+        ((6000, 28, 28), 'ankle boot')
     """
     *missed, (place, dataset) = search(data, sources)
     assert isinstance(dataset, Dataset)
@@ -121,6 +125,10 @@ def check_labels(labels: npt.ArrayLike, num_classes: int = 10, where: object = "
     """Refuse labels that aren't integers in [0, num_classes): [n], before any framework sees them.
 
     optax makes NaN of 10 and wraps -1, Torch ignores -100. Raises LabelError.
+
+        >>> check_labels([0, 9, 10])
+        Traceback (most recent call last):
+        mlp_core.fashion_mnist.LabelError: labels: expected integers in [0, 10), got 10 at...
     """
     labels, expected = np.asarray(labels), f"integers in [0, {num_classes})"
     if labels.dtype.kind not in "iu":

@@ -1,10 +1,12 @@
 """What a run measured, step by step; JSON, CSV and a picture."""
 
+import contextlib
 import csv
 import io
 import json
 import math
 import os
+import warnings
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +14,10 @@ from typing import Any
 
 from mlp_core.arithmetic import in_force
 from mlp_core.files import drawn, plain, write_atomically, write_json
+
+
+class NotFinite(RuntimeWarning):
+    """A loss that is NaN or infinite: nothing comes back from there."""
 
 
 @dataclass
@@ -37,6 +43,11 @@ class History:
     epochs: one entry an epoch; an interrupted run's last epoch may be short and without `val`.
     compile_seconds: time spent compiling, kept out of the epochs' seconds.
     about: what was run: side, model, hyperparameters, versions, device.
+
+        >>> epoch = Epoch(steps=2, samples=12, seconds=0.5, val={"acc": 0.75})
+        >>> history = History(train_loss=[2.3, 1.1], epochs=[epoch])
+        >>> history.val("acc"), history.samples_per_second
+        ([0.75], 24.0)
     """
 
     train_loss: list[float] = field(default_factory=list)
@@ -44,6 +55,23 @@ class History:
     compile_seconds: float = 0.0
     interrupted: bool = False
     about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def not_finite(self) -> int | None:
+        """The first step, counted from 1, at or after which a loss is NaN or infinite: of the step,
+        or of the validation that follows it. None if all are finite."""
+        return self._not_finite(0)
+
+    def _not_finite(self, epoch: int) -> int | None:
+        step = sum(e.steps for e in self.epochs[:epoch])
+        for e in self.epochs[epoch:]:
+            for loss in self.train_loss[step : step + e.steps]:
+                step += 1
+                if not math.isfinite(loss):
+                    return step
+            if not all(map(math.isfinite, e.val.values())):
+                return step
+        return None
 
     @property
     def seconds(self) -> float:
@@ -66,6 +94,7 @@ class History:
             f"{self.seconds:.2f} s ({self.samples_per_second:,.0f} samples/s) "
             f"+ {self.compile_seconds:.2f} s compiling"
             + (", interrupted" if self.interrupted else "")
+            + (f", not finite from step {step:,} on" if (step := self.not_finite) else "")
         )
 
     def save(self, path: str | os.PathLike) -> Path:
@@ -77,18 +106,21 @@ class History:
             return write_atomically(path, self._csv().encode())
         raise ValueError(f"{path}: expected a name that ends in .json or .csv")
 
+    def track(self, target: str, name: str = "") -> None:
+        """Hand the run to "tensorboard:FOLDER", "wandb:PROJECT" or "mlflow:EXPERIMENT".
+
+        name: what it is called there. Raises TrackerError where the library isn't installed.
+        """
+        from mlp_core import trackers
+
+        trackers.send(self, target, name)
+
     @classmethod
     def load(cls, path: str | os.PathLike) -> "History":
         """Read what `save` wrote as JSON. Raises ValueError for anything else."""
         try:
-            raw = json.loads(Path(path).read_text())
-            epochs = [
-                Epoch(**(e | {"val": {key: float(v) for key, v in e["val"].items()}}))
-                for e in raw.pop("epochs")
-            ]
-            losses = [float(v) for v in raw.pop("train_loss")]
-            return cls(train_loss=losses, epochs=epochs, **raw)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            return cls(**_history_of(json.loads(Path(path).read_text("utf-8"))))
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(
                 f"{path}: expected a history that History.save wrote: {error}"
             ) from None
@@ -128,6 +160,65 @@ class History:
                 rows.writerow([step + 1, number, self.train_loss[step], *end])
                 step += 1
         return table.getvalue()
+
+
+def _history_of(raw: Any) -> dict[str, Any]:
+    """The fields of a History, each of its type. Raises ValueError, TypeError, KeyError."""
+    raw = dict(_of(dict, raw, "the whole"))
+    raw["train_loss"] = [*map(_number, _of(list, raw["train_loss"], "train_loss"))]
+    raw["epochs"] = [_epoch_of(e) for e in _of(list, raw["epochs"], "epochs")]
+    if (steps := sum(e.steps for e in raw["epochs"])) != (found := len(raw["train_loss"])):
+        raise ValueError(f"epochs of {steps} steps, but train_loss has {found}")
+    for name, kind in (("interrupted", bool), ("about", dict)):
+        if name in raw:
+            _of(kind, raw[name], name)
+    if "compile_seconds" in raw:
+        raw["compile_seconds"] = _number(raw["compile_seconds"])
+    return raw
+
+
+def _epoch_of(raw: Any) -> Epoch:
+    raw = dict(_of(dict, raw, "an epoch"))
+    for name in ("steps", "samples"):
+        if _of(int, raw[name], name) < 0:
+            raise ValueError(f"{name} is {raw[name]}")
+    raw["seconds"] = _number(raw["seconds"])
+    raw["val"] = {key: _number(v) for key, v in _of(dict, raw["val"], "val").items()}
+    return Epoch(**raw)
+
+
+def _of(kind: type, value: Any, name: str) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{name} is a {type(value).__name__}, expected a {kind.__name__}")
+    return value
+
+
+def _number(value: Any) -> float:
+    if type(value) in (int, float) or value in ("nan", "inf", "-inf"):
+        with contextlib.suppress(OverflowError):  # an integer beyond all floats
+            return float(value)
+    raise ValueError(f"{str(value):.40} is no number")
+
+
+def ends(history: History, at_nan: str) -> bool:
+    """Whether a training ends with its last epoch, the first whose loss isn't finite; warns of it.
+
+    at_nan: "warn", "stop", which ends it, or "ignore". Warns with NotFinite.
+    """
+    last = len(history.epochs) - 1
+    if at_nan == "ignore" or history._not_finite(last) is None:
+        return False
+    step = history.not_finite or 0
+    if step <= sum(e.steps for e in history.epochs[:-1]):
+        return False  # was told before
+    goes_on = "the training ends here" if at_nan == "stop" else "the training goes on"
+    warnings.warn(
+        f"the loss is not finite from step {step:,} on (epoch {last + 1}), {goes_on}: is the "
+        "learning rate too large?",
+        NotFinite,
+        stacklevel=3,
+    )
+    return at_nan == "stop"
 
 
 def about(

@@ -8,12 +8,14 @@ is the array as it lies on disk. Source: LeCun, Cortes, Burges, *The MNIST datab
 
 from __future__ import annotations
 
+import math
 import struct
 
 import numpy as np
 from jaxtyping import UInt8
 
 UINT8 = 0x08
+MOST_DIMS = 64
 
 
 class DataError(Exception):
@@ -43,9 +45,26 @@ def parse_header(head: bytes, where: object = "IDX header") -> tuple[int, ...]:
         expected = "an IDX magic number 00 00 08 <dims>"
         raise DataError(where, expected, head[:4].hex(" ") or "an empty file", remedy)
     dims = head[3]
+    if dims > MOST_DIMS:
+        raise DataError(where, f"{MOST_DIMS} dimensions at most, as NumPy's arrays", f"{dims}")
     if len(head) < 4 + 4 * dims:
         raise DataError(where, f"a header of {4 + 4 * dims} bytes", f"{len(head)} bytes")
     return struct.unpack_from(f">{dims}I", head, 4)
+
+
+def decode(content: bytes, where: object = "IDX file") -> UInt8[np.ndarray, "..."]:
+    """The array of a whole file, read-only, without a copy.
+
+    Raises DataError as parse_header does, and for another number of values than announced.
+    """
+    shape = parse_header(content, where)
+    start, size = len(header(shape)), math.prod(shape)
+    if not size:
+        raise DataError(where, "an array that isn't empty", f"shape {shape}")
+    if len(content) - start != size:
+        expected = f"{size:,} values for the shape {shape}"
+        raise DataError(where, expected, f"{len(content) - start:,}", "fetch the file again")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
 def encode(array: UInt8[np.ndarray, "..."]) -> bytes:

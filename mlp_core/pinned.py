@@ -7,6 +7,7 @@ variant, mirror or packager matters. Nothing that differs gets past `verify` or 
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import hashlib
 import io
@@ -185,11 +186,15 @@ def _check_header(head: bytes, path: Path, file: File, manifest: Manifest) -> No
     raise DataError(path, f"uint8 {file.shape}", f"uint8 {shape}", remedy)
 
 
+class NoRoom(DataError):
+    """A file that can't be written, because the disk is full."""
+
+
 def install(source: Path, target: Path, file: File, manifest: Manifest) -> str:
     """Put `source`, decompressed and verified, at `target`: whole, or not at all.
 
     Returns the SHA-256 of `source` as it lies. Raises DataError if it isn't `file`, or `target`
-    can't be written.
+    can't be written: NoRoom where the disk is full.
     """
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -203,7 +208,8 @@ def install(source: Path, target: Path, file: File, manifest: Manifest) -> str:
     except OSError as error:
         expected, got = f"room to write {file.size:,} bytes", error.strerror or str(error)
         remedy = "name another folder in $MLP_PARITY_CACHE"
-        raise DataError(target, expected, got, remedy) from error
+        kind = NoRoom if error.errno in (errno.ENOSPC, errno.EDQUOT) else DataError
+        raise kind(target, expected, got, remedy) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

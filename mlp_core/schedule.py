@@ -14,6 +14,9 @@ class Schedule:
     The order is a function of (seed, epoch, num_examples) alone: the raw bits of NumPy's Philox
     counter generator, which NumPy keeps fixed across versions (NEP 19), sorted. So every side,
     process and version draws the same batches, in any order of asking.
+
+        >>> [batch.tolist() for batch in Schedule(5, batch_size=2, seed=1).batches(epoch=0)]
+        [[3, 2], [0, 1], [4]]
     """
 
     num_examples: int

@@ -4,13 +4,24 @@ Framework-free, so both rooms share it. Interfaces follow d2l 1.0.3.
 """
 
 import inspect
+import math
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, no_type_check
 
 
 def add_to_class(Class: type) -> Callable[[Callable], None]:
-    """Decorator that adds a function to an existing class as a method of the same name."""
+    """Decorator that adds a function to an existing class as a method of the same name.
+
+    >>> class Model:
+    ...     rate = 0.5
+    >>> @add_to_class(Model)
+    ... def half(self, x):
+    ...     return self.rate * x
+    >>> Model().half(4)
+    2.0
+    """
 
     def wrapper(function: Callable) -> None:
         setattr(Class, function.__name__, function)
@@ -19,7 +30,14 @@ def add_to_class(Class: type) -> Callable[[Callable], None]:
 
 
 class HyperParameters:
-    """Base of every class that keeps its constructor's arguments as attributes."""
+    """Base of every class that keeps its constructor's arguments as attributes.
+
+    >>> class Model(HyperParameters):
+    ...     def __init__(self, width, lr=0.1):
+    ...         self.save_hyperparameters()
+    >>> Model(256).hparams
+    {'width': 256, 'lr': 0.1}
+    """
 
     _never_saved: tuple[str, ...] = ("self",)
 
@@ -56,7 +74,14 @@ class Point(NamedTuple):
 class ProgressBoard(HyperParameters):
     """Curves that grow while a model trains: drawn in a notebook, only collected elsewhere.
 
-    `data` maps each label to its points; a point is the mean of `every_n` values drawn.
+    `data` maps each label to its points; a point is the mean of `every_n` values drawn. Redrawing
+    takes no more than a twentieth of the time: what it leaves out is drawn when the cell ends.
+
+    >>> board = ProgressBoard(xlabel="epoch")
+    >>> for x in range(4):
+    ...     board.draw(x, x * x, "loss", every_n=2)
+    >>> board.data["loss"]
+    [Point(x=0.5, y=0.5), Point(x=2.5, y=6.5)]
     """
 
     def __init__(
@@ -78,6 +103,9 @@ class ProgressBoard(HyperParameters):
         self.fig = fig
         self.raw_points: dict[str, list[Point]] = {}
         self.data: dict[str, list[Point]] = {}
+        self._shown: Any = None  # the output of the running cell that holds the picture
+        self._resume = 0.0  # when drawing again costs no more than a twentieth
+        self._is_behind = False
 
     def draw(self, x: float | int, y: float | int, label: str, every_n: int = 1) -> None:
         """Add the value y at x to the curve `label`; redraw when `every_n` values make a point."""
@@ -89,14 +117,45 @@ class ProgressBoard(HyperParameters):
         line.append(Point(*(sum(values) / len(pending) for values in zip(*pending, strict=True))))
         pending.clear()
         if self.display and in_notebook():
-            self._redraw()
+            self._is_behind = True
+            if time.perf_counter() >= self._resume:
+                self._redraw()
 
     def _redraw(self) -> None:
-        from IPython import display
-        from matplotlib import pyplot as plt
+        from IPython import display, get_ipython
+
+        first = self._shown is None
+        start = time.perf_counter()
+        picture = {"image/png": self._picture(), "text/plain": "<ProgressBoard>"}
+        width = {"image/png": {"width": int(100 * self.figsize[0])}}
+        if first:
+            self._shown = display.display(picture, metadata=width, raw=True, display_id=True)
+            get_ipython().events.register("post_run_cell", self._end_of_cell)
+        else:
+            self._shown.update(picture, metadata=width, raw=True)
+        now = time.perf_counter()
+        # The first time has matplotlib's import in it.
+        self._resume = now if first else now + 19 * (now - start)
+        self._is_behind = False
+
+    def _end_of_cell(self, result: Any = None) -> None:
+        """Draw what was left out; what comes in a later cell has a picture there."""
+        from IPython import get_ipython
+
+        if self._is_behind:
+            self._redraw()
+        get_ipython().events.unregister("post_run_cell", self._end_of_cell)
+        self._shown, self._resume = None, 0.0
+
+    def _picture(self) -> str:
+        """PNG of all curves, in base64. Not pyplot's figure, which would be shown a second time."""
+        import base64
+        import io
+
+        from matplotlib.figure import Figure
 
         if self.fig is None:
-            self.fig = plt.figure(figsize=self.figsize)
+            self.fig = self.axes.figure if self.axes else Figure(self.figsize, layout="constrained")
         axes = self.axes or self.fig.gca()
         axes.cla()
         styles = zip(self.data.items(), self.ls, self.colors, strict=False)
@@ -108,8 +167,9 @@ class ProgressBoard(HyperParameters):
         if self.ylim:
             axes.set_ylim(self.ylim)
         axes.legend()
-        display.display(self.fig)
-        display.clear_output(wait=True)
+        png = io.BytesIO()
+        self.fig.savefig(png, format="png", dpi=144, pil_kwargs={"compress_level": 1})
+        return base64.b64encode(png.getvalue()).decode()
 
 
 def in_notebook() -> bool:
@@ -127,6 +187,29 @@ def progress_bar(total: int, unit: str, label: str = "", **options: Any) -> Any:
     return tqdm(total=total, unit=unit, desc=label, disable=not seen, leave=False, **options)
 
 
+def summary(name: str, shapes: Mapping[str, Sequence[int] | None]) -> str:
+    """The parameters of a model: names, shapes, how many numbers. A shape of None isn't known yet.
+
+    >>> print(summary("MLP", {"W1": (784, 256), "b1": (256,)}))
+    MLP
+      W1     784 x 256  200,704
+      b1           256      256
+      total             200,960
+    """
+    rows = [
+        (key, " x ".join(map(str, shape)) or "()", f"{math.prod(shape):,}")
+        if shape is not None
+        else (key, "lazy", "?")
+        for key, shape in shapes.items()
+    ]
+    known = sum(math.prod(shape) for shape in shapes.values() if shape is not None)
+    more = " so far" * (None in shapes.values())
+    rows.append(("total" + more, "", f"{known:,}"))
+    first, second, third = (max(map(len, column)) for column in zip(*rows, strict=True))
+    lines = (f"  {a:<{first}}  {b:>{second}}  {c:>{third}}" for a, b, c in rows)
+    return "\n".join([name, *lines])
+
+
 def show_images(
     imgs: Any,
     num_rows: int,
@@ -134,7 +217,12 @@ def show_images(
     titles: Sequence[str] | None = None,
     scale: float = 1.5,
 ) -> Any:
-    """Draw images ([n, height, width]) as a grid with titles; returns the matplotlib axes."""
+    """Draw images ([n, height, width]) as a grid with titles; returns the matplotlib axes.
+
+    >>> import numpy as np
+    >>> len(show_images(np.zeros((4, 28, 28)), 2, 2))
+    4
+    """
     import numpy as np
     from matplotlib import pyplot as plt
 

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mlp_core.files import write_atomically
+from mlp_core.idx import MOST_DIMS
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,12 @@ class WeightsError(ValueError):
 
 
 class Weights(Mapping[str, Float[np.ndarray, "..."]]):
-    """The weights of one MLP under canonical names, checked: complete, chained, float32, finite."""
+    """The weights of one MLP under canonical names, checked: complete, chained, float32, finite.
+
+    >>> weights = initial((784, 256, 10), seed=0)
+    >>> weights.sizes, weights["W1"].shape
+    ((784, 256, 10), (784, 256))
+    """
 
     def __init__(
         self,
@@ -207,7 +213,16 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     try:
         with safe_open(path, framework="numpy") as file:
-            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}
+            slices = {name: file.get_slice(name) for name in file.keys()}
+            kinds = {name: part.get_dtype() for name, part in slices.items()}
+            shapes = {name: part.get_shape() for name, part in slices.items()}
+            # NumPy has no more dimensions, and none for 2^32 x 2^32 x 0, which is nothing.
+            if wrong := [
+                f"'{n}' has shape {tuple(s)}, expected a non-empty matrix or vector"
+                for n, s in shapes.items()
+                if len(s) > MOST_DIMS or 0 in s
+            ]:
+                raise WeightsError(str(path), wrong)
             if wrong := [f"'{n}' is {k}, expected F32" for n, k in kinds.items() if k != "F32"]:
                 raise WeightsError(str(path), wrong)
             return {name: file.get_tensor(name) for name in kinds}

@@ -1,6 +1,13 @@
 """Proof that a JAX model and a Torch model are the same model.
 
-from parity import check, assert_parity, align
+The examples here compare these two:
+
+    >>> import numpy as np, torch
+    >>> from flax import nnx
+    >>> from parity import LEVELS, align, assert_parity, bound, check, compare, prove, save_page
+    >>> X = np.random.default_rng(0).normal(size=(12, 5)).astype("float32")
+    >>> y = (X[:, 0] > 0).astype("int32")
+    >>> theirs, ours = torch.nn.Linear(5, 2), nnx.Linear(5, 2, rngs=nnx.Rngs(0))
 """
 
 from typing import TYPE_CHECKING, Any
@@ -53,4 +60,11 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'parity' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f"parity.{_HOME.get(name, 'checking')}"), name)
+    from mlp_core.extras import advice
+
+    try:
+        return getattr(importlib.import_module(f"parity.{_HOME.get(name, 'checking')}"), name)
+    except ModuleNotFoundError as error:
+        if (line := advice(error.name, f"parity.{name}")) is None:
+            raise
+        raise ModuleNotFoundError(line, name=error.name) from None

@@ -18,7 +18,7 @@ from parity.problem import Known, Loss, Problem, Weights
 from parity.sides.asked import asked
 from parity.sides.guess import Guess
 from parity.sides.jax_port import JaxPort
-from parity.sides.pairs import guessed, sides_of
+from parity.sides.pairs import guessed, plain_settings, sides_of
 from parity.sides.torch_port import TorchPort
 from parity.sides.usable import refuse_unusable
 
@@ -26,6 +26,7 @@ LATE = 200  # steps, whose batches are kept to trace the last of them to a line 
 
 
 @programs.kept()
+@plain_settings()
 def check(
     one: Any,
     other: Any,
@@ -84,11 +85,17 @@ def check(
     a TPU; None: on JAX's default device, and where Torch's model lies. on_start, on_result: called
     as levels begin and end.
 
-    Compiled programs are kept in the user's cache, unless JAX has a folder for them already.
+    Compiled programs are kept in the user's cache, unless JAX has a folder for them already. What
+    is set globally (disable_jit, x64, strict promotion, default types, gradients off, autocast) has
+    no effect while it lasts, and is as it was afterwards: docs/reliability.md.
     Returns a Verdict. Raises TypeError for what is no such model; ValueError if parameters cannot
     be paired or have other shapes, if the outputs have, if inputs aren't finite, if something of
     Torch lies elsewhere than on the CPU or CUDA, or if a model gives different outputs for the same
     inputs.
+
+        >>> verdict = check(theirs, ours, (X, None), weights="guess", levels=["inputs", "logits"])
+        >>> print(verdict.brief.splitlines()[0])
+        flax.nnx.nn.linear.Linear = torch.nn.modules.linear.Linear: agree
     """
     problem = asked(
         one,
@@ -153,6 +160,7 @@ def solve(
     return Verdict(label, tuple(results), all_curves, about, first, pair.certified, notes, apart)
 
 
+@plain_settings()
 def align(
     one: Any,
     other: Any,
@@ -182,6 +190,10 @@ def align(
     name stack (jax.named_scope, a Linen module) or a checkpoint_name; Torch's a module's path.
     Raises as `check` does; UnsupportedPrimitive for an operation of JAX's without a rounding rule;
     ValueError for a name that isn't there.
+
+        >>> alignment = align(theirs, ours, (X, None), weights="guess")
+        >>> print(alignment.parting)
+        None
     """
     problem = asked(
         one,
@@ -206,7 +218,11 @@ def align(
 
 
 def assert_parity(one: Any, other: Any, data: Any = None, **options: Any) -> Verdict:
-    """`check`, which raises AssertionError with every failed comparison unless all levels agree."""
+    """`check`, which raises AssertionError with every failed comparison unless all levels agree.
+
+    >>> print(assert_parity(theirs, ours, (X, None), weights="guess", levels=["logits"]).word)
+    agree
+    """
     verdict = check(one, other, data, **options)
     if not verdict.ok:
         raise AssertionError(str(verdict))

@@ -6,7 +6,9 @@ Exit codes: see parity.exits.
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -17,15 +19,20 @@ from parity.config import (
     BenchConfig,
     BitsConfig,
     CheckConfig,
+    CompileConfig,
     ConvertConfig,
     DataConfig,
     FaultsConfig,
     InitConfig,
     ProveConfig,
+    ReportConfig,
     SweepConfig,
     TrainConfig,
     TrajectoryConfig,
 )
+
+# What a training writes: of the run before, nothing stays beside it.
+TRAINED = ("weights.safetensors", "history.json", "history.csv", "curve.png")
 
 
 def run_check(config: CheckConfig) -> int:
@@ -73,6 +80,7 @@ def run_train(config: TrainConfig) -> int:
     side = importlib.import_module(f"{config.side}_mlp")
     checkpoint = importlib.import_module(f"{config.side}_mlp.checkpoint")
     exits.folder(config.out)
+    _check_trackers(config.track)
     side.manual_seed(config.seed)
     if config.devices > 1:
         if config.side == "torch":
@@ -90,10 +98,13 @@ def run_train(config: TrainConfig) -> int:
 def _train(
     config: TrainConfig, side: Any, checkpoint: Any, where: dict[str, Any], tells: bool
 ) -> int:
+    from mlp_core.checkpoint import Checkpoints
+    from mlp_core.files import together
+    from mlp_core.history import NotFinite
     from mlp_core.weights import WeightsError
 
     data = side.FashionMNIST(config.batch_size, data=config.data, seed=config.seed)
-    print(f"Data: {data.dataset.source}")
+    print(f"Data: {data.dataset.source}", flush=True)
     options: dict[str, Any] = {"activation": config.activation}
     if config.sigma is not None:
         options["sigma"] = config.sigma
@@ -101,28 +112,62 @@ def _train(
         model = side.MLPScratch(784, 10, config.hiddens, config.lr, **options)
     else:
         model = side.MLP(10, config.hiddens, config.lr, **options)
+    if config.checkpoint is not None:
+        where["checkpoint"] = Checkpoints(config.checkpoint, config.checkpoint_every)
+    where["at_nan"] = config.at_nan
     trainer = side.Trainer(config.epochs, gradient_clip_val=config.clip, **where)
+    code, diverged = 0, False
     try:
-        trainer.fit(model, data)
-        code = 0
-    except KeyboardInterrupt:
-        code = 130
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotFinite)  # told below, in one line
+            trainer.fit(model, data, config.resume)
+    except KeyboardInterrupt as stop:
+        code = exits.code_of(stop)
+        if not (hasattr(trainer, "history") and trainer.history.train_loss):
+            raise  # before anything was measured
     if not tells:
         return code
     history = trainer.history
-    history.save(config.out / "history.json")
-    history.save(config.out / "history.csv")
-    history.plot(config.out / "curve.png")
+    with together(config.out, TRAINED) as folder:
+        history.save(folder / "history.json")
+        history.save(folder / "history.csv")
+        history.plot(folder / "curve.png")
+        try:
+            checkpoint.save(model, folder / "weights.safetensors")
+        except WeightsError:
+            diverged = True
     print(f"{config.side} {config.model}: {history}")
-    try:
-        checkpoint.save(model, config.out / "weights.safetensors")
-    except WeightsError:
+    step = history.not_finite
+    if diverged or step:
+        since = f" from step {step:,} on" if step else ""
+        lost = "its weights are not finite either, and are not written; " * diverged
         raise exits.Refused(
-            "the training has diverged: its weights are not finite, and are not written; history "
-            f"and curve: {config.out}"
-        ) from None
+            f"the training has diverged: the loss is not finite{since}; {lost}results: {config.out}"
+        )
     print(f"Weights, history and curve: {config.out}")
+    for target in config.track:
+        try:
+            history.track(target)
+        except Exception as error:  # whatever a tracker has to say, the run itself is kept
+            said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            raise exits.Refused(
+                f"--track {target}: failed: {said}; history: {config.out}"
+            ) from None
+        print(f"Tracked: {target}")
     return code
+
+
+def _check_trackers(targets: Sequence[str]) -> None:
+    """Refuse a tracker that can't be reached before the training, and not after it."""
+    from mlp_core import trackers
+
+    for target in targets:
+        try:
+            kind, where = trackers.check(target)
+        except trackers.TrackerError as error:
+            raise exits.Refused(f"--{error}") from None
+        if kind == "tensorboard":
+            exits.folder(Path(where), "--track")
 
 
 def run_prove(config: ProveConfig) -> int:
@@ -133,6 +178,22 @@ def run_prove(config: ProveConfig) -> int:
         print(f"{name}: {proof}")
         codes.append({"identical": 0, "different": 1}.get(proof.verdict, 2))
     return 1 if 1 in codes else max(codes)
+
+
+def run_report(config: ReportConfig) -> int:
+    from rich.console import Console
+
+    from parity.report.changes import Changes
+    from parity.report.saved import SavedReport
+
+    if config.out is not None:
+        exits.folder(config.out)
+    changes = Changes.between(SavedReport.load(config.before), SavedReport.load(config.after))
+    changes.print(Console())
+    if config.out is not None:
+        changes.write(config.out)
+        print(f"Page: {config.out / 'changes.html'}")
+    return 0 if changes.ok else 1
 
 
 def run_bits(config: BitsConfig) -> int:
@@ -234,6 +295,10 @@ def run_bench(config: BenchConfig) -> int:
         raise exits.Refused(f"no row {unknown}; rows: {known}")
     if config.json is not None:
         exits.folder(config.json.absolute().parent, "--json")
+    if config.data is not None:
+        from mlp_core import fashion_mnist
+
+        fashion_mnist.load(config.data)  # once, before every row says that it isn't there
     exits.folder(config.out)
     log = Console(stderr=True)
 
@@ -270,6 +335,27 @@ def run_accelerator(config: AcceleratorConfig) -> int:
     return 130 if tried.interrupted else 0 if tried.ok else 1
 
 
+def run_compile(config: CompileConfig) -> int:
+    from rich.console import Console
+
+    from parity.studies.ahead.run import HEADER, NOTE, run, write
+
+    if config.out is not None:
+        exits.folder(config.out)
+    log, found = Console(stderr=True), []
+    for outcome in run(config, lambda text: log.print(text, highlight=False)):
+        found.append(outcome)
+        for name, told in zip(HEADER, outcome.row, strict=True):
+            if told != "-":
+                indent = "" if name == HEADER[0] else "  "
+                print(f"{indent}{name}: {told}", flush=True)
+    print(NOTE)
+    if config.out is not None:
+        write(found, config, config.out)
+        print(f"Report: {config.out / 'compile.md'}")
+    return 0 if all(outcome.fits for outcome in found) else 2
+
+
 def run_convert(config: ConvertConfig) -> int:
     from mlp_core.weights import Weights
 
@@ -296,6 +382,7 @@ COMMANDS: dict[type, Callable[[Any], int]] = {
     CheckConfig: run_check,
     InitConfig: run_init,
     ProveConfig: run_prove,
+    ReportConfig: run_report,
     TrainConfig: run_train,
     BitsConfig: run_bits,
     TrajectoryConfig: run_trajectory,
@@ -303,6 +390,7 @@ COMMANDS: dict[type, Callable[[Any], int]] = {
     FaultsConfig: run_faults,
     BenchConfig: run_bench,
     AcceleratorConfig: run_accelerator,
+    CompileConfig: run_compile,
     ConvertConfig: run_convert,
     DataConfig: run_data,
 }

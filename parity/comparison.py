@@ -16,6 +16,10 @@ class Comparison:
     unjudged: elements whose bound is infinite, which proves nothing either way.
     The element named by index, left, right, bound is the one with the largest margin.
     relative: largest |left - right| over the largest |right|; compares magnitudes, decides nothing.
+
+        >>> from parity import compare
+        >>> print(compare(1.0, 1.25, 0.5, name="loss"))
+        loss: left 1.0, right 1.25, difference 0.25 within bound 0.5 (margin 0.5, 1 elements)
     """
 
     name: str
@@ -57,6 +61,11 @@ def compare(
 
     left, right: arrays of one shape. bound: broadcast to it; None asks for the same bits, so that
     -0.0 differs from 0.0 and float32 from float64. Where it is infinite, nothing is judged.
+
+        >>> compare([1.0, 2.0], [1.0, 2.5], bound=0.25).ok
+        False
+        >>> compare(np.float32(0.1), np.float64(0.1)).ok  # no bound: the same bits
+        False
     """
     left, right = np.asarray(left), np.asarray(right)
     if left.shape != right.shape:

@@ -1,7 +1,8 @@
 """How a command ends: its exit code, whatever happens, and one line that says why.
 
-    0 agree, or done   1 differ   2 usage, missing or bad data, no room   70 a fault of this program
-    130 interrupted    141 nobody reads the output any more
+    0 agree, or done   1 differ   2 usage, missing or bad data, no room, a loss that isn't finite
+    70 a fault of this program
+    130 interrupted    141 nobody reads the output any more    143 terminated, and saved before
 
 A traceback never is the answer: Python's own code for one is 1, which here means "differ".
 """
@@ -16,10 +17,12 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from mlp_core.locking import locked
+from mlp_core.stopping import Terminated
 from parity.device import DeviceMissing
 from parity.interrupted import heard
 
-USAGE, CRASHED, INTERRUPTED, NOT_READ = 2, 70, 130, 141
+USAGE, CRASHED, INTERRUPTED, NOT_READ, TERMINATED = 2, 70, 130, 141, 143
 NO_MEMORY = ("can't allocate memory", "not enough memory", "RESOURCE_EXHAUSTED", "Out of memory")
 
 
@@ -27,8 +30,22 @@ class Refused(Exception):
     """What a command can't do here, or not so; the message says why, and what to do."""
 
 
+class Folders(contextlib.ExitStack):
+    """Those that a command writes to."""
+
+    def add(self, path: Path, remedy: str) -> Path:
+        held: set[str] = vars(self).setdefault("held", set())
+        if (real := os.path.realpath(path)) not in held:
+            self.enter_context(locked(path, Refused, remedy))
+            held.add(real)
+            self.callback(held.discard, real)
+        return path
+
+
 def guarded(command: Callable[[], int]) -> int:
     """The exit code of a command, which raises what it likes."""
+    from mlp_core.checkpoint import CheckpointError
+    from mlp_core.extras import advice
     from mlp_core.idx import DataError
     from mlp_core.processes import ProcessesError
     from mlp_core.weights import WeightsError
@@ -43,31 +60,44 @@ def guarded(command: Callable[[], int]) -> int:
             with heard():
                 return command()
         finally:
+            _folders.close()
             sys.stdout.flush()  # what can't be written shows here, and not after the exit code
-    except KeyboardInterrupt:
-        return _say("interrupted", INTERRUPTED)
-    except (DataError, WeightsError, DeviceMissing, ProcessesError, Refused) as error:
+    except KeyboardInterrupt as stop:
+        code = code_of(stop)
+        return _say("interrupted" if code == INTERRUPTED else "terminated", code)
+    except (
+        DataError,
+        WeightsError,
+        CheckpointError,
+        DeviceMissing,
+        ProcessesError,
+        Refused,
+    ) as error:
         return _say(str(error), USAGE)
     except OSError as error:
         if _not_read():
             return NOT_READ
         return _say(f"{error.filename or 'output'}: {error.strerror or error}", USAGE)
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and (line := advice(error.name, "this command")):
+            return _say(line, USAGE)
         if isinstance(error, MemoryError) or any(text in str(error) for text in NO_MEMORY):
             return _say(f"not enough memory: {_first_line(error)}", USAGE)
         return _crashed(error)
 
 
+def code_of(stop: KeyboardInterrupt) -> int:
+    """Of a command that was stopped and kept its results."""
+    return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+
+
+_folders = Folders()
+
+
 def folder(path: Path, option: str = "--out") -> Path:
-    """Make a folder for the results, before the work and not after it. Raises Refused."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            return path
-    except OSError as error:
-        got = "a file" if path.is_file() else error.strerror or str(error)
-        remedy = f"name another with {option}"
-        raise Refused(f"{path}: expected a folder to write to, got: {got}; {remedy}") from None
+    """Make a folder for the results, before the work and not after it, and have it alone until the
+    command ends. Raises Refused, also if another run writes there."""
+    return _folders.add(path, f"name another with {option}")
 
 
 def _say(text: str, code: int) -> int:

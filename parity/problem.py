@@ -10,7 +10,7 @@ import numpy as np
 from mlp_core.schedule import Schedule
 from parity import defaults
 from parity.device import NAMES
-from parity.trees import Arrays, Tree, length
+from parity.trees import Arrays, Tree, length, only
 
 REPRODUCIBLE_EXAMPLES = 20_000
 LOSSES = ("cross_entropy", "mse", "bce_with_logits")
@@ -152,10 +152,13 @@ class Training:
     def loss_function(
         self, model: Any, framework: int, named: Mapping[str, Callable[..., Any]]
     ) -> Callable[..., Any]:
-        """(outputs, targets) -> loss. framework: of the pair, 0 is Torch's, 1 JAX's."""
+        """(outputs, targets) -> loss. framework: of the pair, 0 is Torch's, 1 JAX's. A named one
+        takes outputs of one leaf, {"logits": ...}, as that leaf."""
         if self.loss and not isinstance(self.loss, str):
             return self.loss[framework]
-        return named[name] if (name := self.loss_name(model)) else model.loss
+        if not (name := self.loss_name(model)):
+            return model.loss
+        return lambda outputs, targets: named[name](only(outputs), only(targets))
 
 
 def own_method(model: Any, name: str) -> Callable[..., Any] | None:
@@ -186,6 +189,13 @@ class Problem:
     torch, jax: the models. initial: (seed -> a new Torch model, seed -> a new JAX model), whose
     initial weights are compared as distributions. device: "cpu", "cuda" or "tpu"; None: JAX's
     default, and where Torch's model lies.
+
+        >>> from parity.checking import solve
+        >>> from parity.problem import Examples
+        >>> table = {"kernel": "weight", "bias": "bias"}
+        >>> problem = Problem(theirs, ours, Examples((X, y), batch_size=6), weights=table)
+        >>> print(solve(problem, levels=[LEVELS[0]]).word)
+        agree
     """
 
     torch: Any

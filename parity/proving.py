@@ -8,9 +8,10 @@ from parity.identity.prove import Proof
 from parity.identity.prove import prove as proven
 from parity.problem import Loss, Weights
 from parity.sides.asked import asked
-from parity.sides.pairs import sides_of
+from parity.sides.pairs import plain_settings, sides_of
 
 
+@plain_settings()
 def prove(
     one: Any,
     other: Any,
@@ -30,6 +31,10 @@ def prove(
     like: (inputs, targets) that give shapes and integers, of a few rows; floats in them are not
     read. Targets None: outputs alone. All else as `check` takes it.
     Returns a Proof: "identical", "different" or "undecided" for each output. Raises as `check`.
+
+        >>> proof = prove(theirs, ours, (X, None), weights="guess")
+        >>> print(proof.verdict)
+        identical
     """
     problem = asked(
         one,

@@ -39,6 +39,12 @@ def arguments(inputs: Tree) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(inputs), {}) if isinstance(inputs, (list, tuple)) else ((inputs,), {})
 
 
+def only(tree: Tree) -> Any:
+    """The one leaf of a tree that has but one; else the tree."""
+    found = list(leaves(tree).values())
+    return found[0] if len(found) == 1 else tree
+
+
 def length(tree: Tree) -> int:
     """Examples in a batch: the first axis of its first leaf."""
     return len(next(iter(leaves(tree).values())))

@@ -161,3 +161,31 @@ except ModuleNotFoundError:
     print(json.dumps(steps))
 """
     assert process(code) == [24, 24]
+
+
+def test_parity_says_in_one_line_what_is_missing_and_compares_arrays_without_any_framework():
+    code = (
+        f"blocked = {sum(FRAMEWORKS.values(), [])}\n{BLOCK}"
+        + """
+import contextlib, io, json, warnings
+import numpy as np
+import parity
+from parity.cli import main
+said, codes = [], []
+for name in ("check", "bound"):
+    try:
+        getattr(parity, name)
+    except ModuleNotFoundError as error:
+        said.append(str(error))
+for command in (["check"], ["train", "--side", "torch", "--out", "/tmp"], ["sweep"]):
+    with contextlib.redirect_stderr(io.StringIO()) as told:
+        codes.append(main(command))
+    said.append(told.getvalue())
+same = parity.compare(np.ones(2), np.ones(2), name="ones").ok
+print(json.dumps([said, codes, bool(same)]))
+"""
+    )
+    said, codes, same = process(code)
+    install = "which is not installed: pip install 'mlp-parity["
+    assert all(install in line and line.strip().count("\n") == 0 for line in said), said
+    assert codes == [2, 2, 2] and same

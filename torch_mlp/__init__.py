@@ -1,5 +1,9 @@
 """The book's multilayer perceptron in Torch: `import torch_mlp as d2l` (d2l 5.2)."""
 
+from mlp_core.extras import needs
+
+needs("torch_mlp", "torch")
+
 from torch import manual_seed
 
 from mlp_core.arithmetic import any_arithmetic

@@ -5,15 +5,31 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from mlp_core.arithmetic import any_arithmetic, in_force, unmarked
-from mlp_core.shell import HyperParameters, ProgressBoard
+from mlp_core.limits import not_negative
+from mlp_core.shell import HyperParameters, ProgressBoard, summary
 from torch_mlp import layers
 from torch_mlp.reproducible import SGD, Arithmetic, arithmetic
 
 
 class Module(nn.Module, HyperParameters):
-    """A model that knows its loss, its steps and its optimiser; the Trainer asks it for each."""
+    """A model that knows its loss, its steps and its optimiser; the Trainer asks it for each.
+
+    >>> import torch_mlp as d2l
+    >>> class Line(d2l.Module):
+    ...     def __init__(self, lr):
+    ...         super().__init__()
+    ...         self.save_hyperparameters()
+    ...         self.w = nn.Parameter(torch.zeros(2, 1))
+    ...     def forward(self, X):
+    ...         return X @ self.w
+    ...     def loss(self, y_hat, y):
+    ...         return ((y_hat - y) ** 2).mean()
+    >>> Line(lr=0.1)(torch.ones(3, 2)).shape
+    torch.Size([3, 1])
+    """
 
     arithmetic: str = "native"  # or "reproducible": the same bits everywhere, and in JAX
     native: Arithmetic = layers.NATIVE
@@ -28,6 +44,10 @@ class Module(nn.Module, HyperParameters):
         super().__init__()
         self.save_hyperparameters()
         self.board = ProgressBoard()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy or a pickle: without the trainer, which holds data; `fit` gives it another."""
+        return {key: value for key, value in vars(self).items() if key != "trainer"}
 
     @property
     def ops(self) -> Arithmetic:
@@ -95,8 +115,17 @@ class Module(nn.Module, HyperParameters):
         self.plot("loss", self.loss(self(*batch[:-1]), batch[-1]), train=False)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Plain SGD with the rate `self.lr`: torch.optim.SGD, or reproducible.SGD."""
+        """Plain SGD with the rate `self.lr`: torch.optim.SGD, or reproducible.SGD.
+
+        Raises ValueError for a negative rate.
+        """
+        not_negative(type(self).__name__, "lr", self.lr)
         return self.ops.SGD(self.parameters(), lr=self.lr)
+
+    def summary(self) -> None:
+        """Print the parameters: names, shapes, how many numbers. Lazy layers' aren't known yet."""
+        named = self.named_parameters()
+        print(summary(type(self).__name__, {n: None if is_lazy(p) else p.shape for n, p in named}))
 
     def apply_init(self, inputs: Any, init: Any = None) -> None:
         """Give lazy layers their shapes by one forward pass, then apply `init` to each layer."""
@@ -106,7 +135,17 @@ class Module(nn.Module, HyperParameters):
 
 
 class Classifier(Module):
-    """A model whose outputs are logits of classes."""
+    """A model whose outputs are logits of classes.
+
+    >>> import torch_mlp as d2l
+    >>> class Softmax(d2l.Classifier):
+    ...     def __init__(self, lr):
+    ...         super().__init__()
+    ...         self.save_hyperparameters()
+    ...         self.net = nn.Sequential(nn.Linear(4, 3))
+    >>> round(float(Softmax(lr=0.1).accuracy(torch.eye(3), torch.tensor([0, 1, 1]))), 2)
+    0.67
+    """
 
     def validation_step(self, batch: Any) -> None:
         logits = self(*batch[:-1])
@@ -133,6 +172,8 @@ class Classifier(Module):
         outside that range. Source: d2l 4.1.
         """
         logits, labels = Y_hat.reshape((-1, Y_hat.shape[-1])), Y.reshape((-1,))
+        if not (labels.is_floating_point() or labels.dtype == torch.bool):
+            labels = labels.long()  # of Torch's integers, its own loss takes two alone
         return self.ops.softmax_cross_entropy(logits, labels, averaged)
 
     def layer_summary(self, X_shape: tuple[int, ...]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,19 @@ except ImportError:
 
 
 class DataModule(HyperParameters):
-    """The base class of data: one loader for training, one for validation."""
+    """The base class of data: one loader for training, one for validation.
+
+    >>> import torch_mlp as d2l
+    >>> class Rows(d2l.DataModule):
+    ...     def __init__(self, batch_size=4):
+    ...         super().__init__()
+    ...         self.save_hyperparameters()
+    ...     def get_dataloader(self, train):
+    ...         rows = torch.arange(24.0).reshape(6, 4), torch.arange(6) % 3
+    ...         return self.get_tensorloader(rows, train)
+    >>> [len(labels) for _, labels in Rows().train_dataloader()]
+    [4, 2]
+    """
 
     def __init__(self, root: str = "../data", num_workers: int = 4) -> None:
         self.save_hyperparameters()
@@ -115,13 +128,28 @@ class ScheduleSampler(Sampler):
     def __len__(self) -> int:
         return len(self.schedule)
 
+    def state_dict(self) -> dict[str, int]:
+        """Which order it follows, and where it is in it: what a checkpoint keeps."""
+        return {"seed": self.schedule.seed, "next_epoch": self.next_epoch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where another sampler was."""
+        self.schedule = replace(self.schedule, seed=int(state["seed"]))
+        self.next_epoch = int(state["next_epoch"])
+
     def __iter__(self) -> Iterator[Int[np.ndarray, "batch"]]:
         epoch, self.next_epoch = self.next_epoch, self.next_epoch + 1
         yield from self.schedule.batches(epoch)
 
 
 class FashionMNIST(DataModule):
-    """Fashion-MNIST in batches (X [batch, 1, height, width] in [0, 1], labels [batch] int64)."""
+    """Fashion-MNIST in batches (X [batch, 1, height, width] in [0, 1], labels [batch] int64).
+
+    >>> import torch_mlp as d2l
+    >>> data = d2l.FashionMNIST(batch_size=256, data="sample")
+    >>> len(data.train_dataloader()), data.text_labels([0, 9])
+    (24, ['t-shirt', 'ankle boot'])
+    """
 
     def __init__(
         self,

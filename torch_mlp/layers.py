@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
@@ -19,10 +19,10 @@ _IGNORE_NOTHING = torch.iinfo(torch.int64).min
 
 
 def linear(
-    X: Float[Tensor, "... inputs"], W: Float[Tensor, "inputs outputs"], b: Float[Tensor, "outputs"]
+    X: Shaped[Tensor, "... inputs"], W: Float[Tensor, "inputs outputs"], b: Float[Tensor, "outputs"]
 ) -> Float[Tensor, "... outputs"]:
-    """X W + b."""
-    return torch.matmul(X, W) + b
+    """X W + b. Integers count as floats, as in JAX's product."""
+    return torch.matmul(X if X.is_floating_point() else X.to(W.dtype), W) + b
 
 
 def softmax_cross_entropy(
@@ -51,6 +51,16 @@ NATIVE = Arithmetic(
     gelu=F.gelu,
     gelu_tanh=partial(F.gelu, approximate="tanh"),
 )
+
+
+class Flatten(nn.Flatten):
+    """nn.Flatten, whose integers become floats, as in JAX's product."""
+
+    def forward(self, X: Tensor) -> Tensor:
+        X = super().forward(X)
+        return X if X.is_floating_point() else X.to(torch.float32)
+
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "tanh": nn.Tanh,
@@ -71,6 +81,8 @@ def run(net: nn.Sequential, X: Tensor, ops: Arithmetic) -> Tensor:
         if isinstance(layer, nn.Linear):
             bias = X.new_zeros(layer.out_features) if layer.bias is None else layer.bias
             X = ops.linear(X, layer.weight.T, bias)
+        elif isinstance(layer, nn.Flatten):
+            X = nn.Flatten.forward(layer, X)  # bytes are pixels to the arithmetic's linear
         else:
             X = ops.relu(X) if isinstance(layer, nn.ReLU) else layer(X)
     return X
@@ -82,7 +94,7 @@ def problems(net: Any) -> Iterator[str]:
         yield f"'net' is a {type(net).__name__}, expected an nn.Sequential"
         return
     for i, layer in enumerate(net):
-        known = type(layer) in (nn.Linear, nn.LazyLinear, nn.ReLU, nn.Flatten)
+        known = type(layer) in (nn.Linear, nn.LazyLinear, nn.ReLU, nn.Flatten, Flatten)
         if not known and not is_marked(layer.forward):
             yield (
                 f"'net.{i}' is {type(layer).__name__}, expected nn.Linear, nn.ReLU, nn.Flatten, or "

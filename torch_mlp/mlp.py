@@ -7,9 +7,10 @@ from torch import nn
 
 from mlp_core.activations import check_activation
 from mlp_core.arithmetic import checked
+from mlp_core.limits import not_negative
 from mlp_core.weights import layer_sizes
 from torch_mlp.classifier import Classifier
-from torch_mlp.layers import ACTIVATIONS
+from torch_mlp.layers import ACTIVATIONS, Flatten
 
 
 class MLP(Classifier):
@@ -18,6 +19,11 @@ class MLP(Classifier):
     The layers learn the number of inputs at the first forward pass; then they draw their weights
     and biases from U(-1/sqrt(fan_in), +1/sqrt(fan_in)), or as sigma says. The gradient of ReLU at 0
     is 0.
+
+        >>> import torch_mlp as d2l
+        >>> d2l.MLP(num_outputs=10, num_hiddens=256, lr=0.1).summary()
+        MLP
+          ...
     """
 
     def __init__(
@@ -36,7 +42,9 @@ class MLP(Classifier):
         self.save_hyperparameters()
         checked(arithmetic)
         check_activation(activation)
-        layers: list[nn.Module] = [nn.Flatten()]
+        if sigma is not None:
+            not_negative(type(self).__name__, "sigma", sigma)
+        layers: list[nn.Module] = [Flatten()]
         for width in layer_sizes(1, num_hiddens, num_outputs)[1:]:
             linear = nn.LazyLinear(width)
             if sigma is not None:  # what a lazy layer calls when it has learnt its shape

@@ -5,18 +5,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from mlp_core.activations import check_activation, not_reproducible
 from mlp_core.arithmetic import any_arithmetic, checked
+from mlp_core.limits import not_negative
 from mlp_core.weights import layer_sizes
 from torch_mlp import layers
 from torch_mlp.classifier import Classifier
 
 
 def relu(X: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """max(X, 0), whose gradient at a tie is 1/2."""
+    """max(X, 0), whose gradient at a tie is 1/2.
+
+    >>> relu(torch.tensor([-1.0, 0.0, 2.0])).tolist()
+    [0.0, 0.0, 2.0]
+    """
     return torch.max(X, torch.zeros_like(X))
 
 
@@ -39,6 +44,15 @@ class MLPScratch(Classifier):
     """H = f(X W1 + b1); O = H W2 + b2, for any number of hidden layers and an activation f.
 
     W ~ sigma * N(0, 1) of shape [in, out], b = 0.
+
+        >>> import torch_mlp as d2l
+        >>> d2l.MLPScratch(num_inputs=784, num_outputs=10, num_hiddens=256, lr=0.1).summary()
+        MLPScratch
+          W1     784 x 256  200,704
+          b1           256      256
+          W2      256 x 10    2,560
+          b2            10       10
+          total             203,530
     """
 
     native = layers.NATIVE._replace(relu=relu, sigmoid=sigmoid, gelu=gelu, gelu_tanh=gelu_tanh)
@@ -61,6 +75,7 @@ class MLPScratch(Classifier):
         self.save_hyperparameters()
         checked(arithmetic)
         check_activation(activation)
+        not_negative(type(self).__name__, "sigma", sigma)
         sizes = layer_sizes(num_inputs, num_hiddens, num_outputs)
         self.num_layers = len(sizes) - 1
         for i in range(1, len(sizes)):
@@ -69,7 +84,7 @@ class MLPScratch(Classifier):
             self.register_parameter(f"b{i}", nn.Parameter(torch.zeros(sizes[i])))
 
     @any_arithmetic
-    def forward(self, X: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch outputs"]:
+    def forward(self, X: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch outputs"]:
         """Logits of images of any shape with num_inputs pixels."""
         ops, n = self.ops, self.num_layers
         f = getattr(ops, self.activation)

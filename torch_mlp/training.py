@@ -1,6 +1,7 @@
 """Trainer: epochs over a data module, step by step, to the bits of d2l 1.0.3 (d2l 3.2, 3.4)."""
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -8,13 +9,19 @@ from typing import Any, NamedTuple
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_map
 
+from mlp_core import forked
 from mlp_core.arithmetic import NotReproducible, checked, in_force
 from mlp_core.attributes import Counter, Noted, Untraceable, check_unchanged, noted
-from mlp_core.history import Epoch, History, about
+from mlp_core.checkpoint import Checkpoints
+from mlp_core.history import Epoch, History, about, ends
+from mlp_core.limits import check_trainer
 from mlp_core.processes import check as check_processes
+from mlp_core.resuming import checkpoints, keeping
 from mlp_core.shell import HyperParameters, progress_bar
 from torch_mlp.reproducible import Arithmetic
+from torch_mlp.resuming import State
 from torch_mlp.sharding import Shares, Step, gpus
 
 Tape = dict[tuple[str, bool], torch.Tensor]  # (key, train) -> what was plotted
@@ -34,7 +41,18 @@ class Graph(NamedTuple):
 
 
 class Trainer(HyperParameters):
-    """Fits a Module to a DataModule."""
+    """Fits a Module to a DataModule.
+
+    >>> import torch_mlp as d2l
+    >>> class Rows(d2l.DataModule):
+    ...     batch_size = 4
+    ...     def get_dataloader(self, train):
+    ...         rows = torch.arange(24.0).reshape(6, 4), torch.arange(6) % 3
+    ...         return self.get_tensorloader(rows, train)
+    >>> history = d2l.Trainer(max_epochs=2).fit(d2l.MLPScratch(4, 3, 2, lr=0.1), Rows())
+    >>> len(history.train_loss), [sorted(epoch.val) for epoch in history.epochs]
+    (4, [['acc', 'loss'], ['acc', 'loss']])
+    """
 
     tape: Tape | None = None  # what a step plots, while it is traced
     epoch, train_batch_idx, val_batch_idx = Counter(), Counter(), Counter()
@@ -47,6 +65,8 @@ class Trainer(HyperParameters):
         arithmetic: str | Arithmetic | None = None,
         compile: bool = False,
         processes: int | None = None,
+        checkpoint: str | os.PathLike | Checkpoints | None = None,
+        at_nan: str = "warn",
     ) -> None:
         """num_gpus: 0, or 1 to train on CUDA; several take a process each, see torch_mlp.processes.
         gradient_clip_val: largest global norm of the gradient; 0 clips nothing.
@@ -54,10 +74,16 @@ class Trainer(HyperParameters):
         compile: loss and gradient of a step in one graph of torch.compile, which rounds in other
         places than the book's cells and needs a C++ compiler: faster, but not to the same bits.
         processes: how many train together, see torch_mlp.processes; None: all that were launched.
-        Raises DevicesError for GPUs that are not there, and for several.
+        checkpoint: the folder to save to at the end of each epoch; Checkpoints(folder, every=N),
+        also every N steps. at_nan: what a loss that isn't finite does: "warn" warns with its step
+        and goes on, "stop" warns and ends the training after that epoch, "ignore" goes on.
+        Raises DevicesError for GPUs that are not there, and for several; TypeError, ValueError for
+        what is no such number.
         """
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["checkpoint"])
+        self.checkpoint = checkpoints(checkpoint)
         checked(arithmetic)
+        check_trainer(type(self).__name__, max_epochs, num_gpus, gradient_clip_val, at_nan)
         self.gpus = gpus(num_gpus)
 
     def prepare_data(self, data: Any) -> None:
@@ -71,22 +97,49 @@ class Trainer(HyperParameters):
         model.board.xlim = [0, self.max_epochs]
         if self.gpus:
             model.to(self.gpus[0])
+        if frozen := [
+            name for name, p in model.named_parameters() if not is_lazy(p) and p.is_inference()
+        ]:
+            raise ValueError(
+                f"{type(model).__name__}: {', '.join(frozen)} were made under "
+                "torch.inference_mode, and have no gradients; make the model outside of it"
+            )
+        kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+        # A model of several types, or of half precision, takes its batches as they are: JAX would
+        # promote its weights, and not narrow what it is given.
+        self._float = kinds.pop() if kinds in ({torch.float32}, {torch.float64}) else None
         self.model = model
 
     def prepare_batch(self, batch: Any) -> Any:
-        """The batch as the model gets it: on its device."""
-        return [tensor.to(self.gpus[0]) for tensor in batch] if self.gpus else batch
+        """The batch as the model gets it: on its device, floats in the type of its parameters."""
+        moved = [tensor.to(self.gpus[0]) for tensor in batch] if self.gpus else batch
+        return tree_map(self._as_parameters, moved)
 
-    def fit(self, model: Any, data: Any) -> History:
-        """Train `model` on `data` for max_epochs.
+    def _as_parameters(self, part: Any) -> Any:
+        """JAX promotes float16 and narrows float64; Torch's products take one type alone."""
+        if self._float is None or not isinstance(part, torch.Tensor):
+            return part
+        return part.to(self._float) if part.is_floating_point() else part
 
+    def fit(self, model: Any, data: Any, resume: bool | str | os.PathLike = False) -> History:
+        """Train `model` on `data` for max_epochs, from the weights that it has.
+
+        Again, it is a new training: optimiser and counters start anew, and so does the shuffle,
+        with the same orders where its seed was given. Warns with NotFinite, see at_nan. Gradients
+        are on while it lasts, whatever is set globally.
+        resume: go on from the newest checkpoint, if there is one, or from the one that is named;
+        the bits are those of a run that was never interrupted.
         Ctrl-C stops between two steps; then `trainer.history` holds what was measured until
-        then, and the model the weights of its last step.
-        Raises NotReproducible for a model that computes by other means than the arithmetic asked
-        for; with compile, Untraceable for a step that changes attributes of the model;
+        then, and the model the weights of its last step. With checkpoints, it saves one, and so
+        does SIGTERM.
+        Raises CheckpointError for a checkpoint of another run or none that is whole, Forked in a
+        process that was forked from one that computed, ValueError for a model that was made under
+        inference_mode, NotReproducible for one that computes by other means than the arithmetic
+        asked for; with compile, Untraceable for a step that changes attributes of the model;
         ProcessesError where processes that were launched together are not connected, or one has
         gone.
         """
+        forked.refuse(type(self).__name__)
         self.shares = self.make_shares(model)
         self.prepare_data(data)
         self.prepare_model(model)
@@ -98,11 +151,21 @@ class Trainer(HyperParameters):
         self.epoch = self.train_batch_idx = self.val_batch_idx = 0
         device = torch.cuda.get_device_name(self.gpus[0]) if self.gpus else "cpu"
         self.history = History(about=about("torch", model, data, self, device, ["torch"]))
-        with progress_bar(self.max_epochs * self.num_train_batches, "step", "torch") as self.bar:
+        steps = self.max_epochs * self.num_train_batches
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            progress_bar(steps, "step", "torch") as self.bar,
+            keeping(self, State(self), resume) as self.keeper,
+        ):
             try:
-                for epoch in range(self.max_epochs):
+                for epoch in range(self.keeper.epoch, self.max_epochs):
                     self.epoch = epoch
+                    self.keeper.epoch_begins()
                     self.fit_epoch()
+                    if ends(self.history, self.at_nan):
+                        break
+                    self.keeper.epoch_done()
             except KeyboardInterrupt:
                 self.history.interrupted = True
                 raise
@@ -117,10 +180,11 @@ class Trainer(HyperParameters):
     def fit_epoch(self) -> None:
         """All training batches, then all validation batches."""
         self.model.train()
-        self.epoch_record = Epoch(steps=0, samples=0, seconds=0.0)
-        self.history.epochs.append(self.epoch_record)
-        start, before = time.perf_counter(), self.history.compile_seconds
-        for batch, size in self.shares.batches(self.train_dataloader):
+        if not self.keeper.within:
+            self.history.epochs.append(Epoch(steps=0, samples=0, seconds=0.0))
+        self.epoch_record = self.history.epochs[-1]
+        start, before = time.perf_counter() - self.epoch_record.seconds, self._aside()
+        for batch, size in self.keeper.rest(self.shares.batches(self.train_dataloader)):
             loss = self._backward(self.prepare_batch(batch))
             with torch.no_grad():
                 if self.gradient_clip_val > 0:
@@ -130,9 +194,10 @@ class Trainer(HyperParameters):
             self.history.train_loss.append(loss.item())
             self.epoch_record.steps += 1
             self.epoch_record.samples += size
-            compiling = self.history.compile_seconds - before
-            self.epoch_record.seconds = time.perf_counter() - start - compiling
+            self.epoch_record.seconds = time.perf_counter() - start - (self._aside() - before)
             self.bar.update()
+            if self.epoch_record.steps < self.num_train_batches:
+                self.keeper.step_done()
         if not self.epoch_record.steps:
             raise ValueError(
                 f"Trainer: the train loader gave no batches, expected {self.num_train_batches}; "
@@ -151,6 +216,10 @@ class Trainer(HyperParameters):
         # Set at once, so that an interrupted validation leaves no mean over part of the set.
         self.epoch_record.val = {key: total / n for key, (total, n) in self._validation.items()}
         self.bar.set_postfix(self.epoch_record.val)
+
+    def _aside(self) -> float:
+        """Seconds that are no training: those of compiling and of saving."""
+        return self.history.compile_seconds + self.keeper.seconds
 
     def _backward(self, batch: Any) -> torch.Tensor:
         """The loss of a batch; its gradient into each parameter's `grad`."""

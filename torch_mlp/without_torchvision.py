@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mlp_core.idx import parse_header
+from mlp_core.idx import decode
 
 NEEDED = "resize: needs torchvision, which is not installed; (28, 28) does without"
 
@@ -59,7 +59,4 @@ class Resize:
 
 
 def _read(path: Path) -> np.ndarray:
-    raw = path.read_bytes()
-    magic = 4 * (1 + raw[3])  # the type, the number of axes, and each axis's length
-    shape = parse_header(raw[:magic], path)
-    return np.frombuffer(raw, np.uint8, offset=magic).reshape(shape).copy()
+    return decode(path.read_bytes(), path).copy()

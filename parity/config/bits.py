@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from parity.config.checkpoint import Checkpointed
 from parity.config.network import Perceptron
 
 
 @dataclass(frozen=True, kw_only=True)
-class BitsConfig(Perceptron):
+class BitsConfig(Perceptron, Checkpointed):
     """Train in reproducible arithmetic and print hashes that any machine can check.
 
     JAX and Torch, one device or eight, any thread count: every loss and weight has the same bits.

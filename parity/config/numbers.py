@@ -19,6 +19,7 @@ RANGES: dict[str, tuple[float | int, float | int | None]] = {
     "seed": (0, 2**32 - 1),
     "sigma": (0, FLOAT32),
     "clip": (0, FLOAT32),
+    "checkpoint_every": (1, None),
     "devices": (1, 1024),
     "processes": (1, 65_536),
     "copy_epochs": (1, 1_000_000),

@@ -7,11 +7,12 @@ from typing import Literal
 from tyro.conf import Positional
 
 from parity.config import numbers
+from parity.config.checkpoint import Checkpointed
 from parity.config.network import Perceptron
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepConfig(Perceptron):
+class SweepConfig(Perceptron, Checkpointed):
     """Answer the book's exercises on the JAX side: a table, a sentence and a picture each.
 
     Trains every value with several seeds; runs of one architecture are trained at once. Ctrl-C
@@ -54,7 +55,10 @@ class SweepConfig(Perceptron):
     """Folder for sweep.json, sweep.csv and a picture an exercise."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         numbers.check(self, seeds=1)
+        if self.checkpoint_every:
+            raise ValueError("--checkpoint-every: a sweep is saved after each epoch alone")
         numbers.check_last_seed(self, self.seed + self.seeds - 1)
         if self.values and self.exercise == "all":
             raise ValueError("--values belong to one exercise: name it")

@@ -4,14 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from parity.config.checkpoint import Checkpointed
 from parity.config.network import AnyPerceptron
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(AnyPerceptron):
+class TrainConfig(AnyPerceptron, Checkpointed):
     """Train one model on one side; writes weights, history and a picture of the curves.
 
-    Ctrl-C keeps what has been measured, and the weights.
+    Ctrl-C keeps what has been measured, and the weights. With --checkpoint nothing but the work
+    since the last one is lost, whatever ends the process.
 
     Examples:
 
@@ -20,6 +22,10 @@ class TrainConfig(AnyPerceptron):
     mlp-parity train --side jax --model scratch --hiddens 512 256 --lr 0.05 --out runs/deep
 
     torchrun --nproc-per-node 2 -m parity.cli train --side torch --processes 2
+
+    mlp-parity train --epochs 100 --checkpoint runs/long/checkpoints --resume --out runs/long
+
+    mlp-parity train --side torch --track tensorboard:runs/torch
     """
 
     side: Literal["jax", "torch"] = "jax"
@@ -34,5 +40,10 @@ class TrainConfig(AnyPerceptron):
     """How many train together, started by torchrun or srun; each takes a part of every batch."""
     clip: float = 0.0
     """Largest global norm of the gradient; 0 clips nothing."""
+    at_nan: Literal["warn", "stop"] = "warn"
+    """What a loss that isn't finite does: the exit code is 2, at the end or after that epoch."""
     out: Path = Path("runs/latest")
-    """Folder for weights.safetensors, history.json, history.csv, curve.png."""
+    """Folder for weights.safetensors, history.json, history.csv, curve.png, run.json."""
+    track: tuple[str, ...] = ()
+    """Trackers that get the run when it is over: tensorboard:FOLDER, wandb:PROJECT,
+    mlflow:EXPERIMENT."""

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Literal
 
 from parity.config import numbers
+from parity.config.checkpoint import Checkpointed
 from parity.config.network import AnyPerceptron
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrajectoryConfig(AnyPerceptron):
+class TrajectoryConfig(AnyPerceptron, Checkpointed):
     """Certify every step of a training on both sides, and compare the runs on their own.
 
     Exits with 0 if they agree, 1 if they differ, 2 if too few seeds were run to tell.

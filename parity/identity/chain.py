@@ -1,6 +1,5 @@
 """Chains of primes p, 2p + 1, 4p + 3, ...: the exponents of one field are the next one's group."""
 
-import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -11,8 +10,14 @@ Array = Any  # of NumPy; results without axes are its scalars
 # p = -1 modulo 840: then 2, 3, 5, 7, and so every decimal, are squares modulo p, and -1 is none;
 # 2p + 1 is again -1 modulo 840. A square stands for a positive number.
 MODULUS = 840
-LOW, HIGH = 2**22, 2**24  # of the first prime
-BABY = 2**15
+LARGEST = 30  # bits of any prime: products of two fit 64
+BABY = 2**18
+AT_ONCE = 2**20  # numbers looked up
+
+
+def bits(length: int) -> int:
+    """All primes of a chain are above 2^bits."""
+    return LARGEST - length
 
 
 @lru_cache(maxsize=8)
@@ -20,8 +25,9 @@ def chain(length: int, seed: int = 0) -> tuple["Prime", ...]:
     """So many primes, each twice the last and one more; the seed says which chain."""
     rng = np.random.default_rng(seed)
     while True:
-        start = int(rng.integers(LOW, HIGH)) // MODULUS * MODULUS + MODULUS - 1
-        while start < 2 * HIGH:
+        low = 2 ** bits(length)
+        start = int(rng.integers(low, 2 * low)) // MODULUS * MODULUS + MODULUS - 1
+        while start < 2 * low:
             found = [2**k * (start + 1) - 1 for k in range(length)]
             if all(map(is_prime, found)):
                 return tuple(map(Prime, found))
@@ -76,28 +82,37 @@ class Prime:
 
     def logarithm(self, x: Array) -> Array:
         """The exponent of squares, by baby steps and giant steps."""
-        low, _ = self._powers
-        order = np.argsort(low)
-        ladder = low[order]
-        flat = x.ravel().copy()
-        found = np.full(flat.shape, -1, np.int64)
+        ladder, order = self._ladder
         step = pow(pow(4, BABY, self.p), -1, self.p)
-        for giant in range(math.ceil(self.p / 2 / BABY) + 1):
-            at = np.minimum(np.searchsorted(ladder, flat), BABY - 1)
-            hit = (found < 0) & (ladder[at] == flat)
-            found[hit] = giant * BABY + order[at[hit]]
+        giants = _powers_of(step, self.p // 2 // BABY + 2, self.p)
+        flat, found = x.ravel(), np.full(x.size, -1, np.int64)
+        for start in range(0, len(giants), wide := max(1, AT_ONCE // max(1, x.size))):
+            lone = np.flatnonzero(found < 0)
+            tried = flat[lone, None] * giants[start : start + wide] % self.p
+            at = np.minimum(np.searchsorted(ladder, tried), BABY - 1)
+            row, giant = np.nonzero(ladder[at] == tried)
+            found[lone[row]] = (start + giant) * BABY + order[at[row, giant]]
             if (found >= 0).all():
                 break
-            flat = flat * step % self.p
         return found.reshape(x.shape) % ((self.p - 1) // 2)
 
     @cached_property
-    def _powers(self) -> tuple[Array, Array]:
-        def powers(base: int, count: int) -> Array:
-            found = np.ones(1, np.int64)
-            while len(found) < count:
-                factor = pow(base, len(found), self.p)
-                found = np.concatenate([found, found * factor % self.p])
-            return found[:count]
+    def _ladder(self) -> tuple[Array, Array]:
+        """Powers in order, and of what exponent each is."""
+        low, _ = self._powers
+        order = np.argsort(low)
+        return low[order], order
 
-        return powers(4, BABY), powers(pow(4, BABY, self.p), self.p // 2 // BABY + 2)
+    @cached_property
+    def _powers(self) -> tuple[Array, Array]:
+        step = pow(4, BABY, self.p)
+        return _powers_of(4, BABY, self.p), _powers_of(step, self.p // 2 // BABY + 2, self.p)
+
+
+def _powers_of(base: int, count: int, p: int) -> Array:
+    """1, base, base^2, ..."""
+    found = np.ones(1, np.int64)
+    while len(found) < count:
+        factor = pow(base, len(found), p)
+        found = np.concatenate([found, found * factor % p])
+    return found[:count]

@@ -4,21 +4,23 @@ A value has a part for each prime that it still has: x mod p_0, x mod p_1, ... S
 quotients act on each part; what else there is lies in `functions`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from parity.identity import signs
+from parity.identity import degree, roots, signs
 from parity.identity.chain import Array, Prime, chain
+from parity.identity.degree import Degree, Degrees
 from parity.identity.inequalities import Inequalities
 from parity.identity.literals import constant
 
 Plain = Callable[..., Any]  # of float64 arrays
+ROUGH = "the root of what is no square"
 UNKNOWN = 2  # beside a unit: it comes from a part of a logarithm
-SPLIT = 2**14
+EXACT = 2**53  # integers below it are floats
 
 
 class Undecided(Exception):
@@ -29,6 +31,14 @@ class BadDraw(Exception):
     """A draw on which an operation isn't defined, as a division by 0: draw again."""
 
 
+class Unclean(BadDraw):
+    """The root of what is no square, in a draw that should have none; where: of its elements."""
+
+    def __init__(self, where: Array) -> None:
+        super().__init__("a root of what is no square")
+        self.where = where
+
+
 @dataclass(frozen=True, eq=False)
 class Field:
     """parts: {k: residues modulo the k-th prime}. sign: those that its numbers can have, as bits.
@@ -36,8 +46,8 @@ class Field:
     const: the real numbers, if no draw reaches them. units: {k: 1 where exp of part k is minus a
     square, 2 where nobody knows}; logarithms of what is no square bring them. inf: 1 and -1 at
     infinities, 2 at a NaN. root: (x, n) where this is x^(n/2). soft: const was rounded, as cos(1)
-    is. rough: in which parts it comes from the root of what is no square, whose square is minus
-    what it should be. doubt: (part, or -1 for all; why a difference there proves nothing).
+    is. rough: {k: where it comes from the root of what is no square}, see `roots`. doubt:
+    (part, or -1 for all; why a difference there proves nothing). degree: as a rational function.
     """
 
     parts: dict[int, Array]
@@ -46,9 +56,10 @@ class Field:
     units: dict[int, Array] | None = None
     inf: Array | None = None
     root: "tuple[Field, int] | None" = None
-    rough: frozenset[int] = frozenset()
+    rough: Mapping[int, Array] = field(default_factory=dict)
     doubt: frozenset[tuple[int, str]] = frozenset()
     soft: bool = False
+    degree: Degree = degree.ZERO
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -64,7 +75,8 @@ class Algebra:
     """One draw: the primes, and everything that is random about it.
 
     fine: tanh and the logistic function are written by exp; else they are functions of which only
-    their symmetries are known.
+    their symmetries are known. clean: parts in which roots of one number, or of as many rows of
+    numbers as there are examples, are to be those of squares.
     """
 
     seed: int = 0
@@ -75,6 +87,14 @@ class Algebra:
     primes: tuple[Prime, ...] = field(init=False)
     doubts: set[str] = field(default_factory=set)
     laws: Inequalities = field(default_factory=Inequalities)
+    clean: frozenset[int] = frozenset()
+    strict: bool = False  # whether they are
+    rows: int = 0
+    leaves: frozenset[tuple[int, ...]] = frozenset()  # shapes of parameters
+    kept: list[Any] = field(default_factory=list)  # what was drawn in each step
+    kept_before: list[Any] = field(default_factory=list)  # to be drawn again
+    degrees: Degrees = field(default_factory=Degrees)
+    ways: list[tuple[bool, ...] | None] = field(default_factory=list)  # signs met; None: known
     coarse: bool = False  # whether a function stood for one that `fine` writes by exp
 
     def __post_init__(self) -> None:
@@ -93,7 +113,30 @@ class Algebra:
 
     def draw(self, shape: tuple[int, ...]) -> Field:
         """Random elements."""
-        return Field({k: self.rng.integers(0, q.p, shape) for k, q in enumerate(self.primes)})
+        parts = {k: self.rng.integers(0, q.p, shape) for k, q in enumerate(self.primes)}
+        return Field(parts, degree=degree.ONE)
+
+    def mark(self) -> Any:
+        """To come back to, with another draw."""
+        return len(self.ways), set(self.doubts)
+
+    def back(self, kept: Any) -> None:
+        """To where it was marked; what was drawn isn't drawn again."""
+        count, self.doubts = kept
+        del self.ways[count:]
+
+    def again(self, choice: int = 0) -> "Algebra":
+        """The same draw, for another evaluation that knows what this one has shown."""
+        laws = self.laws.again()
+        found = Algebra(self.seed, self.length, self.fine, choice, laws=laws)
+        found.kept_before = self.kept[:]
+        return found
+
+    def redraw(self, x: Field, rows: Array) -> Field:
+        """The same, with new random elements in some rows."""
+        new = self.draw(x.shape)
+        parts = {k: np.where(_tall(rows, v.ndim), new.parts[k], v) for k, v in x.parts.items()}
+        return replace(x, parts=parts)
 
     def lift(self, x: Any) -> Field:
         """A value that the program holds as it is, by what its literals stand for."""
@@ -102,7 +145,11 @@ class Algebra:
         given = np.asarray(x, np.float64)
         inf = np.where(np.isinf(given), np.sign(given), 0)
         inf = np.where(np.isnan(given), 2, inf).astype(np.int8)
-        each, back = np.unique(np.where(inf != 0, 0.0, given), return_inverse=True)
+        finite = np.where(inf != 0, 0.0, given)
+        if given.size > 1 and (finite == finite.flat[0]).all():
+            each, back = finite.ravel()[:1], np.zeros(given.shape, np.int64)
+        else:
+            each, back = np.unique(finite, return_inverse=True)
         residues = np.array([self._literal(float(c)) for c in each]).reshape(len(each), -1)
         parts = {k: residues[:, k][back].reshape(given.shape) for k in range(self.length)}
         parts = {k: v for k, v in parts.items() if not (v < 0).any()}
@@ -150,15 +197,17 @@ class Algebra:
             if np.any(x * y < 0):
                 raise Undecided("inf - inf")
             inf = np.sign(x + y).astype(np.int8)
-        return self._made(
+        made = self._made(
             parts, (a, b), signs.ADD[a.sign][b.sign], np.add, _added(a.units, b.units), inf
         )
+        return _with(made, degree.added, a, b)
 
     def neg(self, a: Field) -> Field:
         """-a."""
         parts = {k: -x % self.primes[k].p for k, x in a.parts.items()}
         inf = None if a.inf is None else -a.inf
-        return self._made(parts, (a,), signs.neg(a.sign), np.negative, a.units, inf)
+        made = self._made(parts, (a,), signs.neg(a.sign), np.negative, a.units, inf)
+        return replace(made, rough=a.rough, degree=a.degree)
 
     def sub(self, a: Field, b: Field) -> Field:
         """a - b."""
@@ -173,7 +222,7 @@ class Algebra:
         made = self._made(parts, (a, b), sign, np.multiply, self._multiplied(a, b))
         if a.inf is not None or b.inf is not None:
             made = self._infinite_product(made, a, b)
-        return _twice_rough(made, a, b)
+        return _with(made, degree.multiplied, a, b)
 
     def _infinite_product(self, made: Field, a: Field, b: Field) -> Field:
         refuse_nan(a, b)
@@ -210,7 +259,8 @@ class Algebra:
         if any(np.any((x == 0) & ~live) for x in a.parts.values()):
             raise BadDraw("1 / 0")
         parts = {k: np.where(live, 0, self.primes[k].inverse(x)) for k, x in a.parts.items()}
-        return self._made(parts, (a,), a.sign, _reciprocal, _all_unknown(a.units))
+        made = self._made(parts, (a,), a.sign, _reciprocal, _all_unknown(a.units))
+        return replace(made, rough=a.rough, degree=self._under(a, a.degree))
 
     def div(self, a: Field, b: Field) -> Field:
         """a / b."""
@@ -231,29 +281,48 @@ class Algebra:
         if n and n % 2 == 0:
             sign &= signs.NOT_NEGATIVE
         made = self._made(parts, (a,), sign, lambda x: x**n, _all_unknown(a.units))
-        return _twice_rough(made, a, a) if n > 1 else made
+        return replace(made, rough=a.rough if n else {}, degree=degree.power(a.degree, n))
 
     def power_of_root(self, x: Field, n: int) -> Field:
         """x^(n/2): a root, or a power of x, without roots multiplied by roots."""
         if n % 2 == 0:
             return self.power(x, n // 2)
         rest = self.power(x, (n - (1 if n > 0 else -1)) // 2)
-        parts = {}
+        parts, rough = {}, {}
         for k, value in x.parts.items():
             prime = self.primes[k]
             root = prime.power(value, (prime.p + 1) // 4)
             parts[k] = root if n > 0 else prime.inverse(root)
+            if x.const is None and (lone := prime.character(value) < 0).any():
+                rough[k] = lone
         if n < 0 and any((v == 0).any() for v in x.parts.values()):
             raise BadDraw("1 / 0")
-        rough = {k for k, v in x.parts.items() if (self.primes[k].character(v) < 0).any()}
+        self._refuse_rough(x, rough)
         sign = signs.NOT_NEGATIVE if x.sign & signs.ZERO else signs.POSITIVE
         made = self._made(parts, (x,), sign, np.sqrt if n > 0 else lambda c: 1 / np.sqrt(c), None)
-        made = replace(made, rough=made.rough | rough)
+        above = degree.ONE if x.const is None else degree.ZERO
+        of = above if n > 0 else self._under(made, above)
+        made = replace(made, rough=roots.joined(rough, x.rough, x.shape), degree=of)
         if n not in (1, -1):
             parts = {k: v * rest.parts[k] % self.primes[k].p for k, v in parts.items()}
             const = None if made.const is None or rest.const is None else made.const * rest.const
-            made = replace(made, parts=parts, const=const, sign=sign)
+            of = degree.multiplied(of, rest.degree)
+            made = replace(made, parts=parts, const=const, sign=sign, degree=of)
         return replace(made, root=(x, n))
+
+    def _refuse_rough(self, x: Field, rough: Mapping[int, Array]) -> None:
+        by_example = x.shape[:1] == (self.rows,) and x.shape not in self.leaves
+        if self.strict and x.const is None and (x.size == 1 or by_example):
+            lone = [rough[k] for k in self.clean if k in rough]
+            if lone:
+                raise Unclean(np.logical_or.reduce(lone))
+
+    def _under(self, x: Field, of: Degree) -> Degree:
+        """The degree of 1 / x, of which x has another."""
+        if not of.excess and not of.below:
+            return of
+        top = max(x.parts)
+        return self.degrees.inverse(of, x.size, np.sort(x.parts[top], axis=None).tobytes())
 
     # --- rearrangements, and sums of products ----------------------------------------------------
 
@@ -261,9 +330,11 @@ class Algebra:
         """f puts elements of its arguments elsewhere."""
         ks = set.intersection(*(set(x.parts) for x in xs))
         parts = {k: _whole(f(*(x.parts[k].astype(np.float64) for x in xs))) for k in sorted(ks)}
-        sign, doubt, rough = 0, frozenset[tuple[int, str]](), frozenset[int]()
+        sign, doubt = 0, frozenset[tuple[int, str]]()
         for x in xs:
-            sign, doubt, rough = sign | x.sign, doubt | x.doubt, rough | x.rough
+            sign, doubt = sign | x.sign, doubt | x.doubt
+        rough = roots.moved(f, [(x.rough, x.shape) for x in xs])
+        above = degree.added(*(x.degree for x in xs))
         const = units = inf = root = None
         if all(x.const is not None for x in xs):
             const = np.asarray(f(*(x.const for x in xs)))
@@ -278,11 +349,11 @@ class Algebra:
             each = [np.zeros(x.shape) if x.inf is None else x.inf.astype(np.float64) for x in xs]
             inf = np.asarray(f(*each)).astype(np.int8)
             inf = inf if inf.any() else None
-        roots = [x.root for x in xs if x.root]
-        if len(roots) == len(xs) and len({n for _, n in roots}) == 1:
-            root = self.moved(f, *(x for x, _ in roots)), roots[0][1]
+        under = [x.root for x in xs if x.root]
+        if len(under) == len(xs) and len({n for _, n in under}) == 1:
+            root = self.moved(f, *(x for x, _ in under)), under[0][1]
         soft = any(x.soft for x in xs)
-        return self.whole(Field(parts, sign, const, units, inf, root, rough, doubt, soft))
+        return self.whole(Field(parts, sign, const, units, inf, root, rough, doubt, soft, above))
 
     def chosen(self, mask: Array, a: Field, b: Field) -> Field:
         """a where mask, else b."""
@@ -297,7 +368,7 @@ class Algebra:
         self.laws.summed(x.parts)
         if x.inf is not None:
             raise Undecided("a sum of infinities")
-        parts = {k: _whole(f(v.astype(np.float64))) % self.primes[k].p for k, v in x.parts.items()}
+        parts = {k: self._summed(f, v, k) for k, v in x.parts.items()}
         units = None
         if x.units is not None:
             units = {}
@@ -305,7 +376,15 @@ class Algebra:
                 unsure = np.asarray(f((u // UNKNOWN).astype(float))) > 0
                 odd = _whole(f((u % 2).astype(float))) % 2
                 units[k] = (odd + UNKNOWN * unsure).astype(np.int8)
-        return self._made(parts, (x,), signs.ADD[x.sign][x.sign] | signs.ZERO, f, units)
+        made = self._made(parts, (x,), signs.ADD[x.sign][x.sign] | signs.ZERO, f, units)
+        return replace(made, rough=roots.linear(f, x.rough), degree=x.degree)
+
+    def _summed(self, f: Plain, v: Array, k: int) -> Array:
+        p = self.primes[k].p
+        if v.size <= EXACT // p:
+            return _whole(f(v.astype(np.float64))) % p
+        high, low = (_whole(f((v >> 15).astype(np.float64))), _whole(f((v % 2**15).astype(float))))
+        return (high % p * 2**15 + low) % p
 
     def bilinear(self, f: Plain, a: Field, b: Field) -> Field:
         """f adds up products of an element of a with one of b; exact, for it is cut in digits."""
@@ -313,19 +392,15 @@ class Algebra:
             raise Undecided("a sum of infinities")
         parts = {}
         for k, (x, y) in _common(a, b):
-            p, digits = self.primes[k].p, []
-            split = SPLIT if min(x.size, y.size) > 2**53 * SPLIT // p**2 else 0
-            for high, weight in ((x // SPLIT, SPLIT), (x % SPLIT, 1)):
-                for other, factor in ((y // split, split), (y % split, 1)) if split else ((y, 1),):
-                    part = _whole(f(high.astype(np.float64), other.astype(np.float64))) % p
-                    digits.append(part * (weight * factor % p) % p)
-            parts[k] = sum(digits) % p
+            parts[k] = _product(f, x, y, self.primes[k].p)
         each = signs.MUL[a.sign][b.sign]
         sign = signs.ADD[each][each] | signs.ZERO
         units = None
         if a.units is not None or b.units is not None:
             units = {k: np.full(v.shape, UNKNOWN, np.int8) for k, v in parts.items()}
-        return _twice_rough(self._made(parts, (a, b), sign, f, units), a, b)
+        rough = roots.bilinear(f, a.rough, b.rough, a.shape, b.shape)
+        made = self._made(parts, (a, b), sign, f, units)
+        return replace(made, rough=rough, degree=degree.multiplied(a.degree, b.degree))
 
     # --- signs -----------------------------------------------------------------------------------
 
@@ -341,7 +416,7 @@ class Algebra:
         if top != self.length - 1:
             self.doubts.add("the sign of what a logarithm gave")
         found = self.primes[top].character(x.parts[top])
-        known = x.sign & self.laws.sign(self.primes[top].p, top, x.parts[top])
+        known = self.known_sign(x)
         allowed = [s for s, bit in ((-1, 1), (0, 2), (1, 4)) if known & bit]
         if allowed == [0, 1]:
             found = np.abs(found)
@@ -349,7 +424,16 @@ class Algebra:
             found = -np.abs(found)
         elif len(allowed) == 1:
             found = np.full_like(found, allowed[0])
+        elif top in x.rough and x.rough[top].any():
+            self.doubts.add(f"the sign of {ROUGH}")
+        met = tuple(bool((found == sign).any()) for sign in (-1, 0, 1))
+        self.ways.append(met if len(allowed) == 3 else None)
         return found if x.inf is None else np.where(x.inf != 0, x.inf, found)
+
+    def known_sign(self, x: Field) -> int:
+        """Those that it can have, as bits."""
+        top = max(x.parts)
+        return x.sign & self.laws.sign(self.primes[top].p, top, x.parts[top])
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -363,6 +447,8 @@ class Algebra:
         inf: Array | None = None,
     ) -> Field:
         given = tuple(given)
+        if not parts:
+            raise Undecided(self.deeper)
         const = None
         if all(x.const is not None for x in given):
             with np.errstate(all="ignore"):
@@ -370,17 +456,16 @@ class Algebra:
             if any(x.soft for x in given):
                 return self.rounded(const)
         doubt = frozenset[tuple[int, str]]().union(*(x.doubt for x in given))
-        rough = frozenset[int]().union(*(x.rough for x in given))
         if units is not None and not any(u.any() for u in units.values()):
             units = None
         inf = inf if inf is not None and inf.any() else None
-        shape = next(iter(parts.values())).shape if parts else ()
+        shape = next(iter(parts.values())).shape
         if units is not None:
             units = {k: np.broadcast_to(u, shape) for k, u in units.items()}
         inf = None if inf is None else np.broadcast_to(inf, shape)
         if const is None:
             self.laws.known(parts, sign)
-        return self.whole(Field(parts, sign, const, units, inf, None, rough, doubt))
+        return self.whole(Field(parts, sign, const, units, inf, doubt=doubt))
 
     def rounded(self, x: Array) -> Field:
         """A constant that a function gave which has no exact value here."""
@@ -389,8 +474,13 @@ class Algebra:
     def whole(self, x: Field) -> Field:
         """Raises Undecided for a value without parts."""
         if not x.parts:
-            raise Undecided(f"exponentials nested deeper than {self.length - 1}")
+            raise Undecided(self.deeper)
         return x
+
+    @property
+    def deeper(self) -> str:
+        """Why a value has no parts."""
+        return f"exponentials nested deeper than {self.length - 1}"
 
 
 def _same(a: Field, b: Field) -> bool:
@@ -426,9 +516,33 @@ def _all_unknown(units: dict[int, Array] | None) -> dict[int, Array] | None:
     return {k: np.where(u > 0, UNKNOWN, 0).astype(np.int8) for k, u in units.items()}
 
 
-def _twice_rough(made: Field, a: Field, b: Field) -> Field:
-    both = {(k, "a product of roots of what is no square") for k in a.rough & b.rough}
-    return replace(made, doubt=made.doubt | both) if both else made
+def _with(made: Field, of: Callable[..., Degree], a: Field, b: Field) -> Field:
+    rough = roots.joined(a.rough, b.rough, made.shape)
+    return replace(made, rough=rough, degree=of(a.degree, b.degree))
+
+
+def _product(f: Plain, x: Array, y: Array, p: int) -> Array:
+    """f(x, y) modulo p: the smaller one is cut in digits, such that all sums are exact."""
+    room = EXACT // (p * min(x.size, y.size))
+    if room < 2**8:  # both are
+        low, high = y % 2**15, y // 2**15
+        return (_product(f, x, high, p) * 2**15 + _product(f, x, low, p)) % p if y.size else y
+    base = 2 ** (room.bit_length() - 1)
+    turned = x.size > y.size
+    small, large = (y, x) if turned else (x, y)
+    digits: list[Array] = []
+    wide, rest = large.astype(np.float64), small
+    while not digits or rest.any():
+        rest, digit = rest // base, (rest % base).astype(np.float64)
+        digits.append(_whole(f(wide, digit) if turned else f(digit, wide)))
+    found = digits.pop() % p
+    while digits:
+        found = (found * base + digits.pop()) % p
+    return found
+
+
+def _tall(rows: Array, ndim: int) -> Array:
+    return rows.reshape(-1, *(1,) * (ndim - 1))
 
 
 def refuse_nan(*xs: Field) -> None:
@@ -439,10 +553,8 @@ def refuse_nan(*xs: Field) -> None:
 
 def _whole(x: Any) -> Array:
     found = np.asarray(x)
-    if found.dtype.kind == "f":
-        if np.isnan(found).any():
-            raise Undecided("an index outside of its array")
-        found = np.rint(found).astype(np.int64)
+    if found.dtype.kind == "f" and np.isnan(found.sum()):
+        raise Undecided("an index outside of its array")
     return found.astype(np.int64)
 
 

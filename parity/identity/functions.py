@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import scipy.special
 
-from parity.identity import signs
+from parity.identity import degree, roots, signs
 from parity.identity.field import UNKNOWN, Algebra, Array, Field, Undecided, refuse_nan
 from parity.identity.reals import MIDDLE, Reals
 
@@ -40,7 +41,8 @@ def exp(of: Algebra, x: Field) -> Field:
             raise Undecided("exp(inf)")
         sign |= signs.ZERO
         parts = {k: np.where(x.inf < 0, 0, v) for k, v in parts.items()}
-    return of.whole(Field(parts, sign, doubt=frozenset(doubt)))
+    rough = roots.turned(x.rough, 1)
+    return of.whole(Field(parts, sign, rough=rough, doubt=frozenset(doubt), degree=degree.ONE))
 
 
 def _of_constant(of: Algebra, f: Any, *xs: Field) -> Field:
@@ -61,9 +63,8 @@ def log(of: Algebra, x: Field) -> Field:
         if k > 0:
             parts[k - 1], units[k - 1] = of._log_part(x.parts[k], k - 1)
     doubt = frozenset((k - (k >= 0), why) for k, why in x.doubt if k)
-    rough = frozenset(k - 1 for k in x.rough if k)
-    given = Field(x.parts, rough=rough, doubt=doubt)
-    return of._made(parts, (given,), signs.ANY, np.log, units)
+    made = of._made(parts, (Field(x.parts, doubt=doubt),), signs.ANY, np.log, units)
+    return replace(made, rough=roots.turned(x.rough, -1), degree=degree.ONE)
 
 
 def sqrt(of: Algebra, x: Field) -> Field:
@@ -97,7 +98,9 @@ def power(of: Algebra, x: Field, y: Field) -> Field:
         if k > 0 and k - 1 in y.parts:
             exponent = _logarithm(of, v, k) * y.parts[k - 1] % p[k - 1].p
             parts[k] = p[k].exponential(exponent)
-    return of._made(parts, (x, y), signs.POSITIVE, np.power, None)
+    made = of._made(parts, (x, y), signs.POSITIVE, np.power, None)
+    rough = roots.joined(roots.turned(y.rough, 1), x.rough, made.shape)
+    return replace(made, rough=rough, degree=degree.ONE)
 
 
 def _logarithm(of: Algebra, v: Array, k: int) -> Array:
@@ -147,9 +150,17 @@ def compared(of: Algebra, a: Any, b: Any) -> Array:
         if one.const is None and constant is not None and constant.size:
             first = float(constant.flat[0])
             if (constant == first).all() and found.shape == one.shape:
-                top = one.parts[max(one.parts)]
-                found = turn * of.laws.order(top, first, turn * found)
+                sign, above = turn * found, partial(_sign_above, of, one)
+                found = turn * of.laws.order(first, sign, of.known_sign(one), above)
     return found
+
+
+def _sign_above(of: Algebra, x: Field, constant: float) -> Array:
+    top = max(x.parts)
+    prime, c = of.primes[top], of.lift(constant)
+    if top not in c.parts:
+        return np.zeros(x.shape, np.int8)
+    return prime.character((x.parts[top] - c.parts[top]) % prime.p)
 
 
 def _difference(of: Algebra, a: Field, b: Field) -> Field:
@@ -178,6 +189,7 @@ def largest(of: Algebra, x: Field, least: bool = False) -> tuple[Field, Array]:
         order = of.sign_of(_difference(of, one, best)) * (-1 if least else 1)
         best, index = of.chosen(order > 0, one, best), np.where(order > 0, i, index)
     if x.shape[0] > 2 and x.const is None and not isinstance(of, Reals):
+        compared = len(of.ways)
         for i in range(x.shape[0]):
             one = of.moved(lambda v, i=i: v[i], x)
             order = of.sign_of(_difference(of, one, best)) * (-1 if least else 1)
@@ -185,7 +197,9 @@ def largest(of: Algebra, x: Field, least: bool = False) -> tuple[Field, Array]:
                 if of.choice and x.inf is None:
                     index = (index + of.choice) % x.shape[0]
                     best = of.moved(lambda v, at=index[None]: np.take_along_axis(v, at, 0)[0], x)
+                del of.ways[compared:]
                 return replace(best, doubt=best.doubt | {(-1, MAXIMUM)}), index
+        del of.ways[compared:]
     return best, index
 
 
@@ -209,7 +223,7 @@ def keyed(of: Algebra, name: str, x: Field, parity: int = 0) -> Field:
         if parity < 0:
             found = np.where(v == 0, 0, np.where(turned, -found % p, found))
         parts[k] = found
-    return of.whole(Field(parts, doubt=x.doubt))
+    return of.whole(Field(parts, rough=x.rough, doubt=x.doubt, degree=degree.ONE))
 
 
 def hash_of(name: str) -> int:

@@ -7,6 +7,7 @@ evaluation, of the same draw, has it all.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
@@ -26,12 +27,16 @@ class Inequalities:
 
     signed: dict[bytes, int] = field(default_factory=dict)
     sums: dict[bytes, tuple[int, Array]] = field(default_factory=dict)
-    orders: dict[int, dict[float, int]] = field(default_factory=dict)
-    before: dict[int, dict[float, int]] = field(default_factory=dict)
+    constants: tuple[float, ...] = ()  # that comparisons are known to use, in order
+    met: set[float] = field(default_factory=set)  # by those of this evaluation
 
     def again(self) -> "Inequalities":
         """For the second evaluation."""
-        return replace(self, before={key: dict(found) for key, found in self.orders.items()})
+        return replace(self, constants=self.known_constants())
+
+    def known_constants(self) -> tuple[float, ...]:
+        """Of this evaluation and those before."""
+        return tuple(sorted({*self.constants, *self.met}))
 
     def known(self, parts: dict[int, Array], sign: int) -> None:
         """A sign that a rule gave."""
@@ -57,21 +62,29 @@ class Inequalities:
                 return signs.neg(found) if turn else found
         return signs.ANY
 
-    def order(self, v: Array, constant: float, sign: Array) -> Array:
-        """The sign of v - constant, such that constants in order have signs in order.
+    def order(
+        self, constant: float, sign: Array, known: int, of: Callable[[float], Array]
+    ) -> Array:
+        """The sign of a number less a constant, such that constants in order have signs in order.
 
-        sign: by itself. As many constants lie below v as by themselves do.
+        sign: by itself; of: the same of another constant; known: signs that the number can have. As
+        many constants lie below it as by themselves do.
         """
-        if v.size > LARGEST:
+        self.met.add(constant)
+        if constant not in self.constants or len(self.constants) < 2 or sign.size > LARGEST:
             return sign
-        found = sign.ravel().copy()
-        for i, x in enumerate(v.ravel().tolist()):
-            self.orders.setdefault(x, {})[constant] = int(found[i])
-            all_of = self.before.get(x, {})
-            if len(all_of) > 1 and constant in all_of and found[i]:
-                below = sum(s > 0 for s in all_of.values())
-                found[i] = 1 if sorted(all_of).index(constant) < below else -1
-        return found.reshape(sign.shape)
+        below, at = np.zeros(sign.shape, np.int64), np.full(sign.shape, -1)
+        for i, c in enumerate(self.constants):
+            each = sign if c == constant else of(c)
+            if c < 0 and not known & signs.NEGATIVE:
+                each = np.ones_like(sign)
+            elif c > 0 and not known & signs.POSITIVE:
+                each = -np.ones_like(sign)
+            below += each > 0
+            at = np.where(each == 0, i, at)
+        below = np.where(at < 0, below, at)
+        here = self.constants.index(constant)
+        return np.where(at == here, 0, np.where(here < below, 1, -1))
 
     def _is_spread(self, p: int, part: int, v: Array) -> bool:
         """Whether v is n sum(x^2) - sum(x)^2 over some axes, over a positive number: all ratios of

@@ -1,8 +1,6 @@
 """Whether both sides' training steps are the same function: evaluated on the same random draws."""
 
-import contextlib
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,42 +8,41 @@ from typing import Any
 import numpy as np
 from jax.extend import core
 
-from parity.identity.answers import (
-    Answer,
-    among_reals,
-    answers,
-    clear_of_maxima,
-    in_the_field,
-    worse,
-)
-from parity.identity.chain import LOW
+from parity.identity.among_reals import Search
+from parity.identity.answers import Answer, answers
 from parity.identity.contest import Contest
+from parity.identity.evidence import ASSUMED, in_the_field
 from parity.identity.field import Algebra, BadDraw, Field, Undecided
 from parity.identity.lines import Lines, first_apart
-from parity.identity.reals import Reals
+from parity.identity.trials import LENGTHS, Trials
 from parity.sides.jax_side import JaxSide
 from parity.sides.torch_side import TorchSide
 from parity.trees import Tree, leaves
 
-ERROR = 60  # bits
-DEGREE = 2**8  # of the rational functions that are compared, at most
-TRIALS = math.ceil(ERROR / math.log2(LOW / DEGREE))
-LENGTHS = (4, 6)  # of the chain of primes
-MORE, SECONDS = 12, 2.0  # draws, where some aren't defined or leave a doubt; until then
-REAL_SECONDS = 10.0  # of the processor, so that what else runs changes no answer
 REAL = 40  # draws of real numbers in which a witness of a difference is looked for
+LINES = 12  # draws in which the lines that part are looked for
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What was found. bits: the probability that what differs was called identical is at most
-    2^-bits, if the degrees are at most DEGREE. shapes: of the inputs that it was shown for."""
+    """What was found. trials: draws in which everything agreed. bits: the probability that what
+    differs was called identical is at most 2^-bits. degree: of what was compared, at most, as a
+    power of 2; assumed: that it is smaller, 2^8, for of this one no such probability would follow.
+    shapes: of the inputs that it was shown for.
+
+        >>> from parity import prove
+        >>> proof = prove(theirs, ours, (X, None), weights="guess")
+        >>> proof.verdict, proof.bits > 20
+        ('identical', True)
+    """
 
     answers: tuple[Answer, ...]
     trials: int
     bits: float
     shapes: Mapping[str, tuple[int, ...]]
     why: str = ""
+    degree: float = 0.0
+    assumed: bool = False
     lines: tuple[str, str] | None = None  # JAX's and Torch's first operation without a partner
 
     @property
@@ -56,11 +53,18 @@ class Proof:
             return "different"
         return "undecided" if "undecided" in found or not found else "identical"
 
+    @property
+    def chance(self) -> str:
+        """The probability of error, and what it follows from."""
+        said = f"degree 2^{self.degree:.0f} computed, "
+        said = f"{said}2^{math.log2(ASSUMED):.0f} assumed" if self.assumed else said[:-2]
+        return f"2^-{self.bits:.0f}: {self.trials} draws, {said}"
+
     def __str__(self) -> str:
         lines = [f"{a.name}: {a.verdict}{': ' + a.says if a.says else ''}" for a in self.answers
                  if a.verdict != "identical"]  # fmt: skip
         shapes = ", ".join(f"{n} {list(s)}" for n, s in self.shapes.items())
-        chance = f" (but for 2^-{self.bits:.0f}; {shapes})" if self.verdict == "identical" else ""
+        chance = f" (but for {self.chance}; {shapes})" if self.verdict == "identical" else ""
         why = f": {self.why}" if self.why else ""
         if self.lines:
             lines += [f"they part: JAX {self.lines[0]}", f"           Torch {self.lines[1]}"]
@@ -74,7 +78,6 @@ def prove(
     targets: Tree,
     *,
     infer: bool = False,
-    trials: int = TRIALS,
     seed: int = 0,
 ) -> Proof:
     """Whether outputs, loss, gradients, a first step and a later one are the same real functions.
@@ -90,17 +93,23 @@ def prove(
             why = f"{name} computes in {narrow.kind} ({narrow.where})"
             return Proof((Answer("all", "undecided", why),), 0, 0.0, {}, why)
     contest = Contest(ours, theirs, inputs, targets, infer)
-    found, why = _in_fields(contest, trials, seed)
+    search = Search(contest, seed)
+    trials = Trials(contest, search, seed)
+    found = trials.answers()
     shapes = {n: np.shape(x) for n, x in leaves(contest.batches[0][0], "inputs").items()}
     same = bool(found) and all(a.verdict == "identical" for a in found)
-    witnesses = _among_reals(contest, 1 if same else REAL, seed)
-    found += _lone_state(ours, theirs) if found else []
+    witnesses = search.upto(1 if same else REAL)
+    found += _lone_state(ours, theirs, inputs) if found else []
+    why = "" if found else trials.why
     if not found:
         found = witnesses or [Answer("all", "undecided", why)]
     judged = tuple(_judged(answer, witnesses) for answer in found)
-    bits = trials * math.log2(LOW / DEGREE)
     lines = _lines(contest, seed, judged) if witnesses else None
-    return Proof(judged, trials, bits, shapes, "" if witnesses else why, lines)
+    of = trials.evidence
+    return Proof(
+        judged, of.need, of.chance, shapes, "" if witnesses else why, math.log2(of.degree),
+        of.assumed, lines,
+    )  # fmt: skip
 
 
 def elements(ours: JaxSide, inputs: Tree, targets: Tree, infer: bool) -> int:
@@ -120,8 +129,8 @@ def elements(ours: JaxSide, inputs: Tree, targets: Tree, infer: bool) -> int:
 def _lines(contest: Contest, seed: int, judged: Sequence[Answer]) -> tuple[str, str] | None:
     """The first operations of both sides that part before the first output that differs."""
     blank = all(a.says.startswith("blank") for a in judged if a.verdict == "different")
-    for draw in range(MORE):
-        of = Algebra(seed + draw, LENGTHS[1])
+    for draw in range(LINES):
+        of = Algebra(seed + draw, LENGTHS[-1])
         both = Lines(of.primes), Lines(of.primes)
         try:
             seen = contest.evaluated(of, blank, both)
@@ -131,11 +140,10 @@ def _lines(contest: Contest, seed: int, judged: Sequence[Answer]) -> tuple[str, 
             return None
         results: list[tuple[Field, Field]] = []
 
-        def apart(of: Algebra, name: str, a: Any, b: Any, where: str) -> Answer:
+        def apart(of: Algebra, name: str, a: Any, b: Any, where: str) -> None:
             found = in_the_field(of, name, a, b, where)
-            if found.verdict != "identical" and isinstance(a, Field) and isinstance(b, Field):
+            if isinstance(a, Field) and isinstance(b, Field) and not np.all(found.agreed):
                 results.append((a, b))  # noqa: B023
-            return found
 
         answers(of, contest.theirs.frozen, seen, apart)
         if results:
@@ -145,9 +153,10 @@ def _lines(contest: Contest, seed: int, judged: Sequence[Answer]) -> tuple[str, 
     return None
 
 
-def _lone_state(ours: JaxSide, theirs: TorchSide) -> list[Answer]:
-    """Statistics without a partner: whatever they start from, the other side knows nothing of."""
-    shared = set(ours.state())
+def _lone_state(ours: JaxSide, theirs: TorchSide, inputs: Tree) -> list[Answer]:
+    """Statistics without a partner: whatever they start from, the other side knows nothing of. One
+    that Torch's model only carries along is no part of its function."""
+    shared = set(ours.state()) | theirs.untouched(inputs)
     return [
         Answer(f"state.{name}", "undecided", f"{side.name} alone has it")
         for side in (ours, theirs)
@@ -164,85 +173,3 @@ def _judged(answer: Answer, witnesses: list[Answer]) -> Answer:
         return answer
     said = f"{answer.says} in finite fields; no real numbers were found that show it"
     return Answer(answer.name, "undecided", said)
-
-
-def _in_fields(contest: Contest, trials: int, seed: int) -> tuple[list[Answer], str]:
-    """The answers; or none, and why."""
-    found: list[Answer] = []
-    why, coarse = "", False
-    for length, fine in ((LENGTHS[0], False), (LENGTHS[1], True)):
-        try:
-            found, coarse = _trials(contest, trials, seed, length, fine)
-        except Undecided as reason:
-            why = str(reason)
-            if "nested deeper" in why and not fine:
-                try:
-                    found, coarse = _trials(contest, trials, seed, LENGTHS[1], False)
-                except Undecided as again:
-                    why = str(again)
-            if not found and "nested deeper" not in why:
-                break
-        if found and (not coarse or all(a.verdict == "identical" for a in found)):
-            break
-    return found, "" if found else why
-
-
-def _trials(
-    contest: Contest, trials: int, seed: int, length: int, fine: bool
-) -> tuple[list[Answer], bool]:
-    """The answers of so many draws, of one with a blank input and biases of 0, and of more where
-    what differs has a doubt; and whether a function stood for what `fine` writes by exp."""
-    found: dict[str, Answer] = {}
-    done, start, coarse = 0, time.process_time(), False
-    for draw in range(trials + MORE):
-        contest.on_rows(done)
-        try:
-            of = Algebra(seed + draw, length, fine)
-            worse(found, _trial(contest, of))
-            coarse |= of.coarse
-        except BadDraw as why:
-            if draw == MORE and not done:
-                raise Undecided(f"no draw on which all operations are defined ({why})") from why
-            continue
-        done += 1
-        said = {a.verdict for a in found.values()}
-        late = time.process_time() - start > SECONDS
-        if "different" in said or (done >= trials and (late or said == {"identical"})):
-            break
-    if {a.verdict for a in found.values()} == {"identical"}:
-        # More than was promised: ties.
-        with contextlib.suppress(BadDraw, Undecided):
-            worse(found, _trial(contest, Algebra(seed, length, fine), blank=True))
-    return list(found.values()), coarse
-
-
-def _trial(contest: Contest, of: Algebra, blank: bool = False) -> list[Answer]:
-    seen, frozen = contest.evaluated(of, blank), contest.theirs.frozen
-    found = answers(of, frozen, seen, in_the_field)
-    if any(a.verdict != "identical" for a in found):  # once more, with what is known now
-        of = Algebra(of.seed, of.length, of.fine, laws=of.laws.again())
-        seen = contest.evaluated(of, blank)
-        found = answers(of, frozen, seen, in_the_field)
-    if any(a.verdict == "undecided" for a in found):
-        other = Algebra(of.seed, of.length, of.fine, choice=1, laws=of.laws)
-        for (_, *one), (_, *two) in zip(seen, contest.evaluated(other, blank), strict=True):
-            for a, b in zip(one, two, strict=True):
-                clear_of_maxima(a, b)
-        found = answers(of, frozen, seen, in_the_field)
-    return found
-
-
-def _among_reals(contest: Contest, draws: int, seed: int) -> list[Answer]:
-    """The outputs of which real numbers show that they differ, in the first draw that shows any."""
-    start = time.process_time()
-    for draw in range(draws):
-        contest.on_rows(draw // 2)
-        of = Reals(seed + draw)
-        with contextlib.suppress(BadDraw, Undecided), np.errstate(all="ignore"):
-            seen = contest.evaluated(of, blank=draw % 4 == 3)
-            found = answers(of, contest.theirs.frozen, seen, among_reals)
-            if apart := [a for a in found if a.verdict == "different"]:
-                return apart
-        if time.process_time() - start > REAL_SECONDS:
-            break
-    return []

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from parity.identity import degree
 from parity.identity.field import Algebra, Field
 from parity.identity.lines import Lines
 from parity.identity.torch_graph import TorchGraph, attention_taken_apart
@@ -164,19 +165,30 @@ class TorchSteps:
         layout, names = self.side._layout, self.side._names
         ks = set.intersection(*(set(f.parts) for f in own.values()))
         shown = {k: layout.there({n: own[n].parts[k] for n in self.own}) for k in ks}
+        rough = self._rough_there(own)
         made = {}
         for name, shared in names.items():
             came = [own[o] for o in self.side.origins[name]]
             doubt = frozenset[tuple[int, str]]().union(*(f.doubt for f in came))
-            rough = frozenset[int]().union(*(f.rough for f in came))
             parts = {k: np.asarray(shown[k][name]) for k in sorted(ks)}
-            made[shared] = Field(parts, rough=rough, doubt=doubt)
+            of = degree.added(*(f.degree for f in came))
+            made[shared] = Field(parts, rough=rough.get(name, {}), doubt=doubt, degree=of)
         return made
+
+    def _rough_there(self, own: Fields) -> dict[str, dict[int, Any]]:
+        found: dict[str, dict[int, Any]] = {}
+        for k in {k for f in own.values() for k in f.rough}:
+            each = {n: own[n].rough.get(k, np.zeros(own[n].shape, bool)) for n in self.own}
+            for name, rough in self.side._layout.there(each).items():
+                found.setdefault(name, {})[k] = np.asarray(rough)
+        return found
 
     def _back(self, shared: Fields) -> Fields:
         ks = set.intersection(*(set(f.parts) for f in shared.values()))
         own = {k: self.side._unnamed({n: f.parts[k] for n, f in shared.items()}) for k in ks}
-        return {n: Field({k: np.asarray(own[k][n]) for k in sorted(ks)}) for n in self.own}
+        of = degree.added(*(f.degree for f in shared.values()))
+        return {n: Field({k: np.asarray(own[k][n]) for k in sorted(ks)}, degree=of)
+                for n in self.own}  # fmt: skip
 
 
 def _read(graph: TorchGraph, out: Any) -> Fields:

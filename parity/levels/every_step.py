@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -19,8 +20,11 @@ import numpy as np
 
 from mlp_core.files import plain
 from mlp_core.shell import progress_bar
+from mlp_core.stopping import Stop
+from mlp_core.work import Work
 from parity.comparison import Comparison, compare
 from parity.interrupted import Interrupted
+from parity.levels import saved_steps
 from parity.levels.level import Level, Skipped
 from parity.levels.pair import Pair
 from parity.levels.step_judge import Judged, StepJudge
@@ -129,12 +133,14 @@ def certify(
     *,
     reference: Reference | None = None,
     stop: bool = False,
+    work: Work | None = None,
 ) -> Trajectory:
     """Take every step of `epochs` epochs on both sides from JAX's weights, and judge each.
 
     The sides, of one precision, start from JAX's loaded parameters; what they hold stays. Weights,
     statistics and the optimiser's state are shared before each step and compared after it. stop:
-    end at the first step that fails. Shows a progress bar. Ctrl-C raises Interrupted with the
+    end at the first step that fails. work: saved at the end of each epoch, until a step fails, and
+    gone on from. Shows a progress bar. Ctrl-C raises Interrupted with the
     Trajectory of the steps until then.
     """
     start = time.perf_counter()
@@ -147,11 +153,25 @@ def certify(
     found: list[tuple[float, Judged]] = []
     divergence = None
     interrupted, diverged = False, None
-    steps = _behind(_taken(take, judge, jax_side, torch_side, epochs, count), LAG)
+    work = work or Work(None, {}, Stop(), None)
+    done, begin, each = work.step, None, total // epochs
+    if taken := saved_steps.taken_up(work, judge):
+        begin, found, before = taken
+        start -= before
+
+    def held(start_from: Any) -> Any:
+        return saved_steps.held(start_from, found, judge, time.perf_counter() - start)
+
+    steps = _behind(_taken(take, judge, jax_side, torch_side, epochs, count, done, begin), LAG)
+    last: Any = begin
     try:
         bar = progress_bar(total, "step", f"certify {jax_side.dtype}")
         with torch_side.training(), torch_threads(), bar:
-            for step, at in enumerate(steps):
+            bar.update(done)
+            for step, at in enumerate(steps, done):
+                last = at.params, at.state, at.memory
+                if step > done and divergence is None and (step % each == 0 or work.due(step)):
+                    work.save(step, partial(held, last))
                 if at.given is not None and all(map(_overflowed, at.given.values())):
                     diverged = step  # both alike: one story, told until here
                     break
@@ -165,6 +185,8 @@ def certify(
                     )
                     if stop:
                         break
+            if done < len(found) == total and divergence is None:
+                work.save(total, partial(held, last))
     except KeyboardInterrupt:
         interrupted = True
     losses = np.array([loss for loss, _ in found])
@@ -261,14 +283,18 @@ def _taken(
     torch_side: TorchSide,
     epochs: int,
     count: int,
+    done: int = 0,
+    begin: Any = None,
 ) -> Iterator[At]:
     """Each step when it's under way; at last one that wasn't judged if one side's data end before
-    the other's. JAX computes while Torch does."""
-    (params, state), memory = jax_side.held(), jax_side.memory()
+    the other's. JAX computes while Torch does. done: steps that are left out, after which the
+    parameters, state and memory are those of begin."""
+    params, state, memory = begin or (*jax_side.held(), jax_side.memory())
     pairs = itertools.zip_longest(jax_side.stream(epochs), torch_side.stream(epochs))
+    deque(itertools.islice(pairs, done * count), maxlen=0)
     groups = iter(lambda: tuple(itertools.islice(pairs, count)), ())
     group = next(groups, None)
-    first = True
+    first = not done
     while group is not None:
         if ended := next((both for both in group if None in both), None):
             yield At(params, state, memory, ended)

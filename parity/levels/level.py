@@ -22,6 +22,11 @@ class Level:
     what a reader should know beside the verdict. part: of the step from the shared weights that is
     judged, if it is one; what fails there can be located. needs: what both sides must be able to
     do: "forward", "gradient" or "train".
+
+        >>> from parity import LEVELS
+        >>> step = next(level for level in LEVELS if level.name == "step")
+        >>> step.precisions, step.needs
+        (('float64', 'float32'), 'gradient')
     """
 
     name: str

@@ -9,7 +9,6 @@ flip is a fault, even one that changes no logit.
 
 import itertools
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ from jax.extend import core
 from jaxtyping import Bool, Float
 
 from parity.comparison import Comparison, compare
+from parity.kept import kept_with
 from parity.levels.level import Level, Skipped
 from parity.levels.pair import Pair
 from parity.levels.perceptrons import of_relu, perceptron
@@ -133,7 +133,7 @@ def jax_hidden(side: JaxSide, X: np.ndarray) -> list[tuple[np.ndarray, np.ndarra
 _FOLLOWED = ("add", "optimization_barrier", "transpose")  # from a product to its layer's result
 
 
-@lru_cache(maxsize=8)
+@kept_with
 def _reader(side: JaxSide) -> Any:
     """Compiled: (params, X) -> [(Z, H)]."""
 

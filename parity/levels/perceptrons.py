@@ -6,7 +6,6 @@ Names don't matter, only what is multiplied by what, in which order.
 """
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 from jax.extend import core
 
 from mlp_core.weights import WeightsError, canonical_names
+from parity.kept import kept_with
 from parity.levels.level import Skipped
 from parity.levels.pair import Pair
 from parity.rounding.jaxpr import Interpreter, primitives_of
@@ -109,7 +109,7 @@ def of_relu(side: JaxSide, X: np.ndarray) -> None:
         raise NoProbe(f"this level is for ReLU perceptrons; the model uses {strange}")
 
 
-@lru_cache(maxsize=16)
+@kept_with
 def _traced(side: JaxSide, shape: tuple[int, ...]) -> core.ClosedJaxpr:
     """The model's output, of its parameters and inputs of this shape."""
     state = side.state()

@@ -25,6 +25,10 @@ class Verdict:
     or made there. trajectory: the certified steps, if they were asked for. notes: what was assumed,
     what can't be told, what the data don't reach. alignment: of the step in which a failing pair
     parts, both codes' tensors.
+
+        >>> verdict = check(theirs, ours, (X, y), weights="guess", levels=["weights"])
+        >>> verdict.ok, [str(result.verdict) for result in verdict.results]
+        (True, ['ok'])
     """
 
     pair: str

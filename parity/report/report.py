@@ -1,6 +1,6 @@
 """What a check found: terminal table, JSON, a page that holds everything, PNGs."""
 
-import base64
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,11 +16,15 @@ from mlp_core.files import write_atomically, write_json
 from parity.checking import Verdict
 from parity.levels.level import Result
 from parity.report import pictures, steps_picture
-from parity.report.graphs import DRAWN, drawing
+from parity.report.charts import POINTS, charts, within
+from parity.report.graphs import drawing
 from parity.report.page import rendered
+from parity.report.summary import facts, reason
 
 TOGETHER = 6  # pairs in the picture of margins: of more, bars are thinner than their text
-INLINE = 1_500_000  # bytes of pictures within the page; more lie beside it
+# What keeps a page under 3 MB: pairs whose ladders are on it, comparisons of a level and of all
+# levels, rows of both graphs, some 250 bytes, 250 bytes and 1 kB each.
+WHOLE, MOST, COMPARISONS, ROWS = 40, 12, 3000, 900
 
 CAPTION = """\
 of bound   share of its bound that the worst element used; at most 1 agrees
@@ -35,7 +39,8 @@ the other side from the float64 curve, to 6.5 bits.
 class Report:
     """The verdicts on all pairs, with what it takes to repeat them.
 
-    refused: {pair: why} of those that could not be compared at all.
+    refused: {pair: why} of those that could not be compared at all. skipped: of those that were not
+    asked about, for want of their device.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -43,6 +48,7 @@ class Report:
     seconds: float
     interrupted: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -55,6 +61,11 @@ class Report:
         return not self.ok and all(v.ok or v.undecided for v in self.verdicts)
 
     @property
+    def _not_asked(self) -> str:
+        pair = f"{len(self.skipped)} pair" + "s" * (len(self.skipped) > 1)
+        return f"; {pair} skipped for want of a device" * bool(self.skipped)
+
+    @property
     def verdict(self) -> str:
         """One sentence."""
         if self.interrupted:
@@ -65,7 +76,7 @@ class Report:
                 pairs = f"each of {len(self.verdicts)} pairs; {levels} checks at least"
             else:
                 pairs = f"{' and '.join(v.pair for v in self.verdicts)}; {levels} checks each"
-            return f"AGREE: JAX and Torch are the same model ({pairs})."
+            return f"AGREE: JAX and Torch are the same model ({pairs}{self._not_asked})."
         failed = [
             f"{v.pair} {r.level.name} {r.precision}"
             for v in self.verdicts
@@ -76,6 +87,8 @@ class Report:
             pair, why = next(iter(self.refused.items()))
             said = why.splitlines()[0]
             return f"UNDECIDED: nothing differs, but {pair} could not be compared: {said}"
+        if self.undecided and not failed:
+            return f"UNDECIDED: no pair was compared{self._not_asked}."
         if self.undecided:
             return f"UNDECIDED: nothing differs, but {failed[0]} could not be judged."
         return f"DIFFER: first at {failed[0]} ({len(failed)} checks failed)."
@@ -122,15 +135,15 @@ class Report:
             "about": self.about,
             "pairs": [v.to_json() for v in self.verdicts],
             "refused": dict(self.refused),
+            "skipped": dict(self.skipped),
         }
 
     def write(self, folder: Path) -> None:
-        """report.json, the pictures, and index.html with all of it inside."""
+        """report.json, the pictures, and index.html, which needs neither."""
         write_json(folder / "report.json", self.to_json())
-        drawn = dict(self.pictures())
-        for name, png in drawn.items():
+        for name, png in self.pictures():
             write_atomically(folder / name, png)
-        write_atomically(folder / "index.html", self._page(drawn).encode())
+        write_atomically(folder / "index.html", self.page().encode())
 
     @cached_property
     def names(self) -> list[str]:
@@ -143,7 +156,8 @@ class Report:
 
     def pictures(self) -> Iterator[tuple[str, bytes]]:
         """(file name, PNG) of each picture that the results allow."""
-        for name, v in zip(self.names, self.verdicts, strict=True):
+        for i in self._whole():
+            name, v = self.names[i], self.verdicts[i]
             if v.curves:
                 yield f"curves-{name}.png", pictures.curves(v)
             if v.trajectory and v.trajectory.steps:
@@ -151,18 +165,35 @@ class Report:
         if any(v.results for v in self.verdicts) and len(self.verdicts) <= TOGETHER:
             yield "ladder.png", pictures.ladder(self.verdicts)
 
-    def _page(self, drawn: dict[str, bytes]) -> str:
-        images, left = {}, INLINE
-        for name, png in drawn.items():
-            left -= len(png)
-            inline = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-            images[name] = inline if left >= 0 else name
+    def page(self) -> str:
+        """Everything on one page, which needs no other file."""
         parted = [v.alignment for v in self.verdicts if v.alignment]
-        drawings = [
-            drawing(v.alignment, DRAWN // len(parted)) if v.alignment else None
-            for v in self.verdicts
-        ]
-        return rendered("report.html", report=self, images=images, drawings=drawings)
+        rows = ROWS // max(1, len(parted))
+        drawings = [drawing(v.alignment, rows) if v.alignment else None for v in self.verdicts]
+        whole = self._whole()
+        levels = sum(len(self.verdicts[i].results) for i in whole)
+        drawn = [charts(v) if i in whole else [] for i, v in enumerate(self.verdicts)]
+        return rendered(
+            "report.html",
+            report=self,
+            whole=whole,
+            most=max(1, min(MOST, COMPARISONS // max(1, levels))),
+            drawings=drawings,
+            charts=within(drawn, POINTS // 2 if parted else POINTS),
+            reason=reason,
+            facts=facts,
+            share=share,
+        )
+
+    def _whole(self) -> list[int]:
+        """The pairs whose ladders the page has room for, those that don't agree before others."""
+        order = sorted(range(len(self.verdicts)), key=lambda i: (self.verdicts[i].ok, i))
+        return sorted(order[:WHOLE])
+
+
+def share(margin: float) -> float:
+    """How far a bar of the ladder reaches: by the logarithm, from 10^-9 to the whole bound."""
+    return min(1.0, max(0.0, 1 + math.log10(margin) / 9)) if margin > 0 else 0.0
 
 
 def cells(result: Result | None) -> tuple[str, str, str]:

@@ -12,7 +12,7 @@ import jax_mlp
 from parity.problem import Training, own_method
 from parity.sides.jax_losses import LOSSES
 from parity.sides.jax_models import FunctionModel, LinenModel
-from parity.trees import arguments
+from parity.trees import arguments, only
 
 
 class JaxPort(jax_mlp.Module):
@@ -49,7 +49,7 @@ class JaxPort(jax_mlp.Module):
         outputs = self(*args, **named)
         self.plot("loss", self.loss(outputs, targets), train=False)
         if self.loss_name == "cross_entropy":
-            hits = outputs.argmax(axis=-1).astype(targets.dtype) == targets
+            hits = only(outputs).argmax(axis=-1).astype(targets.dtype) == targets
             self.plot("acc", hits.astype(jax.numpy.float32).mean(), train=False)
 
     def loss(self, outputs: Any, targets: Any) -> Any:

@@ -15,6 +15,7 @@ import optax
 import jax_mlp
 from jax_mlp import programs
 from jax_mlp.step import Carry, pure_step, split, update
+from parity.kept import Keeper
 from parity.problem import PLAIN, Examples, Training
 from parity.sides.jax_data import JaxData
 from parity.sides.jax_device import jax_device
@@ -27,7 +28,7 @@ from parity.sides.side import Batch, Evaluation, Narrowest, Pullback, Run, no_ou
 from parity.trees import NOTHING, Arrays, Leaves, Tree, arguments, leaves, mapped
 
 
-class JaxSide:
+class JaxSide(Keeper):
     """A JAX model of any kind. At float64 everything runs under jax.enable_x64."""
 
     name = "jax"
@@ -45,6 +46,7 @@ class JaxSide:
         """given: whether a Linen module, which has no mode of its own, is in training. turn:
         whether a matrix that lies [out, in] is shown [in, out]. device: see
         jax_device."""
+        super().__init__()
         self.dtype, self.examples = dtype, examples
         self.device = jax_device(device, dtype)
         with self._settings():
@@ -243,7 +245,8 @@ class JaxSide:
     def reproducible_epoch(self) -> Run:
         with jax.default_device(self.device):
             model = nnx.clone(self.model)
-            trainer = jax_mlp.Trainer(1, arithmetic="reproducible", processes=1)
+            options: dict[str, Any] = {"at_nan": "ignore", "processes": 1}
+            trainer = jax_mlp.Trainer(1, arithmetic="reproducible", **options)
             history = trainer.fit(model, JaxData(self.examples.reproducible, flat=self._data.flat))
             return self._run(history, model)
 

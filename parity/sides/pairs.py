@@ -1,8 +1,9 @@
 """Where both frameworks meet: both sides of a problem under shared names, and the book's pairs."""
 
+import contextlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +16,11 @@ from jax_mlp import keys
 from parity.problem import Examples, Problem, Training
 from parity.sides.guess import Guess, guess
 from parity.sides.jax_models import as_module, turned_weights
+from parity.sides.jax_settings import plain_jax
 from parity.sides.jax_side import JaxSide
 from parity.sides.side import Evaluation, Pullback, Run, Side
 from parity.sides.torch_data import TorchData
+from parity.sides.torch_settings import plain_torch
 from parity.sides.torch_side import TorchSide
 from parity.sides.torch_trainer import TorchTrainer, torch_threads
 from parity.sides.weights import pair_names, pair_state
@@ -42,9 +45,17 @@ __all__ = [
     "guessed",
     "made",
     "paired",
+    "plain_settings",
     "sides_of",
     "torch_threads",
 ]
+
+
+@contextlib.contextmanager
+def plain_settings() -> Iterator[None]:
+    """While it lasts, neither framework has what its user set globally: a verdict is on models."""
+    with plain_jax(), plain_torch():
+        yield
 
 
 def sides_of(problem: Problem, dtype: str) -> tuple[JaxSide, TorchSide]:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from parity.kept import Keeper
 from parity.rounding.bound import Bounds, bound
 from parity.sides.jax_side import JaxSide
 from parity.sides.memory import marked
@@ -36,7 +37,7 @@ class Expected:
     unexercised: tuple[str, ...] = ()
 
 
-class Reference:
+class Reference(Keeper):
     """(parameters, state, memory, batch) -> logits -> loss -> gradients -> step, with bounds.
 
     The composition of the parts is the model's own training step where that is loss(model(inputs),
@@ -44,6 +45,7 @@ class Reference:
     """
 
     def __init__(self, side: JaxSide) -> None:
+        super().__init__()
         self.side = side
         self.roundoff = ROUNDOFF[side.dtype]
 
@@ -92,11 +94,10 @@ class Reference:
     ) -> Bounds:
         """Of every leaf after one step: the loss, parameters, "state." and "optimizer."."""
         typed = tuple((self.side.typed(x), self.side.typed(y)) for x, y in batches)
+        return self._bound(self._leaves_after, params, state, memory, typed)
 
-        def leaves(*given: Any) -> Leaves:
-            return flat(*self.step(*given))
-
-        return self._bound(leaves, params, state, memory, typed)
+    def _leaves_after(self, *given: Any) -> Leaves:
+        return flat(*self.step(*given))
 
     def forward(self, inputs: Tree, training: bool = True) -> Expected:
         """What `side.forward` should give."""

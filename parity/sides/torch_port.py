@@ -8,7 +8,7 @@ import torch_mlp
 from parity.problem import Training, own_method
 from parity.sides.side import ModelFails
 from parity.sides.torch_losses import LOSSES
-from parity.trees import arguments
+from parity.trees import arguments, only
 
 
 class TorchPort(torch_mlp.Module):
@@ -46,7 +46,7 @@ class TorchPort(torch_mlp.Module):
         outputs = self(*args, **named)
         self.plot("loss", self.loss(outputs, targets), train=False)
         if self.loss_name == "cross_entropy":
-            hits = outputs.argmax(dim=-1).type(targets.dtype) == targets
+            hits = only(outputs).argmax(dim=-1).type(targets.dtype) == targets
             self.plot("acc", hits.float().mean(), train=False)
 
     def loss(self, outputs: Any, targets: Any) -> Any:

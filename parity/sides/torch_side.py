@@ -4,7 +4,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,8 @@ from parity.sides.torch_parallel import of_type, plain_name, plainly_named, proc
 from parity.sides.torch_port import TorchPort
 from parity.sides.torch_products import Products
 from parity.sides.torch_trainer import TorchTrainer
-from parity.sides.torch_types import Types
+from parity.sides.torch_types import Touched, Types
+from parity.sides.torch_wide import Wide
 from parity.sides.weights import Rearrangement, Turned
 from parity.trees import NOTHING, Arrays, Tree, arguments, leaves, mapped
 
@@ -63,6 +64,8 @@ class TorchSide:
         self._data = TorchData(examples, flat=own)
         if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
             model = _shaped(model, next(self.batches())[0])
+        if any(t.is_inference() for t in (*model.parameters(), *model.buffers())):
+            model = copy.deepcopy(model)  # made under inference_mode: only a copy has gradients
         model = of_type(model, self._torch_dtype)
         self._inner = model
         self.model: Any = model if own else TorchPort(model, training)
@@ -109,11 +112,36 @@ class TorchSide:
         own = [name for name, b in self._buffers.items() if b.is_floating_point()]
         return [self._state_names.get(name, name) for name in own]
 
+    def untouched(self, inputs: Tree) -> set[str]:
+        """Own names of the statistics that the model neither reads nor writes."""
+        args, named = arguments(self._typed(inputs))
+        with self.borrowed(), torch.no_grad():
+            self.model.train()
+            buffers = dict(self._inner.named_buffers())
+            with Touched(buffers) as touched:
+                self.model(*args, **named)
+        return buffers.keys() - touched.names
+
     def of_another(self, model: torch.nn.Module) -> Arrays:
         """The parameters of another model of this kind, under the shared names."""
         if any(map(is_lazy, model.parameters())):
             model = _shaped(model, next(self.batches())[0])
         return self._named(dict(model.named_parameters()))
+
+    @cached_property
+    def _widens(self) -> bool:
+        """Whether the model turns float64 numbers into float32: then float32 asked for is float64.
+
+        Not of one that computes in less: there float32 is more than it was given.
+        """
+        if self.dtype != "float64":
+            return False
+        self.__dict__["_widens"] = False  # while it's asked
+        try:
+            found = self.narrowest(next(self.batches())[0])
+        except Exception:  # the model's own, told where it is called
+            return False
+        return found.kind == "float32" and not found.constant
 
     def narrowest(self, inputs: Tree) -> Narrowest:
         """The narrowest float that the forward pass computes; numbers go before constants."""
@@ -316,7 +344,7 @@ class TorchSide:
             return self.model.not_reproducible()
 
     def reproducible_epoch(self) -> Run:
-        trainer = torch_mlp.Trainer(1, arithmetic="reproducible")
+        trainer = torch_mlp.Trainer(1, arithmetic="reproducible", at_nan="ignore")
         trainer.gpus = self._gpus
         with self.borrowed():
             data = TorchData(self.examples.reproducible, self._data.flat)
@@ -349,7 +377,8 @@ class TorchSide:
         shown = {key: vars(model)[key] for key in ("trainer", "board") if key in vars(model)}
         optimizer, self._optimizer = self._optimizer, None
         try:
-            with self._settings(), torch.random.fork_rng(devices=self._gpus):
+            widened = Wide() if self._widens else contextlib.nullcontext()
+            with self._settings(), torch.random.fork_rng(devices=self._gpus), widened:
                 for name, p in inner.named_parameters():
                     p.grad = None
                     p.data = self._params[name].clone()

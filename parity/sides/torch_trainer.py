@@ -13,7 +13,7 @@ from torch_mlp.sharding import Shares
 
 class TorchTrainer(torch_mlp.Trainer):
     def __init__(self, max_epochs: int, dtype: str, gpus: Sequence[torch.device] = ()) -> None:
-        super().__init__(max_epochs, arithmetic="native")
+        super().__init__(max_epochs, arithmetic="native", at_nan="ignore")
         self.dtype = getattr(torch, dtype)
         self.gpus = [*gpus]
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mlp_core import fashion_mnist
+from mlp_core.checkpoint import Checkpoints
 from mlp_core.files import write_json
 from mlp_core.history import History
 from mlp_core.idx import DataError
@@ -193,14 +194,17 @@ def train(side: str, config: BitsConfig) -> Trained:
     # Torch's threads spin while they wait, which on cores shared with other work takes ten times
     # as long as the computation. Read when Torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    place: Checkpoints | None = None
+    if config.checkpoint is not None:
+        place = Checkpoints(config.checkpoint / side, config.checkpoint_every)
     refusals: tuple[type[Exception], ...] = (NotImplementedError,)
     if side == "jax":
         refusals += (importlib.import_module("jax_mlp.sharding").DevicesError,)
     try:
         with on(config.device, side) as options:
-            trainer = _trainer(side, config, options)
+            trainer = _trainer(side, config, options | {"checkpoint": place})
             model, data = build(side, config)
-            history = trainer.fit(model, data)
+            history = trainer.fit(model, data, config.resume)
     except refusals as error:
         raise Refused(f"{side}: {error}") from None
     try:
@@ -227,7 +231,7 @@ def _trainer(side: str, config: BitsConfig, options: dict[str, Any]) -> Any:
         return importlib.import_module(f"{side}_mlp").Trainer(config.epochs, **options)
     importlib.import_module("jax_mlp.sharding").simulate(config.devices)
     count = config.devices * config.processes
-    return importlib.import_module("jax_mlp").Trainer(config.epochs, devices=count)
+    return importlib.import_module("jax_mlp").Trainer(config.epochs, devices=count, **options)
 
 
 def locate(config: BitsConfig) -> Difference | None:

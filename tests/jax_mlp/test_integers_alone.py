@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -160,7 +161,7 @@ def test_a_step_is_lowered_for_a_device_without_float64(platform: str) -> None:
 
 
 def test_where_there_is_no_float64_integers_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    monkeypatch.setattr(exact, "default_device", lambda: SimpleNamespace(platform="tpu"))
     program = jax.jit(lambda *a: step(*a)).lower(*operands())
     assert "f64" not in program.as_text()
 

@@ -70,3 +70,11 @@ def test_weights_come_from_the_stream_or_from_rngs():
     assert not jnp.array_equal(kernel(), first)
     own = [kernel(rngs=nnx.Rngs(jax.random.key(5))) for _ in range(2)]
     assert jnp.array_equal(*own)
+
+
+def test_a_summary_and_nnx_display_show_shapes_and_counts(capsys):
+    for model in (d2l.MLP(3, 4, lr=0.1, num_inputs=5), d2l.MLPScratch(5, 3, 4, lr=0.1)):
+        model.summary()
+        told = capsys.readouterr().out
+        assert "5 x 4" in told and told.split()[-1] == str(5 * 4 + 4 + 4 * 3 + 3)
+    assert "(5, 4)" in repr(model) and "39 (156 B)" in repr(d2l.MLP(3, 4, lr=0.1, num_inputs=5))

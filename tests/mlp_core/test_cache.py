@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -169,3 +170,30 @@ def test_programs_that_were_not_read_for_longest_go_when_there_are_too_many(tmp_
     cache._prune(tmp_path, limit=350)
     assert sorted(os.listdir(tmp_path)) == ["2", "4", "5"]
     cache._prune(tmp_path / "none", limit=350)  # deleted by another process: nothing to do
+
+
+def test_a_cache_on_a_full_disk_is_replaced_for_this_process(
+    tmp_path, sources, monkeypatch, capsys, tiny
+):
+    fsync = os.fsync
+
+    def full(file):
+        if str(tmp_path / "cache") in os.readlink(f"/proc/self/fd/{file}"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(file)
+
+    monkeypatch.setenv("MLP_PARITY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(pinned.os, "fsync", full)
+    found = load(tiny.write(tmp_path / "mine"), sources=sources)
+    tiny.check(found)
+    assert found.root.parent.parent == Path(tempfile.gettempdir())
+    assert "can't be written (No space left on device)" in capsys.readouterr().err
+
+
+def test_nested_brackets_in_what_the_cache_remembers_end_nothing(
+    tmp_path, sources, monkeypatch, tiny
+):
+    monkeypatch.setenv("MLP_PARITY_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "inflated.json").write_text("[" * 100_000)
+    tiny.check(load(tiny.write(tmp_path / "mine"), sources=sources))

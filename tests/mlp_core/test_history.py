@@ -52,6 +52,34 @@ def test_plot_writes_a_picture(tmp_path):
     assert b"<svg" in (tmp_path / "empty.svg").read_bytes()
 
 
+ONE = '{"epochs": [{"steps": %s, "samples": 1, "seconds": %s, "val": {}}], "train_loss": %s}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ONE % ("1", "1", "[1" + "0" * 400 + "]"),
+        ONE % ("1", "1", "[1" + "0" * 5000 + "]"),
+        ONE % ('"a"', "1", "[1]"),
+        ONE % ("1", "null", "[1]"),
+        ONE % ("10000000000000", "1", "[1]"),
+        ONE % ("-1", "1", "[1]"),
+        ONE % ("1", "1", '"1"'),
+        ONE % ("1", "1", "[true]"),
+        ONE % ("1", "1", '["1"]'),
+        '{"epochs": [], "train_loss": [], "interrupted": 7}',
+        '{"epochs": [], "train_loss": [], "about": 3}',
+        '{"epochs": [], "train_loss": [], "compile_seconds": "x"}',
+        "[" * 100_000,
+    ],
+    ids=range(13),
+)
+def test_a_history_of_other_types_or_lengths_is_refused(tmp_path, text):
+    (tmp_path / "bad.json").write_text(text)
+    with pytest.raises(ValueError, match="bad.json: expected a history that History.save wrote"):
+        History.load(tmp_path / "bad.json")
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"epochs": 3}', '{"epochs": [], "x": 1}'])
 def test_anything_else_is_refused_with_the_file_named(tmp_path, text):
     (tmp_path / "bad.json").write_text(text)

@@ -1,12 +1,13 @@
 import gzip
 import pickle
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from mlp_core.idx import DataError, encode, header, parse_header
+from mlp_core.idx import DataError, decode, encode, header, parse_header
 
 
 @given(arrays("uint8", array_shapes(max_dims=4, min_side=0, max_side=5)))
@@ -55,3 +56,18 @@ def test_a_data_error_survives_the_way_between_processes():
     error = DataError("file", "this", "that", "do so")
     assert str(error) == "file: expected this, got that; do so"
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1,) * 65, (1,) * 255, (2**32 - 1, 2**32 - 1, 0), (2**32 - 1,) * 3, (3,), (1,), (0,)]
+)
+def test_a_header_that_the_values_do_not_fit_is_refused_and_nothing_allocated(shape):
+    with pytest.raises(DataError, match="here: expected"):
+        decode(header(shape) + bytes(2), "here")
+
+
+def test_a_file_of_any_shape_is_decoded_as_it_was_encoded():
+    array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    assert np.array_equal(decode(encode(array)), array)
+    with pytest.raises(DataError, match="got an empty file"):
+        decode(b"")

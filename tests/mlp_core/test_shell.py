@@ -1,4 +1,10 @@
-from mlp_core.shell import HyperParameters, ProgressBoard, add_to_class, in_notebook
+import base64
+
+import pytest
+from matplotlib.figure import Figure
+
+from mlp_core import shell
+from mlp_core.shell import HyperParameters, ProgressBoard, add_to_class, in_notebook, summary
 
 
 def test_add_to_class_adds_a_method_to_objects_that_exist():
@@ -46,3 +52,75 @@ def test_board_averages_every_n_points_and_draws_nothing_outside_a_notebook():
     board.draw(1, 0.5, "val_acc")
     assert board.data == {"train_loss": [(1, 10), (4, 40)], "val_acc": [(1, 0.5)]}
     assert board.fig is None and not in_notebook()
+
+
+class Kernel:
+    """What a board asks of a notebook: an output that can be replaced, and the end of a cell."""
+
+    def __init__(self, monkeypatch, cost):
+        self.pictures, self.outputs, self.callbacks, self.now = [], 0, [], 0.0
+        display = pytest.importorskip("IPython.display")
+        monkeypatch.setattr(shell, "in_notebook", lambda: True)
+        monkeypatch.setattr(shell.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr("IPython.get_ipython", lambda: self)
+        monkeypatch.setattr(display, "display", self.display)
+        monkeypatch.setattr(ProgressBoard, "_picture", lambda board: self.draw(board, cost))
+        self.events = self
+
+    def draw(self, board, cost):
+        self.now += cost
+        return {label: len(line) for label, line in board.data.items()}
+
+    def display(self, picture, **_):
+        self.outputs += 1
+        self.update(picture)
+        return self
+
+    def update(self, picture, **_):
+        self.pictures.append(picture["image/png"])
+
+    def register(self, event, function):
+        self.callbacks.append(function)
+
+    def unregister(self, event, function):
+        self.callbacks.remove(function)
+
+    def end_cell(self):
+        for function in [*self.callbacks]:
+            function(None)
+
+
+def test_a_board_redraws_for_a_twentieth_of_the_time_and_shows_all_when_the_cell_ends(monkeypatch):
+    kernel, board = Kernel(monkeypatch, cost=1.0), ProgressBoard()
+    for x in range(100):
+        kernel.now += 1
+        board.draw(x, x, "loss")
+    drawn = len(kernel.pictures)
+    assert 3 <= drawn <= 2 + 100 / 20 and kernel.pictures[0] == {"loss": 1}
+    kernel.end_cell()
+    assert kernel.pictures[-1] == {"loss": 100} and len(kernel.pictures) == drawn + 1
+    assert kernel.outputs == 1 and not kernel.callbacks
+
+
+def test_a_board_has_a_new_picture_in_the_next_cell(monkeypatch):
+    kernel, board = Kernel(monkeypatch, cost=0.0), ProgressBoard()
+    board.draw(0, 1, "loss")
+    kernel.end_cell()
+    board.draw(1, 1, "loss")
+    assert kernel.outputs == 2 and kernel.pictures == [{"loss": 1}, {"loss": 2}]
+
+
+def test_a_board_is_drawn_into_axes_that_it_is_given():
+    figure = Figure()
+    axes = figure.add_subplot()
+    board = ProgressBoard(xlabel="epoch", xlim=[0.0, 3.0], axes=axes)
+    board.draw(1, 2, "loss")
+    png = base64.b64decode(board._picture())
+    assert png.startswith(b"\x89PNG") and axes.get_xlabel() == "epoch"
+    assert axes.lines[0].get_xydata().tolist() == [[1, 2]]
+
+
+def test_a_summary_counts_what_is_known():
+    told = summary("Net", {"W": (3, 4), "scale": (), "lazy.weight": None})
+    assert told.splitlines()[-1].split() == ["total", "so", "far", "13"]
+    assert "3 x 4" in told and "lazy" in told

@@ -1,4 +1,6 @@
 import hashlib
+import json
+import struct
 
 import numpy as np
 import pytest
@@ -146,3 +148,12 @@ def test_initial_weights_are_fixed_bits_uniform_in_one_over_the_root_of_the_inpu
     digest = hashlib.sha256(b"".join(a.tobytes() for a in w.values())).hexdigest()
     assert digest.startswith("327c2ab5a0ee73a3")
     assert not np.array_equal(initial((784, 256, 10), seed=1)["W1"], w["W1"])
+
+
+@pytest.mark.parametrize("shape", [[1] * 65, [2**32 - 1, 2**32 - 1, 0], [0, 3], [1] * 200])
+def test_a_header_of_impossible_shapes_is_refused(tmp_path, shape):
+    size = 0 if 0 in shape else 4
+    head = json.dumps({"W1": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}).encode()
+    (tmp_path / "w").write_bytes(struct.pack("<Q", len(head)) + head + bytes(size))
+    with pytest.raises(WeightsError, match="'W1' has shape"):
+        Weights.load(tmp_path / "w")

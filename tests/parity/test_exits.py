@@ -143,8 +143,8 @@ def test_a_training_that_diverges_keeps_its_history_and_says_so(side, tmp_path, 
     assert main(["train", "--side", side, *small, "--out", str(tmp_path)]) == 2
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1 and "has diverged" in captured.err
-    written = sorted(path.name for path in tmp_path.iterdir())
-    assert written == ["curve.png", "history.csv", "history.json"]
+    written = sorted(path.name for path in tmp_path.glob("[!.]*"))
+    assert written == ["curve.png", "history.csv", "history.json", "run.json"]
     if side == "jax":
         assert main(["bits", "--side", "jax", *small]) == 2
         assert "has diverged" in capsys.readouterr().err

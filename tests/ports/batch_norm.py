@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import torch
-from examples import BATCH, CLASSES, classified, seeded, unlabelled
 from flax import nnx
 from port import Port, Wrong
 from torch import nn
+
+from examples import BATCH, CLASSES, classified, seeded, unlabelled
 
 WIDTH = 4
 AFFINE = {

@@ -4,9 +4,10 @@ from functools import partial
 from typing import Any
 
 import jax
-from examples import BATCH, CLASSES, classified, seeded
 from port import Port, Wrong
 from torch import nn
+
+from examples import BATCH, CLASSES, classified, seeded
 
 WIDTH = 5
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from examples import BATCH, CLASSES, classified, seeded
 from flax import nnx
 from port import Port, Wrong
 from torch import nn
+
+from examples import BATCH, CLASSES, classified, seeded
 
 CHANNELS, GROUPS = 6, 3
 

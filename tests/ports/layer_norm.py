@@ -7,10 +7,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from examples import BATCH, CLASSES, classified, seeded
 from flax import nnx
 from port import Port, Wrong
 from torch import nn
+
+from examples import BATCH, CLASSES, classified, seeded
 
 WIDTH = 6
 TABLE = {

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from examples import BATCH, CLASSES, classified, seeded
 from flax import nnx
 from port import Port, Wrong
 from torch import nn
+
+from examples import BATCH, CLASSES, classified, seeded
 
 INPUTS, HIDDEN, LENGTH = 3, 4, 5
 

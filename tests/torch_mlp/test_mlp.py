@@ -43,3 +43,13 @@ def test_layers_learn_the_number_of_inputs_at_the_first_batch_and_draw_uniformly
         # The relative error of the spread of n uniform draws is sqrt(0.2 / n).
         error = 5 * math.sqrt(0.2 / layer.weight.numel())
         assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=error)
+
+
+def test_a_summary_shows_shapes_and_counts_before_and_after_lazy_layers_have_theirs(capsys):
+    model = d2l.MLP(3, 4, lr=0.1)
+    model.summary()
+    assert "lazy" in capsys.readouterr().out
+    model(torch.zeros(2, 5))
+    model.summary()
+    told = capsys.readouterr().out
+    assert "4 x 5" in told and told.split()[-1] == str(4 * 5 + 4 + 3 * 4 + 3)

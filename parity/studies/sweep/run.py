@@ -45,9 +45,10 @@ def train(exercise: Exercise, settings: dict[str, Setting], config: SweepConfig)
         models = [
             build(setting, config.model, seed) for setting in settings.values() for seed in seeds
         ]
-        sweep = jax_mlp.Sweep(config.epochs, devices=config.devices)
+        place = config.checkpoint and config.checkpoint / exercise.name
+        sweep = jax_mlp.Sweep(config.epochs, devices=config.devices, checkpoint=place)
         try:
-            sweep.fit(models, data, [*seeds] * len(settings))
+            sweep.fit(models, data, [*seeds] * len(settings), config.resume)
         except KeyboardInterrupt:
             interrupted = True
     each, n = len(seeds), len(data.val.labels)

@@ -19,6 +19,8 @@ copy, as when it alone flips a sign. Source: Hahn & Meeker, Statistical Interval
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import jax
@@ -26,9 +28,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from mlp_core.checkpoint import told
 from mlp_core.files import plain
 from mlp_core.shell import progress_bar
+from mlp_core.stopping import Stop
+from mlp_core.work import Work
 from parity.interrupted import Interrupted
+from parity.levels.saved_steps import trees_held, trees_of
 from parity.sides.pairs import JaxSide, TorchSide
 from parity.sides.reference import Reference
 from parity.trees import Leaves
@@ -138,12 +144,14 @@ def free_run(
     per_epoch: int = 10,
     seed: int = 0,
     false_alarm: float = FALSE_ALARM,
+    work: Work | None = None,
 ) -> Envelope:
     """Train K jittered copies in JAX and one run in Torch, all from JAX's loaded parameters.
 
     per_epoch: checkpoints in an epoch. seed: of the signs of the jitter. Each side brings its own
-    batches. What the sides hold stays. Raises ValueError for fewer than 3 copies; at Ctrl-C
-    Interrupted, with the Envelope of the checkpoints until then.
+    batches. What the sides hold stays. work: saved at the end of each epoch, and gone on from.
+    Raises ValueError for fewer than 3 copies; at Ctrl-C Interrupted, with the Envelope of the
+    checkpoints until then.
     """
     if copies < 3:
         raise ValueError(f"free_run: {copies} copies, expected at least 3 for a spread")
@@ -164,18 +172,47 @@ def free_run(
     steps = len(jax_side.loader())
     total = epochs * steps
     every = max(1, steps // per_epoch)
-    checkpoints, found, interrupted = [], [], False
+    checkpoints: list[int] = []
+    found: list[Any] = []
+    interrupted = False
+    work = work or Work(None, {}, Stop(), None)
+    done = work.step
+    theirs_now: Any = (initial, held[0], {})
+    if work.found is not None:
+        arrays, facts = work.found.arrays, work.found.facts
+        with told(work.found.path):
+            theirs_now = trees_of(_of("torch", arrays))
+            P, *rest = trees_of(_of("copies", arrays))
+            checkpoints = [int(step) for step in facts["checkpoints"]]
+            figures = (arrays["own"], arrays["distance"], arrays["way"])
+            found = [*zip(*figures, strict=True)]
+            start -= float(facts["seconds"])
+
+    def kept(taken: Any) -> Any:
+        own = {f"copies/{n}": a for n, a in trees_held((P, *rest)).items()}
+        trees = trees_held((taken.params, taken.state, taken.memory))
+        arrays = own | {f"torch/{n}": a for n, a in trees.items()}
+        for name, part in zip(("own", "distance", "way"), zip(*found, strict=True), strict=True):
+            arrays[name] = np.array(part)
+        seconds = time.perf_counter() - start
+        return arrays, {"checkpoints": checkpoints, "seconds": seconds}
+
     try:
         with torch_side.training(), progress_bar(total, "step", f"{copies} copies") as bar:
-            torch_side.restart(initial, held[0], {}, first=True)
+            params, state, memory = theirs_now
+            torch_side.restart(params, state, memory, first=not done)
             streams = zip(jax_side.stream(epochs), torch_side.stream(epochs), strict=True)
-            for step, ((X, y), theirs) in enumerate(streams, 1):
+            bar.update(done)
+            for step, ((X, y), theirs) in enumerate(islice(streams, done, None), done + 1):
                 P, *rest = many(P, *rest, (X, y))
-                torch = torch_side.step(theirs).params
+                taken = torch_side.step(theirs)
+                torch = taken.params
                 bar.update()
                 if step % every == 0 or step == total:
                     found.append(jax.device_get(measure(P, torch, initial)))
                     checkpoints.append(step)
+                if checkpoints and (step % steps == 0 or work.due(step)):
+                    work.save(step, partial(kept, taken))
     except KeyboardInterrupt:
         if not checkpoints:
             raise
@@ -194,6 +231,11 @@ def _jittered(array: np.ndarray, copies: int, rng: np.random.Generator) -> np.nd
     """[copies, ...]: each weight moved to the next float up or down."""
     to = rng.choice(np.array([-np.inf, np.inf], array.dtype), (copies, *array.shape))
     return np.nextafter(array, to)
+
+
+def _of(prefix: str, arrays: Leaves) -> Leaves:
+    start = f"{prefix}/"
+    return {n.removeprefix(start): a for n, a in arrays.items() if n.startswith(start)}
 
 
 def _distances(P: Leaves, torch: Leaves, initial: Leaves) -> tuple[Any, Any, Any]:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlp_core import fashion_mnist
+from mlp_core import fashion_mnist, work
+from mlp_core.checkpoint import Checkpoints
 from mlp_core.files import write_atomically, write_json
 from parity.device import Device
 from parity.interrupted import Interrupted
@@ -114,17 +115,36 @@ def travel(
     copy_epochs: int = 1,
     seeds: int = 0,
     seed_epochs: int = 1,
+    checkpoint: Path | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = False,
     on_start: Callable[[str], None] = lambda what: None,
 ) -> Journey:
     """Follow the book's pair "scratch" or "mlp", from Torch's weights of this seed.
 
-    copies, seeds: 0 leaves out the envelope, or the seeds. on_start: called as each part begins.
-    Ctrl-C ends the journey, which keeps what was found until then.
+    copies, seeds: 0 leaves out the envelope, or the seeds. checkpoint: a folder that each part is
+    saved to after each of its epochs, and every so many steps; resume: from there. on_start:
+    called as each part begins. Ctrl-C ends the journey, which keeps what was found until then.
     """
     dataset = fashion_mnist.load(data)
     examples = Examples("sample" if dataset.is_sample else data, batch_size, seed)
     options: dict[str, Any] = {"activation": activation, "sigma": sigma}
     ours, theirs = book_pair(kind, hiddens, lr, seed, **options)
+
+    about = {
+        "data": f"Fashion-MNIST, {dataset.source}",
+        "hiddens": list(hiddens),
+        **options,
+        "lr": lr,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+
+    def working(part: str, **length: int) -> Any:
+        place: Checkpoints | None = None
+        if checkpoint is not None:
+            place = Checkpoints(checkpoint / kind / part, checkpoint_every)
+        return work.working(place, about | {"pair": kind} | length, resume, "this step")
 
     def sides(dtype: str) -> tuple[JaxSide, TorchSide]:
         return sides_of(Problem(theirs, ours, examples, device=device), dtype)
@@ -134,19 +154,24 @@ def travel(
     try:
         for dtype in precisions:
             on_start(f"{kind}: every step of {epochs} epochs, {dtype}")
-            certified.append(certify(*sides(dtype), epochs))
+            with working(f"certified-{dtype}", epochs=epochs) as saved:
+                certified.append(certify(*sides(dtype), epochs, work=saved))
         if copies:
             pair = sides("float32")
             if any(weights.any() for weights in pair[0].params().values()):
                 on_start(f"{kind}: {copies} copies, {copy_epochs} epochs")
-                envelope = free_run(*pair, copy_epochs, copies=copies, seed=seed)
+                with working("envelope", copies=copies, epochs=copy_epochs) as saved:
+                    envelope = free_run(*pair, copy_epochs, copies=copies, seed=seed, work=saved)
             else:
                 on_start(f"{kind}: no envelope: all weights start at 0, which no ulp moves")
         if seeds:
             on_start(f"{kind}: {seeds} seeds a side, {seed_epochs} epochs")
             models = book_models(kind, hiddens, lr, **options)
             which = range(seed, seed + seeds)
-            found = compare_seeds(*models, examples, seed_epochs, seeds=which, lr=lr, device=device)
+            with working("seeds", seeds=seeds, epochs=seed_epochs) as saved:
+                found = compare_seeds(
+                    *models, examples, seed_epochs, seeds=which, lr=lr, device=device, work=saved
+                )
     except KeyboardInterrupt as stop:
         interrupted = True
         part = stop.found if isinstance(stop, Interrupted) else None
@@ -154,12 +179,4 @@ def travel(
             certified.append(part)
         elif isinstance(part, Envelope):
             envelope = part
-    about = {
-        "data": f"Fashion-MNIST, {dataset.source}",
-        "hiddens": list(hiddens),
-        **options,
-        "lr": lr,
-        "batch_size": batch_size,
-        "seed": seed,
-    }
     return Journey(kind, tuple(certified), envelope, found, about, interrupted)

@@ -20,8 +20,11 @@ import numpy as np
 from jaxtyping import Float
 
 from jax_mlp.training import scan_batches
+from mlp_core.checkpoint import told
 from mlp_core.files import plain
 from mlp_core.shell import progress_bar
+from mlp_core.stopping import Stop
+from mlp_core.work import Work
 from parity.device import Device
 from parity.problem import Training
 from parity.sides.pairs import Examples, JaxSide, TorchSide
@@ -163,6 +166,7 @@ def compare_seeds(
     seeds: Sequence[int] = tuple(range(16)),
     lr: float = 0.1,
     device: Device | None = None,
+    work: Work | None = None,
 ) -> Seeds:
     """Final validation accuracy and loss of both sides over seeds, and a test of equivalence.
 
@@ -170,6 +174,7 @@ def compare_seeds(
     trained all at once, vmapped over seeds and scanned over steps; Torch's one after the other, by
     their own Trainer. The shuffles of run i: of the Schedule with seed seeds[i] in JAX and, so that
     the samples are independent, 1000 + seeds[i] in Torch.
+    work: saved after JAX's runs and after each of Torch's, and gone on from.
     Raises ValueError for fewer than 3 seeds, or without validation data.
     """
     if len(set(seeds)) < 3:
@@ -186,12 +191,32 @@ def compare_seeds(
             for seed in seeds[1:]
         ),
     ]
-    losses, hits = _train_jax(side, [s.params() for s in sides], seeds, epochs)
-    jax_seconds = time.perf_counter() - start
-    start = time.perf_counter()
-    accuracy, loss = [], []
+    accuracy: list[float] = []
+    loss: list[float] = []
+    work = work or Work(None, {}, Stop(), None)
+    if work.found is not None:
+        arrays = work.found.arrays
+        with told(work.found.path):
+            losses, hits = arrays["losses"], arrays["hits"]
+            accuracy, loss = arrays["accuracy"].tolist(), arrays["loss"].tolist()
+            jax_seconds, before = arrays["seconds"].tolist()
+            if {losses.shape, hits.shape} != {(len(seeds), losses.shape[-1])}:
+                raise ValueError("other seeds")
+    else:
+        losses, hits = _train_jax(side, [s.params() for s in sides], seeds, epochs)
+        jax_seconds, before = time.perf_counter() - start, 0.0
+    start = time.perf_counter() - before
+
+    def kept() -> Any:
+        took = [jax_seconds, time.perf_counter() - start]
+        figures = {"losses": losses, "hits": hits, "accuracy": accuracy, "loss": loss}
+        return {n: np.array(a) for n, a in (figures | {"seconds": took}).items()}, {}
+
+    if work.found is None:
+        work.save(0, kept)
     with progress_bar(len(seeds), "seed", "torch") as bar:
-        for seed in seeds:
+        bar.update(len(loss))
+        for seed in seeds[len(loss) :]:
             shuffled = Examples(examples.source, examples.batch_size, 1000 + seed)
             run = TorchSide(torch_model(seed), shuffled, training=training, device=device).train(
                 epochs
@@ -199,6 +224,7 @@ def compare_seeds(
             accuracy.append(run.history.val("acc")[-1])
             loss.append(run.history.val("loss")[-1])
             bar.update()
+            work.save(len(loss), kept)
     n = losses.shape[1]
 
     def margin(scores: np.ndarray) -> float:

@@ -1,0 +1,51 @@
+"""Programs for devices that this machine needn't have: compiled ahead of time, run elsewhere."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_mlp import exact
+from jax_mlp.sharding import Shares
+from jax_mlp.training import Trainer
+
+
+def epoch(trainer: Trainer, model: Any, data: Any, devices: Sequence[Any]) -> jax.stages.Compiled:
+    """The very program that trainer.fit(model, data) runs for an epoch of training.
+
+    devices: described by jax.experimental.topologies, each batch is shared out over them. The
+    model stays as it is.
+    """
+    shares = Shares().over(devices)
+    assert shares.mesh is not None
+    everywhere = jax.NamedSharding(shares.mesh, jax.P())
+
+    def described(x: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=everywhere)
+
+    def instead(function: Callable, *args: Any) -> None:
+        if len(devices) > 1:
+            trainer.shares = shares
+        without = exact.integers_alone() if devices[0].platform == "tpu" else nullcontext()
+        with without:
+            lowered = jax.jit(function).lower(*jax.tree.map(described, args))
+        raise _Compiled(lowered.compile())
+
+    trainer.compile = instead  # type: ignore
+    try:
+        trainer.fit(model, data)
+    except _Compiled as found:
+        return found.program
+    finally:
+        del trainer.compile
+    raise ValueError(f"{type(data).__name__} gives batches one at a time: there is no whole epoch")
+
+
+class _Compiled(Exception):
+    """What fit wanted to run first."""
+
+    def __init__(self, program: jax.stages.Compiled) -> None:
+        super().__init__()
+        self.program = program

@@ -1,0 +1,1 @@
+"""The training epoch, compiled for devices that this machine lacks."""

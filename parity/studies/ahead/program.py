@@ -1,0 +1,126 @@
+"""What a compiled program does in a step of its loop, read from its text (XLA's HLO)."""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
+INSTRUCTION = re.compile(
+    r"^\s+(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<type>\(.*?\)|\S+) (?P<op>[a-z][\w\-]*)"
+    r"\((?P<rest>.*)$"
+)
+INNER = re.compile(r"(?:calls|body|condition|to_apply|computation)=%?([\w.\-]+)")
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+# These start nothing on the device: names, views, and what stands still.
+FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "after-all",
+        "partition-id", "replica-id", "opt-barrier"}  # fmt: skip
+TYPES = {"f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float16", "s8": "int8"}
+
+
+@dataclass(frozen=True)
+class Instruction:
+    name: str
+    type: str
+    op: str
+    operands: tuple[str, ...]
+    text: str
+
+    @property
+    def scalar(self) -> bool:
+        return "[]" in self.type and not self.type.startswith("(")
+
+
+@dataclass(frozen=True)
+class Step:
+    """Of the loop over the steps of an epoch. launches: operations on arrays, each a kernel on a
+    GPU. collectives, products: how many of each; a product is named by how it takes its operands.
+    held, near: bytes of arrays that lie there through the loop, and those of them in a TPU's vector
+    memory."""
+
+    launches: int
+    collectives: dict[str, int]
+    products: dict[str, int]
+    held: int
+    near: int
+
+
+class Program:
+    """computations: {name: its instructions}. platform: "tpu" or "cuda"."""
+
+    def __init__(self, text: str, platform: str) -> None:
+        self.platform = platform
+        self.computations: dict[str, list[Instruction]] = {}
+        current: list[Instruction] = []
+        for line in text.splitlines():
+            if head := COMPUTATION.match(line):
+                current = self.computations.setdefault(head[1], [])
+            elif found := INSTRUCTION.match(line):
+                inside = found["rest"].split(")", 1)[0]
+                operands = tuple(re.findall(r"%([\w.\-]+)", inside))
+                current.append(
+                    Instruction(found["name"], found["type"], found["op"], operands, line)
+                )
+
+    def step(self) -> Step | None:
+        """The loop that has most in it; None if there is no loop."""
+        loops = [i for body in self.computations.values() for i in body if i.op == "while"]
+        bodies = [re.findall(r"body=%?([\w.\-]+)", i.text)[0] for i in loops]
+        if not bodies:
+            return None
+        whole = max(bodies, key=lambda name: len(self._all(name)))
+        own, every = self.computations[whole], self._all(whole)
+        launched = [i for i in own if i.op not in FREE and not i.scalar]
+        carry = next(i for i in own if i.op == "parameter").type
+        return Step(
+            len(launched),
+            dict(Counter(i.op.removesuffix("-start") for i in every if _is_collective(i.op))),
+            self._products(whole),
+            _bytes(carry),
+            _bytes(carry, near=True),
+        )
+
+    def _all(self, name: str) -> list[Instruction]:
+        """The instructions of a computation, and of those that it calls."""
+        found: list[Instruction] = []
+        for instruction in self.computations.get(name, []):
+            found.append(instruction)
+            for inner in INNER.findall(instruction.text):
+                found += self._all(inner)
+        return found
+
+    def _products(self, name: str) -> dict[str, int]:
+        every = self._all(name)
+        types = {i.name: i.type.partition("[")[0] for i in every}
+        found: Counter[str] = Counter()
+        for i in every:
+            if i.op in ("dot", "convolution"):
+                kinds = {types.get(operand, "?") for operand in i.operands[:2]}
+                asked = re.search(r"operand_precision=\{(\w+)", i.text)
+                found[self._taken(kinds, asked[1] if asked else "default")] += 1
+        return dict(found)
+
+    def _taken(self, kinds: set[str], asked: str) -> str:
+        """How a product takes its operands. Source: JAX's documentation of lax.Precision."""
+        if kinds <= {"f32", "bf16"}:
+            short = "bfloat16" if self.platform == "tpu" else "TF32"
+            passes = {"highest": "float32", "high": f"{short} in three passes"}
+            return passes.get(asked, "bfloat16" if kinds == {"bf16"} else short)
+        return " x ".join(TYPES.get(kind, kind) for kind in sorted(kinds))
+
+
+def _is_collective(op: str) -> bool:
+    return op.removesuffix("-start") in COLLECTIVES
+
+
+def _bytes(type_: str, near: bool = False) -> int:
+    """Of the arrays of a type. near: only those in memory space 1, a TPU's VMEM."""
+    total = 0
+    for kind, shape, layout in re.findall(r"([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?", type_):
+        if near and "S(1)" not in layout:
+            continue
+        bits = re.search(r"\d+", kind)
+        size = int(bits[0]) / 8 if bits else 1
+        for n in filter(None, shape.split(",")):
+            size *= int(n)
+        total += int(size)
+    return total

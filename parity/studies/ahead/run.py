@@ -1,0 +1,178 @@
+"""The epoch that JAX's Trainer runs, compiled for a target. Nothing is run on it."""
+
+import importlib.metadata
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mlp_core.files import write_atomically, write_json
+from parity.config import CompileConfig
+from parity.exits import Refused
+from parity.studies.ahead.program import Program, Step
+from parity.studies.ahead.targets import Target
+from parity.studies.child import Child, ChildDied
+
+QUIET = {  # libtpu asks the machine what it is, and complains where it is none of its kind
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_HOST_BOUNDS": "1,1,1",
+    "TPU_CHIPS_PER_HOST_BOUNDS": "2,2,1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "JAX_ENABLE_COMPILATION_CACHE": "false",  # such a program is written, and can't be read
+}
+HEADER = ("target", "devices", "memory a device", "near", "launches a step",
+          "collectives a step", "products", "compiled")  # fmt: skip
+NOTE = (
+    "Compiled ahead of time; not run on any of these devices. Near: share of what the loop holds "
+    "that lies in a TPU's vector memory. Launches: operations on arrays in a step, each a kernel "
+    "on a GPU. Products: how the matrix units are asked to take their operands."
+)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """memory: bytes a device, arguments, results and temporaries; step: of the loop."""
+
+    target: str
+    kind: str
+    devices: int
+    memory: int
+    has: int
+    step: Step | None
+    seconds: float
+    versions: dict[str, str]
+    text: str = ""
+
+    @property
+    def fits(self) -> bool:
+        return self.memory <= self.has
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """One of a table under HEADER."""
+        share = self.memory / self.has
+        memory = f"{self.memory / 1e6:,.1f} MB, {share:.1%} of {self.has / 1e9:.0f} GB"
+        if not self.fits:
+            memory += ": TOO MUCH"
+        told: tuple[str, ...] = ("-",) * 4
+        if step := self.step:
+            near = f"{step.near / step.held:.0%}" if step.near else "-"
+            told = near, str(step.launches), _counted(step.collectives), _counted(step.products)
+        return self.target, str(self.devices), memory, *told, f"in {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True)
+class Failed:
+    target: str
+    why: str
+
+    fits = False
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        return self.target, *("-",) * 6, f"no: {self.why}"
+
+
+Outcome = Compiled | Failed
+
+
+def run(config: CompileConfig, tell: Callable[[str], None] = lambda _: None) -> Iterator[Outcome]:
+    """Each target in turn, in a process of its own: a compiler that dies takes nothing along.
+
+    Raises Refused for a target that is none.
+    """
+    targets = [Target.parsed(text) for text in config.target]
+    for target in targets:
+        if missing := target.missing():
+            yield Failed(str(target), missing)
+            continue
+        tell(f"compiling for {target} ...")
+        before = {name: os.environ.get(name) for name in QUIET}
+        os.environ.update(QUIET)
+        try:
+            with Child(f"{__name__}:compiled", config, target, on_told=lambda *_: None) as child:
+                yield child.result()
+        except ChildDied as error:
+            yield Failed(str(target), f"the compiler died: {error}")
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+
+
+def compiled(tell: Any, config: CompileConfig, target: Target) -> Outcome:
+    """The work of a child."""
+    import jax
+
+    import jax_mlp
+    from jax_mlp.ahead import epoch
+
+    devices = target.devices()
+    if config.devices > len(devices):
+        raise Refused(f"--devices {config.devices}: {target} has {len(devices)}")
+    data = jax_mlp.FashionMNIST(config.batch_size, data=config.data)
+    if config.model == "scratch":
+        model: Any = jax_mlp.MLPScratch(784, 10, config.hiddens, config.lr)
+    else:
+        model = jax_mlp.MLP(10, config.hiddens, config.lr)
+    trainer = jax_mlp.Trainer(1, arithmetic=config.arithmetic)
+    with jax.default_matmul_precision(None if config.precision == "default" else config.precision):
+        try:
+            start = time.perf_counter()
+            program = epoch(trainer, model, data, devices[: config.devices])
+            seconds = time.perf_counter() - start
+        except jax.errors.JaxRuntimeError as error:
+            return Failed(str(target), str(error).strip().splitlines()[0][:200])
+    used: Any = program.memory_analysis()
+    text = program.as_text() or ""
+    memory = sum(
+        getattr(used, f"{part}_size_in_bytes")
+        for part in ("argument", "output", "temp", "generated_code")
+    )
+    names = ("jax", "jaxlib", "flax", "libtpu", "jax-cuda13-plugin")
+    return Compiled(
+        str(target),
+        devices[0].device_kind,
+        config.devices,
+        memory - used.alias_size_in_bytes,
+        target.about.memory,
+        Program(text, target.about.platform).step(),
+        seconds,
+        {name: found for name in names if (found := _version(name))},
+        text,
+    )
+
+
+def write(outcomes: list[Outcome], config: CompileConfig, folder: Path) -> None:
+    """compile.json, compile.md, and the text of each program."""
+    found = []
+    for one in outcomes:
+        told = asdict(one)
+        if text := told.pop("text", ""):
+            write_atomically(folder / f"{one.target.replace(':', '-')}.txt", text.encode())
+        found.append(told)
+    write_json(folder / "compile.json", {"config": asdict(config), "targets": found})
+    write_atomically(folder / "compile.md", markdown(outcomes).encode())
+
+
+def markdown(outcomes: list[Outcome]) -> str:
+    """The table, and what it is not."""
+    rows = [HEADER, ("---",) * len(HEADER), *(one.row for one in outcomes)]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"{table}\n\n{NOTE}\n"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _counted(found: dict[str, int]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in found.items()) or "none"
