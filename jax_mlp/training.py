@@ -252,7 +252,9 @@ class Trainer(HyperParameters):
     ) -> Iterator[tuple[Any, Any, list[int]]]:
         """Parts of an epoch over arrays, a compiled call each."""
         order = loader.next_order()
-        size, transform, arrays = loader.schedule.batch_size, loader.transform, loader.arrays
+        size, transform = loader.schedule.batch_size, loader.transform
+        # One process's array on a device of its own is no array of a program of several.
+        arrays = loader.arrays if self.shares.processes == 1 else loader.host_arrays
         sizes = [len(order[i : i + size]) for i in range(0, len(order), size)]
         first = 0 if whole else self.keeper.within
         if not whole:

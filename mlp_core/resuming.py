@@ -84,6 +84,7 @@ class Keeper:
     """
 
     epoch = within = 0
+    writes = True  # of several processes, whose state is the same, the first one writes
 
     def __init__(self, trainer: Any, state: State, place: Checkpoints | None, stop: Stop) -> None:
         self.trainer, self.state, self.place, self.stop = trainer, state, place, stop
@@ -190,6 +191,8 @@ class Keeper:
 
     def _save(self, epoch: int, within: int) -> None:
         assert self.place is not None
+        if not self.writes:
+            return
         start, trainer = time.perf_counter(), self.trainer
         board = getattr(trainer.model, "board", None)
         curves = {
@@ -224,8 +227,10 @@ def keeping(trainer: Any, state: State, resume: bool | str | os.PathLike) -> Ite
     that file, or the newest in that folder. Raises CheckpointError.
     """
     place = trainer.checkpoint
-    if place is None:
-        keeper = Keeper(trainer, state, None, Stop())
+    another = getattr(getattr(trainer, "shares", None), "rank", 0) > 0
+    if place is None or another:
+        keeper = Keeper(trainer, state, place, Stop())
+        keeper.writes = not another
         _resumed(keeper, resume)
         yield keeper
         return
