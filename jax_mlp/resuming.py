@@ -32,7 +32,8 @@ class State:
 
     def restore(self, arrays: Arrays, facts: Facts) -> None:
         what = type(self.trainer.model).__name__
-        params, rest, self.trainer.opt_state = filled(self._tree(), arrays, what)
+        found = self.trainer.shares.everywhere(filled(self._tree(), arrays, what))
+        params, rest, self.trainer.opt_state = found
         nnx.update(self.trainer.model, params, rest)
 
     def loaders(self) -> tuple[Arrays, Facts]:

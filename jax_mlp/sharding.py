@@ -55,6 +55,7 @@ class Shares:
         """Raises DevicesError. devices: None takes all of connected processes, else the default
         device alone. num_gpus: of the book; accelerators, so many."""
         self.processes = connected_count()
+        self.rank = jax.process_index() if self.processes > 1 else 0
         self.mesh: jax.sharding.Mesh | None = None
         if num_gpus:
             found = jax.devices(default_device().platform)

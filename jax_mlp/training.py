@@ -23,7 +23,7 @@ from jax_mlp.step import Carry, State, Tape, pure_step, recording, split, watche
 from mlp_core import forked
 from mlp_core.arithmetic import NotReproducible, checked, in_force
 from mlp_core.attributes import Counter
-from mlp_core.checkpoint import CheckpointError, Checkpoints
+from mlp_core.checkpoint import Checkpoints
 from mlp_core.fashion_mnist import check_labels
 from mlp_core.history import Epoch, History, about, ends
 from mlp_core.limits import check_trainer
@@ -252,7 +252,9 @@ class Trainer(HyperParameters):
     ) -> Iterator[tuple[Any, Any, list[int]]]:
         """Parts of an epoch over arrays, a compiled call each."""
         order = loader.next_order()
-        size, transform, arrays = loader.schedule.batch_size, loader.transform, loader.arrays
+        size, transform = loader.schedule.batch_size, loader.transform
+        # One process's array on a device of its own is no array of a program of several.
+        arrays = loader.arrays if self.shares.processes == 1 else loader.host_arrays
         sizes = [len(order[i : i + size]) for i in range(0, len(order), size)]
         first = 0 if whole else self.keeper.within
         if not whole:
@@ -274,11 +276,6 @@ class Trainer(HyperParameters):
             compiled = self._compile(name, program, (carry, *given))
             yield *compiled(carry, *given), sizes
             return
-        if self.shares.processes > 1:
-            raise CheckpointError(
-                "several processes save, and go on, at the end of an epoch alone: leave out every, "
-                "or train in one process"
-            )
         full = len(order) // size
 
         def some(carry: Any, arrays: Any, order: Any, first: Any, last: Any) -> tuple[Any, Any]:

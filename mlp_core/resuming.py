@@ -90,6 +90,7 @@ class Keeper:
     """
 
     epoch = within = 0
+    several = False  # processes
 
     def __init__(self, trainer: Any, state: State, place: Checkpoints | None, stop: Stop) -> None:
         self.trainer, self.state, self.place, self.stop = trainer, state, place, stop
@@ -131,7 +132,11 @@ class Keeper:
         if self.place is None:
             return
         every = self.place.every
-        if self.stop.asked is not None or (every and self.trainer.train_batch_idx % every == 0):
+        due = bool(every) and self.trainer.train_batch_idx % every == 0
+        if self.several and not due:
+            return  # they agree where all of them come by
+        self._agree()
+        if due or self.stop.asked is not None:
             self._save(self.trainer.epoch, self.trainer.history.epochs[-1].steps)
         self.stop.raised()
 
@@ -139,9 +144,14 @@ class Keeper:
         """Called after an epoch and its validation. Ends the training if that was asked for."""
         if self.place is None:
             return
+        self._agree()
         self.epoch_begins()
         self._save(self.trainer.epoch + 1, 0)
         self.stop.raised()
+
+    def _agree(self) -> None:
+        """What any process was asked, all are."""
+        self.stop.asked = max(self.state.gathered(self.stop.asked or 0)) or None
 
     def resume(self, found: Checkpoint) -> None:
         """Put everything where the checkpoint left it. Raises CheckpointError, which names it."""
@@ -247,7 +257,8 @@ def keeping(trainer: Any, state: State, resume: bool | str | os.PathLike) -> Ite
 def _resumed(keeper: Keeper, resume: bool | str | os.PathLike) -> None:
     place = keeper.place
     found: Checkpoint | None
-    keeper.state.gathered(0)  # process 0 has finished what it wrote in a fit before this one
+    # Process 0 has finished what it wrote in a fit before this one, too.
+    keeper.several = len(keeper.state.gathered(0)) > 1
     if isinstance(resume, bool):
         if resume and place is None:
             raise CheckpointError("resume: expected Trainer(checkpoint=FOLDER), or resume=FILE")

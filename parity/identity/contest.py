@@ -31,21 +31,30 @@ class Contest:
         self, ours: JaxSide, theirs: TorchSide, inputs: Tree, targets: Tree, infer: bool
     ) -> None:
         self.ours, self.theirs, self.infer = ours, theirs, infer
-        size = rows_for(ours, inputs, targets, infer)
-        self.batches = list(_rows(inputs, targets, size))
-        self.inputs, self.targets = self.batches[0]
         self.params, self.state = ours.held()
         self.memory = {} if infer else ours.memory()
-        self.jaxpr, shapes = self.traced(ours, self.inputs, self.targets, infer)
+        self.jaxpr, shapes, size = self.traced(ours, inputs, targets, infer)
         self.structure = jax.tree.structure(shapes)
+        self.batches = list(_rows(inputs, targets, size))
+        self.inputs, self.targets = self.batches[0]
 
     @staticmethod
-    def traced(ours: JaxSide, inputs: Tree, targets: Tree, infer: bool) -> tuple[Any, Any]:
-        """(the jaxpr of a step, or of the outputs; shapes) for a few rows of a batch."""
-        inputs, targets = next(_rows(inputs, targets, rows_for(ours, inputs, targets, infer)))
-        closed, shapes = _traced(ours, inputs, targets, infer)
-        with ours._settings():
-            return on_one_device(closed), shapes
+    def traced(ours: JaxSide, inputs: Tree, targets: Tree, infer: bool) -> tuple[Any, Any, int]:
+        """(the jaxpr of a step, or of the outputs; shapes; rows) for a few rows of a batch: as many
+        as devices can share, where they must."""
+        failed: ModelFails | None = None
+        for size in (EXAMPLES, *FOR_DEVICES):
+            try:
+                closed, shapes = _traced(ours, *next(_rows(inputs, targets, size)), infer)
+            except ModelFails as error:
+                if "divi" not in str(error):
+                    raise
+                failed = failed or error
+                continue
+            with ours._settings():
+                return on_one_device(closed), shapes, size
+        assert failed is not None
+        raise failed
 
     def on_rows(self, number: int) -> None:
         """From now on, this few rows of the batch."""
@@ -152,21 +161,6 @@ def _traced(ours: JaxSide, inputs: Tree, targets: Tree, infer: bool) -> tuple[An
             return jax.make_jaxpr(ours.outputs, return_shape=True)(*given)
         given = params, state, ours.memory(), ours.repeated(inputs, targets)
         return jax.make_jaxpr(ours.taken, return_shape=True)(*given)
-
-
-def rows_for(ours: JaxSide, inputs: Tree, targets: Tree, infer: bool) -> int:
-    """How many rows are looked at: a few, and as many as devices can share where they must."""
-    failed: ModelFails | None = None
-    for size in (EXAMPLES, *FOR_DEVICES):
-        try:
-            _traced(ours, *next(_rows(inputs, targets, size)), infer)
-            return size
-        except ModelFails as error:
-            if "divi" not in str(error):
-                raise
-            failed = failed or error
-    assert failed is not None
-    raise failed
 
 
 def _rows(inputs: Tree, targets: Tree, size: int) -> Iterator[tuple[Tree, Tree]]:

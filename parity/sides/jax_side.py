@@ -250,7 +250,8 @@ class JaxSide(Keeper):
     def reproducible_epoch(self) -> Run:
         with jax.default_device(self.device):
             model = nnx.clone(self.model)
-            trainer = jax_mlp.Trainer(1, arithmetic="reproducible", processes=1, at_nan="ignore")
+            options: dict[str, Any] = {"at_nan": "ignore", "processes": 1}
+            trainer = jax_mlp.Trainer(1, arithmetic="reproducible", **options)
             history = trainer.fit(model, JaxData(self.examples.reproducible, flat=self._data.flat))
             return self._run(history, model)
 
@@ -400,7 +401,7 @@ class JaxSide(Keeper):
         self._kept.clear()
         self._evaluate.forget()
         for jitted in (self._pull_back, self._forward):
-            jitted.clear_cache()
+            jitted.clear_cache()  # type: ignore[attr-defined]
 
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:

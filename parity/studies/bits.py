@@ -160,8 +160,6 @@ def run(config: BitsConfig) -> Outcome:
     sides = SIDES if config.side == "both" else (config.side,)
     if config.devices > 1 and "jax" not in sides:
         raise Refused("--devices simulates devices of JAX, and --side torch leaves JAX out")
-    if config.processes > 1 and len(sides) > 1:
-        raise Refused("--processes needs --side jax or --side torch: one framework connects them")
     if config.locate and len(sides) < 2:
         raise Refused("--locate compares two sides: --side both")
     for side in sides:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 
 from mlp_core.processes import ProcessesError, launched
-from parity.exits import USAGE
+from parity.exits import USAGE, Refused
 
 
 @contextlib.contextmanager
@@ -15,7 +15,7 @@ def together(side: str, count: int) -> Iterator[bool]:
     """While it lasts, `count` processes of a side train as one; gives whether this one, the first,
     tells and writes what was found.
 
-    Raises ProcessesError for another number than was launched.
+    Raises ProcessesError for another number than was launched, Refused for both sides.
     """
     if count == 1:
         if (found := launched()) > 1:
@@ -25,6 +25,8 @@ def together(side: str, count: int) -> Iterator[bool]:
             )
         yield True
         return
+    if side == "both":
+        raise Refused("--processes needs --side jax or --side torch: one framework connects them")
     entered = False
     try:
         with importlib.import_module(f"{side}_mlp.processes").connected(count) as here:

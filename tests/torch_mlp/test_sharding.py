@@ -39,10 +39,11 @@ class Blobs(d2l.DataModule):
         rows = slice(0, 70) if train else slice(70, None)
         return torch.utils.data.DataLoader(Rows(X[rows], y[rows]), 23, shuffle=train)
 
-def trained(arithmetic, kind=d2l.Trainer):
+def trained(arithmetic, kind=d2l.Trainer, **options):
     model = d2l.MLPScratch(6, 3, [4], lr=0.1, sigma=1)
-    trainer = kind(2, arithmetic=arithmetic, gradient_clip_val=0.5)
-    history = trainer.fit(model, Blobs())
+    resume = options.pop("resume", False)
+    trainer = kind(2, arithmetic=arithmetic, gradient_clip_val=0.5, **options)
+    history = trainer.fit(model, Blobs(), resume=resume)
     weights = [p.tolist() for p in model.parameters()]
     return {"losses": history.train_loss, "val": history.epochs[-1].val, "weights": weights,
             "samples": history.epochs[0].samples}
@@ -116,6 +117,41 @@ def test_processes_train_as_one_and_end_when_one_is_killed(alone, count):
             assert found["read"] == 2 * (sum(each) + -(-20 // count))
         if rank != 1:
             assert seconds < 30 and "has lost another one" in last[0]
+
+
+KILLED = (
+    DATA
+    + """
+import json, os, signal, sys
+from mlp_core.checkpoint import Checkpoints
+from mlp_core.processes import ProcessesError
+from torch_mlp.processes import connected
+
+class Dying(d2l.Trainer):
+    def clip_gradients(self, *args):
+        if self.train_batch_idx == 6 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().clip_gradients(*args)
+
+again, place = sys.argv[1] == "again", Checkpoints(sys.argv[2], every=1)
+try:
+    with connected(2):
+        torch.manual_seed(0)
+        kind = d2l.Trainer if again else Dying
+        print(json.dumps(trained("reproducible", kind, checkpoint=place, resume=again)))
+except ProcessesError as error:
+    print(json.dumps(str(error)))
+"""
+)
+
+
+@pytest.mark.slow
+def test_a_relaunch_after_one_was_killed_goes_on_to_the_same_bits(alone, tmp_path):
+    first, second = together(KILLED, 2, "anew", tmp_path)
+    assert "has lost another one" in first[1] and second[0] == -signal.SIGKILL
+    for code, out, err, _ in together(KILLED, 2, "again", tmp_path):
+        assert code == 0, err
+        assert json.loads(out) == alone["reproducible"]
 
 
 def test_more_processes_than_are_connected_are_refused():
