@@ -5,6 +5,7 @@ import io
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,5 +45,5 @@ def loaded_onnx(content: bytes) -> tuple[str, Callable[[np.ndarray], np.ndarray]
         return "onnxruntime", lambda X: session.run(None, {"X": X})[0]
     from onnx.reference import ReferenceEvaluator
 
-    evaluator = ReferenceEvaluator(content)
+    evaluator: Any = ReferenceEvaluator(content)
     return "onnx's evaluator", lambda X: evaluator.run(None, {"X": X})[0]
