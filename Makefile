@@ -28,7 +28,7 @@ lint: .venv/linters
 	$(BIN)/mypy
 
 docs: .venv/docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 	@echo "Site: site/index.html"
 
 # The stamps are written last, so that an interrupted installation is taken up again.

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 Params = dict[str, Any]
 
 SMALL = {"vocab_size": 50, "n_positions": 8, "n_embd": 32, "n_layer": 2, "n_head": 4}
+SMALL |= {"bos_token_id": 0, "eos_token_id": 0}
 FULL = {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12}
 
 

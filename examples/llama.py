@@ -140,13 +140,10 @@ OPTIONS = {
     "optimizer": (lambda p: torch.optim.AdamW(p, 1e-3), optax.adamw(1e-3, weight_decay=0.01)),
 }
 ERRORS = {
-    "values turned too": (
-        "q, k = turned(q, angles), turned(k, angles)",
-        "q, k, v = turned(q, angles), turned(k, angles), turned(v, angles)",
+    "gate and up swapped": (
+        "nnx.silu(self.gate(X)) * self.up(X)",
+        "self.gate(X) * nnx.silu(self.up(X))",
     ),
     "turned the other way": ("first * cos - second * sin", "first * cos + second * sin"),
-    "queries share keys at a distance": (
-        "q.reshape(batch, length, k.shape[2], -1, size)",
-        "q.reshape(batch, length, -1, k.shape[2], size).swapaxes(2, 3)",
-    ),
+    "not causal": ("jnp.where(seen, scores, -jnp.inf)", "scores"),
 }

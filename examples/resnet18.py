@@ -5,7 +5,7 @@ Torch's rule: the running variance is that over n - 1, which Flax's own doesn't 
 2015; Ioffe and Szegedy 2015.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,19 +16,30 @@ import torch
 from flax import nnx
 from jaxtyping import Array, Float
 
-WIDTHS = (64, 128, 256, 512)
-SMALL, FULL = (1, 1, 1, 1), (2, 2, 2, 2)  # blocks of each width
+FULL = {"widths": (64, 128, 256, 512), "counts": (2, 2, 2, 2)}
+SMALL = {"widths": (4, 8, 16, 32), "counts": (1, 1, 1, 1)}
 CLASSES = 10
 
 
 def torch_model(full: bool) -> torch.nn.Module:
-    from torchvision.models.resnet import BasicBlock, ResNet
+    from torchvision.models import resnet
 
-    return ResNet(BasicBlock, [*(FULL if full else SMALL)], num_classes=CLASSES)
+    if full:
+        return resnet.resnet18(num_classes=CLASSES)
+
+    class Narrow(resnet.ResNet):  # torchvision's own has no argument for it
+        def _make_layer(self, block: Any, planes: int, *rest: Any, **how: Any) -> Any:
+            self.inplanes = 4 if planes == 64 else self.inplanes
+            return super()._make_layer(block, planes // 16, *rest, **how)
+
+    model = Narrow(resnet.BasicBlock, [*SMALL["counts"]])
+    model.conv1, model.bn1 = torch.nn.Conv2d(3, 4, 7, 2, 3, bias=False), torch.nn.BatchNorm2d(4)
+    model.fc = torch.nn.Linear(32, CLASSES)
+    return model
 
 
 def jax_model(full: bool) -> nnx.Module:
-    return ResNet(FULL if full else SMALL, rngs=nnx.Rngs(0))
+    return ResNet(**(FULL if full else SMALL), rngs=nnx.Rngs(0))
 
 
 class BatchNorm(nnx.Module):
@@ -71,9 +82,11 @@ class Block(nnx.Module):
     def __init__(self, inputs: int, width: int, stride: int, *, rngs: nnx.Rngs) -> None:
         self.conv1, self.norm1 = conv(inputs, width, 3, stride, rngs), BatchNorm(width)
         self.conv2, self.norm2 = conv(width, width, 3, 1, rngs), BatchNorm(width)
-        self.around: nnx.Module | None = None
-        if stride != 1:
-            self.around = nnx.Sequential(conv(inputs, width, 1, stride, rngs), BatchNorm(width))
+        self.around = (
+            nnx.Sequential(conv(inputs, width, 1, stride, rngs), BatchNorm(width))
+            if stride != 1
+            else None
+        )
 
     def __call__(self, X: Float[Array, "batch height width channels"]) -> jax.Array:
         H = self.norm2(self.conv2(nnx.relu(self.norm1(self.conv1(X)))))
@@ -81,12 +94,12 @@ class Block(nnx.Module):
 
 
 class ResNet(nnx.Module):
-    def __init__(self, counts: Iterable[int], *, rngs: nnx.Rngs) -> None:
-        self.conv, self.norm = conv(3, WIDTHS[0], 7, 2, rngs), BatchNorm(WIDTHS[0])
-        blocks, inputs = [], WIDTHS[0]
-        for width, count in zip(WIDTHS, counts, strict=True):
+    def __init__(self, widths: Sequence[int], counts: Sequence[int], *, rngs: nnx.Rngs) -> None:
+        self.conv, self.norm = conv(3, widths[0], 7, 2, rngs), BatchNorm(widths[0])
+        blocks, inputs = [], widths[0]
+        for width, count in zip(widths, counts, strict=True):
             for i in range(count):
-                stride = 2 if i == 0 and width != WIDTHS[0] else 1
+                stride = 2 if i == 0 and width != widths[0] else 1
                 blocks.append(Block(inputs, width, stride, rngs=rngs))
                 inputs = width
         self.blocks = nnx.List(blocks)
@@ -140,7 +153,7 @@ OPTIONS = {
     "optimizer": (lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), optax.sgd(0.1, momentum=0.9)),
 }
 ERRORS = {
-    "padded as SAME": ("padding=size // 2", 'padding="SAME"'),
+    "pooled as SAME": ("padding=((1, 1), (1, 1))", 'padding="SAME"'),
     "momentum .99": ("0.9 * self.var[...] + 0.1 * var", "0.99 * self.var[...] + 0.01 * var"),
     "epsilon 1e-6": ("var + 1e-5", "var + 1e-6"),
 }

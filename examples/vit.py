@@ -142,10 +142,7 @@ OPTIONS = {
     "optimizer": (lambda p: torch.optim.AdamW(p, 1e-3), optax.adamw(1e-3, weight_decay=0.01)),
 }
 ERRORS = {
-    "heads before q, k and v": (
-        "jnp.split(self.qkv(H), 3, axis=-1)",
-        "jnp.moveaxis(self.qkv(H).reshape(*H.shape[:2], -1, 3), -1, 0)",
-    ),
+    "class token last": ("[token, H]", "[H, token]"),
     "tanh's gelu": ("approximate=False", "approximate=True"),
     "mean over all tokens": ("self.norm(H)[:, 0]", "self.norm(H).mean(1)"),
 }

@@ -106,6 +106,15 @@ class History:
             return write_atomically(path, self._csv().encode())
         raise ValueError(f"{path}: expected a name that ends in .json or .csv")
 
+    def track(self, target: str, name: str = "") -> None:
+        """Hand the run to "tensorboard:FOLDER", "wandb:PROJECT" or "mlflow:EXPERIMENT".
+
+        name: what it is called there. Raises TrackerError where the library isn't installed.
+        """
+        from mlp_core import trackers
+
+        trackers.send(self, target, name)
+
     @classmethod
     def load(cls, path: str | os.PathLike) -> "History":
         """Read what `save` wrote as JSON. Raises ValueError for anything else."""

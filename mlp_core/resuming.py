@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -140,7 +141,7 @@ class Keeper:
         """Put everything where the checkpoint left it. Raises CheckpointError, which names it."""
         where, trainer = found.path, self.trainer
         with told(where):
-            check_same(self.settings(), found.facts["settings"], where)
+            check_same(self.settings, found.facts["settings"], where)
             epoch, within = (_count(found.facts, name) for name in ("epoch", "within"))
             if epoch + (within > 0) > trainer.max_epochs:
                 raise CheckpointError(
@@ -170,8 +171,9 @@ class Keeper:
             setattr(board, name, {label: [Point(*p) for p in line] for label, line in found_points})
         trainer.bar.update(found.step)
 
+    @cached_property
     def settings(self) -> Facts:
-        """What must be the same when the run goes on."""
+        """What must be the same when the run goes on. Of the data a hash, which takes a while."""
         about, trainer = self.trainer.history.about, self.trainer
         chosen = {k: v for k, v in about["hyperparameters"].items() if k not in FREE}
         own: Facts = {"side": about["side"], "model": about["model"], **chosen}
@@ -199,7 +201,7 @@ class Keeper:
         arrays |= _under("now", self._now())
         arrays["history/train_loss"] = np.array(trainer.history.train_loss, np.float64)
         facts = {
-            "settings": self.settings(),
+            "settings": self.settings,
             "epoch": epoch,
             "within": within,
             "val_batch_idx": trainer.val_batch_idx,
@@ -209,8 +211,8 @@ class Keeper:
             "board": packed(curves, _nothing),
             "resumed": trainer.history.about.get("resumed", []),
         }
-        self.place.write(Checkpoint(trainer.train_batch_idx, arrays, facts))
         self.place.seconds += time.perf_counter() - start
+        self.place.start(Checkpoint(trainer.train_batch_idx, arrays, facts))
 
 
 @contextlib.contextmanager

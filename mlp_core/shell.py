@@ -105,7 +105,7 @@ class ProgressBoard(HyperParameters):
         self.data: dict[str, list[Point]] = {}
         self._shown: Any = None  # the output of the running cell that holds the picture
         self._resume = 0.0  # when drawing again costs no more than a twentieth
-        self._is_behind = False
+        self._drawing: Any = None
 
     def draw(self, x: float | int, y: float | int, label: str, every_n: int = 1) -> None:
         """Add the value y at x to the curve `label`; redraw when `every_n` values make a point."""
@@ -116,17 +116,21 @@ class ProgressBoard(HyperParameters):
             return
         line.append(Point(*(sum(values) / len(pending) for values in zip(*pending, strict=True))))
         pending.clear()
-        if self.display and in_notebook():
-            self._is_behind = True
-            if time.perf_counter() >= self._resume:
-                self._redraw()
+        if self.display and in_notebook() and time.perf_counter() >= self._resume:
+            self._redraw()
 
-    def _redraw(self) -> None:
+    def _redraw(self, last: bool = False) -> None:
+        from base64 import b64encode
+
         from IPython import display, get_ipython
+
+        from mlp_core.drawing import Drawing
 
         first = self._shown is None
         start = time.perf_counter()
-        picture = {"image/png": self._picture(), "text/plain": "<ProgressBoard>"}
+        self._drawing = self._drawing or Drawing(self)
+        png = b64encode(self._drawing.png(self.data, last)).decode()
+        picture = {"image/png": png, "text/plain": "<ProgressBoard>"}
         width = {"image/png": {"width": int(100 * self.figsize[0])}}
         if first:
             self._shown = display.display(picture, metadata=width, raw=True, display_id=True)
@@ -136,40 +140,14 @@ class ProgressBoard(HyperParameters):
         now = time.perf_counter()
         # The first time has matplotlib's import in it.
         self._resume = now if first else now + 19 * (now - start)
-        self._is_behind = False
 
     def _end_of_cell(self, result: Any = None) -> None:
-        """Draw what was left out; what comes in a later cell has a picture there."""
+        """Draw all that there is; what comes in a later cell has a picture there."""
         from IPython import get_ipython
 
-        if self._is_behind:
-            self._redraw()
         get_ipython().events.unregister("post_run_cell", self._end_of_cell)
+        self._redraw(last=True)
         self._shown, self._resume = None, 0.0
-
-    def _picture(self) -> str:
-        """PNG of all curves, in base64. Not pyplot's figure, which would be shown a second time."""
-        import base64
-        import io
-
-        from matplotlib.figure import Figure
-
-        if self.fig is None:
-            self.fig = self.axes.figure if self.axes else Figure(self.figsize, layout="constrained")
-        axes = self.axes or self.fig.gca()
-        axes.cla()
-        styles = zip(self.data.items(), self.ls, self.colors, strict=False)
-        for (label, line), ls, color in styles:
-            axes.plot([p.x for p in line], [p.y for p in line], ls=ls, color=color, label=label)
-        axes.set(xlabel=self.xlabel, ylabel=self.ylabel, xscale=self.xscale, yscale=self.yscale)
-        if self.xlim:
-            axes.set_xlim(self.xlim)
-        if self.ylim:
-            axes.set_ylim(self.ylim)
-        axes.legend()
-        png = io.BytesIO()
-        self.fig.savefig(png, format="png", dpi=144, pil_kwargs={"compress_level": 1})
-        return base64.b64encode(png.getvalue()).decode()
 
 
 def in_notebook() -> bool:

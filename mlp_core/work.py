@@ -37,7 +37,7 @@ class Work:
             return
         arrays, facts = held()
         settings = {"settings": self.settings}
-        self.place.write(Checkpoint(step, arrays, plain(facts) | settings))
+        self.place.start(Checkpoint(step, arrays, plain(facts) | settings))
         self.stop.raised()
 
 

@@ -39,6 +39,7 @@ def check(
     mode: Literal["train", "eval"] | None = None,
     known: Iterable[Sequence[str]] = (),
     initial: tuple[Callable[[int], Any], Callable[[int], Any]] | None = None,
+    gradient: Callable[..., Any] | None = None,
     accumulate: int = 1,
     epochs: int = defaults.EPOCHS,
     batch_size: int = defaults.BATCH_SIZE,
@@ -76,6 +77,8 @@ def check(
     known: (level, leaf, reason) of differences that are accepted; level "*" is any, leaf a part of
     the compared leaf's name.
     initial: (seed -> a new Torch model, seed -> a new JAX model), to compare initial weights.
+    gradient: JAX's own (params, *inputs, targets) -> (loss, gradients like params), for instance a
+    step over devices under shard_map; of a (function, params) alone. None: jax.grad of the loss.
     levels: those to climb, or their names: ("logits", "step").
     epochs: length of the training curves. certify: whether every step of them is judged by its own
     rounding bound. device: "cpu", "cuda" or "tpu", where both compute, but Torch on the CPU beside
@@ -109,6 +112,7 @@ def check(
         state=state,
         known=tuple(_known(difference) for difference in known),
         initial=initial,
+        gradient=gradient,
         epochs=epochs,
         certify=certify,
         device=device,

@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -80,6 +81,7 @@ def run_train(config: TrainConfig) -> int:
     side = importlib.import_module(f"{config.side}_mlp")
     checkpoint = importlib.import_module(f"{config.side}_mlp.checkpoint")
     exits.folder(config.out)
+    _check_trackers(config.track)
     side.manual_seed(config.seed)
     if config.devices > 1:
         if config.side == "torch":
@@ -144,7 +146,29 @@ def _train(
             f"the training has diverged: the loss is not finite{since}; {lost}results: {config.out}"
         )
     print(f"Weights, history and curve: {config.out}")
+    for target in config.track:
+        try:
+            history.track(target)
+        except Exception as error:  # whatever a tracker has to say, the run itself is kept
+            said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            raise exits.Refused(
+                f"--track {target}: failed: {said}; history: {config.out}"
+            ) from None
+        print(f"Tracked: {target}")
     return code
+
+
+def _check_trackers(targets: Sequence[str]) -> None:
+    """Refuse a tracker that can't be reached before the training, and not after it."""
+    from mlp_core import trackers
+
+    for target in targets:
+        try:
+            kind, where = trackers.check(target)
+        except trackers.TrackerError as error:
+            raise exits.Refused(f"--{error}") from None
+        if kind == "tensorboard":
+            exits.folder(Path(where), "--track")
 
 
 def run_prove(config: ProveConfig) -> int:

@@ -82,7 +82,9 @@ class Training:
     model's own, else cross-entropy for integer targets. optimizer: (Torch's: parameters ->
     torch.optim.Optimizer, or (Optimizer, LRScheduler); JAX's: an optax transformation); None: the
     model's own, else plain SGD at rate lr. accumulate: batches whose gradients make one step.
-    mode: "train" or "eval"; None: as the models are given.
+    mode: "train" or "eval"; None: as the models are given. gradient: JAX's own
+    (parameters, *inputs, targets) -> (loss, gradients like the parameters), as a step over devices
+    computes them; None: jax.grad of the loss.
     """
 
     loss: Loss = None
@@ -91,6 +93,7 @@ class Training:
     accumulate: int = 1
     mode: Literal["train", "eval"] | None = None
     infer: bool = False  # no targets: outputs alone are compared
+    gradient: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.loss, str) and self.loss not in LOSSES:

@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 
+from parity.device import NAMES, DeviceMissing
+
 MARKER = "parity(levels=..., device=...): what the fixture `parity` asks in this test, and where"
-DEVICES = ("cpu",)
 SLOWEST = 3  # named in the summary
 OURS = {"mlp_core", "jax_mlp", "torch_mlp", "parity"}
 # Whose frames may lie above a line of the user's; the last two check types, where that is asked.
@@ -104,14 +105,21 @@ def parity(request: pytest.FixtureRequest) -> Callable[..., Any]:
         name = item.nodeid if not count else f"{item.nodeid} ({count + 1})"
         told = {"pair": name, "verdict": "REFUSED", "seconds": 0.0}
         item.user_properties.append((KEY, told))
+        missing = ""
         try:
             verdict = check(one, other, data, **options)
+        except DeviceMissing as error:
+            told["verdict"], missing = "skipped", str(error)
         except Exception as error:
             if PARTS_FOLDER in config.stash:
                 _keep((name, f"{type(error).__name__}: {error}"), config.stash[PARTS_FOLDER])
             raise _shown(error) from error.__cause__
         finally:
             told["seconds"] = time.perf_counter() - start
+        if missing:  # no agreement, and no fault of the models: the page says so
+            if PARTS_FOLDER in config.stash:
+                _keep((name, missing, "skipped"), config.stash[PARTS_FOLDER])
+            pytest.skip(missing)
         told["verdict"] = verdict.word
         if PARTS_FOLDER in config.stash:
             _keep(replace(verdict, pair=name), config.stash[PARTS_FOLDER])
@@ -136,9 +144,9 @@ def _asked(item: pytest.Item, **options: Any) -> dict[str, Any]:
                 "all else goes into the call of the fixture"
             )
         options = dict(marker.kwargs) | options
-    if (device := options.get("device", "cpu")) not in DEVICES:
-        there = " or ".join(f'"{name}"' for name in DEVICES)
-        raise ValueError(f'parity: device="{device}", expected {there}: there is no other yet')
+    if (device := options.get("device")) not in (None, *NAMES):
+        there = " or ".join(f'"{name}"' for name in NAMES)
+        raise ValueError(f"parity: device={device!r}, expected {there}")
     return options
 
 
@@ -182,7 +190,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     from parity.report.report import Report
 
     parts = [pickle.loads(file.read_bytes()) for file in files]
-    refused: dict[str, str] = dict(part for part in parts if isinstance(part, tuple))
+    said = [part for part in parts if isinstance(part, tuple)]
+    refused = {part[0]: part[1] for part in said if len(part) == 2}
+    skipped = {part[0]: part[1] for part in said if len(part) == 3}
     verdicts = tuple(part for part in parts if not isinstance(part, tuple))
     # A test that failed before it compared, or with its worker, has no part.
     failed = f"{session.testsfailed or 'no'} test" + "s" * (session.testsfailed != 1)
@@ -193,7 +203,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     }
     seconds = time.perf_counter() - config.stash[START]
     try:
-        Report(verdicts, about, seconds, refused=refused).write(config.stash[FOLDER])
+        Report(verdicts, about, seconds, refused=refused, skipped=skipped).write(
+            config.stash[FOLDER]
+        )
         config.stash[PAGE] = f"page: {config.stash[FOLDER] / 'index.html'}"
     except OSError as error:  # what the tests found is told all the same
         config.stash[PAGE] = f"no page: {error.filename}: {error.strerror}"

@@ -58,7 +58,8 @@ def on_files(files: Files, config: Any) -> Files:
             File.generated(config, f"reference/{package}.md", content=reference(package, modules))
         )
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        files.append(File.generated(config, f"notebooks/{path.name}", abs_src_path=str(path)))
+        name = path.relative_to(ROOT).as_posix()
+        files.append(File(name, str(ROOT), config.site_dir, config.use_directory_urls))
     return files
 
 

@@ -33,8 +33,9 @@ class Shares:
     One process: nothing is cut.
     """
 
-    def __init__(self, native: bool = True) -> None:
-        self.count, self.native = connected_count(), native
+    def __init__(self, native: bool = True, alone: bool = False) -> None:
+        """alone: this process trains by itself, whatever is connected."""
+        self.count, self.native = 1 if alone else connected_count(), native
         self.rank = dist.get_rank() if self.count > 1 else 0
         self._step: Callable[[Any], Any] | None = None  # training_step of several processes
         self._own = self._size = 0  # rows of the batch at hand: this process's, all

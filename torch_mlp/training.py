@@ -140,8 +140,7 @@ class Trainer(HyperParameters):
         gone.
         """
         forked.refuse(type(self).__name__)
-        self.shares = Shares(native=in_force(model, self) == "native")
-        check_processes(self.processes, self.shares.count)
+        self.shares = self.make_shares(model)
         self.prepare_data(data)
         self.prepare_model(model)
         self.shares.prepare(model, self.compile)
@@ -171,6 +170,12 @@ class Trainer(HyperParameters):
                 self.history.interrupted = True
                 raise
         return self.history
+
+    def make_shares(self, model: Any) -> Shares:
+        """How batches are cut over processes. Raises ProcessesError for copies not connected."""
+        shares = Shares(native=in_force(model, self) == "native")
+        check_processes(self.processes, shares.count)
+        return shares
 
     def fit_epoch(self) -> None:
         """All training batches, then all validation batches."""

@@ -24,6 +24,8 @@ class TrainConfig(AnyPerceptron, Checkpointed):
     torchrun --nproc-per-node 2 -m parity.cli train --side torch --processes 2
 
     mlp-parity train --epochs 100 --checkpoint runs/long/checkpoints --resume --out runs/long
+
+    mlp-parity train --side torch --track tensorboard:runs/torch
     """
 
     side: Literal["jax", "torch"] = "jax"
@@ -42,3 +44,6 @@ class TrainConfig(AnyPerceptron, Checkpointed):
     """What a loss that isn't finite does: the exit code is 2, at the end or after that epoch."""
     out: Path = Path("runs/latest")
     """Folder for weights.safetensors, history.json, history.csv, curve.png, run.json."""
+    track: tuple[str, ...] = ()
+    """Trackers that get the run when it is over: tensorboard:FOLDER, wandb:PROJECT,
+    mlflow:EXPERIMENT."""

@@ -11,12 +11,15 @@ from parity.identity.field import Algebra, BadDraw, Field, Unclean
 from parity.identity.jax_graph import JaxGraph
 from parity.identity.lines import Lines
 from parity.identity.torch_step import Fields, Given, TorchSteps
+from parity.rounding.devices import on_one_device
 from parity.sides.jax_side import JaxSide
+from parity.sides.side import ModelFails
 from parity.sides.torch_side import TorchSide
 from parity.trees import Tree, leaves, mapped
 
 EXAMPLES = 3
 TURNS = 200  # draws of what roots are taken of
+FOR_DEVICES = (4, 6, 8, 16, 32)  # where 3 rows can't be cut into a part for each
 Seen = list[tuple[str, dict[str, Any], dict[str, Any]]]  # (where, JAX's results, Torch's)
 BothLines = tuple[Lines | None, Lines | None]
 
@@ -28,7 +31,8 @@ class Contest:
         self, ours: JaxSide, theirs: TorchSide, inputs: Tree, targets: Tree, infer: bool
     ) -> None:
         self.ours, self.theirs, self.infer = ours, theirs, infer
-        self.batches = list(_rows(inputs, targets))
+        size = rows_for(ours, inputs, targets, infer)
+        self.batches = list(_rows(inputs, targets, size))
         self.inputs, self.targets = self.batches[0]
         self.params, self.state = ours.held()
         self.memory = {} if infer else ours.memory()
@@ -38,14 +42,10 @@ class Contest:
     @staticmethod
     def traced(ours: JaxSide, inputs: Tree, targets: Tree, infer: bool) -> tuple[Any, Any]:
         """(the jaxpr of a step, or of the outputs; shapes) for a few rows of a batch."""
-        inputs, targets = next(_rows(inputs, targets))
-        params, state = ours.held()
+        inputs, targets = next(_rows(inputs, targets, rows_for(ours, inputs, targets, infer)))
+        closed, shapes = _traced(ours, inputs, targets, infer)
         with ours._settings():
-            if infer:
-                given: Any = params, state, ours.typed(inputs)
-                return jax.make_jaxpr(ours.outputs, return_shape=True)(*given)
-            given = params, state, ours.memory(), ours.repeated(inputs, targets)
-            return jax.make_jaxpr(ours.taken, return_shape=True)(*given)
+            return on_one_device(closed), shapes
 
     def on_rows(self, number: int) -> None:
         """From now on, this few rows of the batch."""
@@ -144,10 +144,35 @@ class Contest:
         return found
 
 
-def _rows(inputs: Tree, targets: Tree) -> Iterator[tuple[Tree, Tree]]:
+def _traced(ours: JaxSide, inputs: Tree, targets: Tree, infer: bool) -> tuple[Any, Any]:
+    params, state = ours.held()
+    with ours._settings():
+        if infer:
+            given: Any = params, state, ours.typed(inputs)
+            return jax.make_jaxpr(ours.outputs, return_shape=True)(*given)
+        given = params, state, ours.memory(), ours.repeated(inputs, targets)
+        return jax.make_jaxpr(ours.taken, return_shape=True)(*given)
+
+
+def rows_for(ours: JaxSide, inputs: Tree, targets: Tree, infer: bool) -> int:
+    """How many rows are looked at: a few, and as many as devices can share where they must."""
+    failed: ModelFails | None = None
+    for size in (EXAMPLES, *FOR_DEVICES):
+        try:
+            _traced(ours, *next(_rows(inputs, targets, size)), infer)
+            return size
+        except ModelFails as error:
+            if "divi" not in str(error):
+                raise
+            failed = failed or error
+    assert failed is not None
+    raise failed
+
+
+def _rows(inputs: Tree, targets: Tree, size: int) -> Iterator[tuple[Tree, Tree]]:
     """Batches of a few rows; together the first ones, and then such as bring new labels."""
     count = len(next(iter(leaves((inputs, targets)).values())))
-    size = min(EXAMPLES, count)
+    size = min(size, count)
     for start in range(0, min(count - size + 1, 4 * size), size):
         yield (
             mapped(lambda x: x[start : start + size], inputs),  # noqa: B023

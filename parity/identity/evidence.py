@@ -94,11 +94,11 @@ class Tally:
 @dataclass
 class Evidence:
     """Of all outputs. bits: all primes are above 2^bits. ways: of each comparison, in how many
-    draws some element of it was below 0, was 0, and was above."""
+    draws some element of it was below 0, was 0, and was above; None where a law tells."""
 
     bits: int
     tallies: dict[tuple[str, str], Tally] = field(default_factory=dict)
-    ways: list[list[int]] = field(default_factory=list)
+    ways: list[list[int] | None] = field(default_factory=list)
     degree: int = 1
     draws: int = 0
 
@@ -109,15 +109,19 @@ class Evidence:
             self.degree = max(self.degree, one.degree)
             old = self.tallies.get((one.where, one.name))
             if old is None or one.fixed:
-                start = (None, None) if one.fixed else (one.agreed.astype(int), one.differs)
-                self.tallies[one.where, one.name] = Tally(one, *start, set(one.why))
+                agreed = None if one.fixed else one.agreed.astype(int)
+                self.tallies[one.where, one.name] = Tally(one, agreed, one.differs, set(one.why))
             elif not old.first.fixed:
                 old.agreed, old.differs = old.agreed + one.agreed, old.differs | one.differs
                 old.why |= one.why
         for i, went in enumerate(of.ways):
             if i == len(self.ways):
                 self.ways.append([0, 0, 0])
-            self.ways[i] = [n + met for n, met in zip(self.ways[i], went, strict=True)]
+            before = self.ways[i]
+            if went is None or before is None:
+                self.ways[i] = None
+            else:
+                self.ways[i] = [n + m for n, m in zip(before, went, strict=True)]
 
     @property
     def assumed(self) -> bool:
@@ -137,7 +141,7 @@ class Evidence:
     def chance(self) -> float:
         """Bits of the probability that what differs agreed so often."""
         degree = ASSUMED if self.assumed else self.degree
-        return self.need * (self.bits - (degree - 1).bit_length())
+        return float(self.need * (self.bits - (degree - 1).bit_length()))
 
     def answers(self) -> list[Answer]:
         """Of each output, that which says most against it; of comparisons, if any took one way
@@ -159,7 +163,8 @@ class Evidence:
     def one_way(self) -> int:
         """Comparisons that went some way in too few draws; of what is always 0 there is one way."""
         never = [0, self.draws, 0]
-        return sum(sorted(ways)[1] < self.need for ways in self.ways if ways != never)
+        unknown = [ways for ways in self.ways if ways is not None and ways != never]
+        return sum(sorted(ways)[1] < self.need for ways in unknown)
 
     @property
     def lacking(self) -> list[Tally]:

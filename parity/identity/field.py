@@ -94,7 +94,7 @@ class Algebra:
     kept: list[Any] = field(default_factory=list)  # what was drawn in each step
     kept_before: list[Any] = field(default_factory=list)  # to be drawn again
     degrees: Degrees = field(default_factory=Degrees)
-    ways: list[tuple[bool, ...]] = field(default_factory=list)  # signs that comparisons met
+    ways: list[tuple[bool, ...] | None] = field(default_factory=list)  # signs met; None: known
     coarse: bool = False  # whether a function stood for one that `fine` writes by exp
 
     def __post_init__(self) -> None:
@@ -416,7 +416,7 @@ class Algebra:
         if top != self.length - 1:
             self.doubts.add("the sign of what a logarithm gave")
         found = self.primes[top].character(x.parts[top])
-        known = x.sign & self.laws.sign(self.primes[top].p, top, x.parts[top])
+        known = self.known_sign(x)
         allowed = [s for s, bit in ((-1, 1), (0, 2), (1, 4)) if known & bit]
         if allowed == [0, 1]:
             found = np.abs(found)
@@ -424,11 +424,16 @@ class Algebra:
             found = -np.abs(found)
         elif len(allowed) == 1:
             found = np.full_like(found, allowed[0])
-        else:
-            self.ways.append(tuple(bool((found == sign).any()) for sign in (-1, 0, 1)))
-            if top in x.rough and x.rough[top].any():
-                self.doubts.add(f"the sign of {ROUGH}")
+        elif top in x.rough and x.rough[top].any():
+            self.doubts.add(f"the sign of {ROUGH}")
+        met = tuple(bool((found == sign).any()) for sign in (-1, 0, 1))
+        self.ways.append(met if len(allowed) == 3 else None)
         return found if x.inf is None else np.where(x.inf != 0, x.inf, found)
+
+    def known_sign(self, x: Field) -> int:
+        """Those that it can have, as bits."""
+        top = max(x.parts)
+        return x.sign & self.laws.sign(self.primes[top].p, top, x.parts[top])
 
     # --- inside ----------------------------------------------------------------------------------
 
@@ -525,7 +530,8 @@ def _product(f: Plain, x: Array, y: Array, p: int) -> Array:
     base = 2 ** (room.bit_length() - 1)
     turned = x.size > y.size
     small, large = (y, x) if turned else (x, y)
-    wide, rest, digits = large.astype(np.float64), small, []
+    digits: list[Array] = []
+    wide, rest = large.astype(np.float64), small
     while not digits or rest.any():
         rest, digit = rest // base, (rest % base).astype(np.float64)
         digits.append(_whole(f(wide, digit) if turned else f(digit, wide)))

@@ -150,7 +150,8 @@ def compared(of: Algebra, a: Any, b: Any) -> Array:
         if one.const is None and constant is not None and constant.size:
             first = float(constant.flat[0])
             if (constant == first).all() and found.shape == one.shape:
-                found = turn * of.laws.order(first, turn * found, partial(_sign_above, of, one))
+                sign, above = turn * found, partial(_sign_above, of, one)
+                found = turn * of.laws.order(first, sign, of.known_sign(one), above)
     return found
 
 

@@ -62,18 +62,29 @@ class Inequalities:
                 return signs.neg(found) if turn else found
         return signs.ANY
 
-    def order(self, constant: float, sign: Array, of: Callable[[float], Array]) -> Array:
+    def order(
+        self, constant: float, sign: Array, known: int, of: Callable[[float], Array]
+    ) -> Array:
         """The sign of a number less a constant, such that constants in order have signs in order.
 
-        sign: by itself; of: the same of another constant. As many constants lie below the number as
-        by themselves do.
+        sign: by itself; of: the same of another constant; known: signs that the number can have. As
+        many constants lie below it as by themselves do.
         """
         self.met.add(constant)
         if constant not in self.constants or len(self.constants) < 2 or sign.size > LARGEST:
             return sign
-        each = [sign if c == constant else of(c) for c in self.constants]
-        below = sum((s > 0).astype(np.int64) for s in each)
-        return np.where(sign == 0, 0, np.where(self.constants.index(constant) < below, 1, -1))
+        below, at = np.zeros(sign.shape, np.int64), np.full(sign.shape, -1)
+        for i, c in enumerate(self.constants):
+            each = sign if c == constant else of(c)
+            if c < 0 and not known & signs.NEGATIVE:
+                each = np.ones_like(sign)
+            elif c > 0 and not known & signs.POSITIVE:
+                each = -np.ones_like(sign)
+            below += each > 0
+            at = np.where(each == 0, i, at)
+        below = np.where(at < 0, below, at)
+        here = self.constants.index(constant)
+        return np.where(at == here, 0, np.where(here < below, 1, -1))
 
     def _is_spread(self, p: int, part: int, v: Array) -> bool:
         """Whether v is n sum(x^2) - sum(x)^2 over some axes, over a positive number: all ratios of

@@ -99,7 +99,7 @@ def prove(
     shapes = {n: np.shape(x) for n, x in leaves(contest.batches[0][0], "inputs").items()}
     same = bool(found) and all(a.verdict == "identical" for a in found)
     witnesses = search.upto(1 if same else REAL)
-    found += _lone_state(ours, theirs) if found else []
+    found += _lone_state(ours, theirs, inputs) if found else []
     why = "" if found else trials.why
     if not found:
         found = witnesses or [Answer("all", "undecided", why)]
@@ -153,9 +153,10 @@ def _lines(contest: Contest, seed: int, judged: Sequence[Answer]) -> tuple[str, 
     return None
 
 
-def _lone_state(ours: JaxSide, theirs: TorchSide) -> list[Answer]:
-    """Statistics without a partner: whatever they start from, the other side knows nothing of."""
-    shared = set(ours.state())
+def _lone_state(ours: JaxSide, theirs: TorchSide, inputs: Tree) -> list[Answer]:
+    """Statistics without a partner: whatever they start from, the other side knows nothing of. One
+    that Torch's model only carries along is no part of its function."""
+    shared = set(ours.state()) | theirs.untouched(inputs)
     return [
         Answer(f"state.{name}", "undecided", f"{side.name} alone has it")
         for side in (ours, theirs)

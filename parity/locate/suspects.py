@@ -63,8 +63,32 @@ def suspects(pairing: Pairing, side: str, found: Frontier, others: Frontier) -> 
             ranked += [(_plain(m) if twin else 3, m) for m in moves]
             given = origin.given and not origin.given.startswith("input")
             ranked += [(0.5 if twin else 4, origin)] if given else []
+    ranked += [(0.8, t) for t in _held(pairing, side, others)]
     ranked += [(5, t) for t in found.region]
     return [t for _, t in sorted(ranked, key=lambda r: r[0])]
+
+
+def _held(pairing: Pairing, side: str, others: Frontier) -> Iterable[Traced]:
+    """Where a gradient was stopped, which leaves no operation: the other side alone has its
+    product, though this side has both operands; the product of the forward pass that takes one."""
+    graph, other = pairing.graph(side), "torch" if side == "jax" else "jax"
+    there, partners = pairing.graph(other), pairing.partners(other)
+    for t in others.first:
+        if kind(t) != "product" or t.phase != "backward":
+            continue
+        operands = [there.tensors[there.origin(i)] for i in t.inputs]
+        own = [{*partners.get(o.number, ())} for o in operands]
+        takes = {
+            u.number: {graph.origin(i) for i in u.inputs}
+            for u in graph.own
+            if kind(u) == "product"
+        }
+        if not all(own) or any(all(o & taken for o in own) for taken in takes.values()):
+            continue
+        first = [o for o, operand in zip(own, operands, strict=True) if operand.phase == "forward"]
+        for number, taken in takes.items():
+            if graph.tensors[number].phase == "forward" and any(o & taken for o in first):
+                yield graph.tensors[number]
 
 
 def kind(t: Traced) -> str | None:

@@ -175,11 +175,12 @@ def _training(verdict: Verdict) -> Iterator[Chart]:
     apart, same = [], ""
     for name, said in APART.items():
         if name in verdict.curves:
-            other = verdict.curves[name]["train_loss"]  # the yardstick's is shorter
+            one, other = exact["train_loss"], verdict.curves[name]["train_loss"]
+            steps = min(len(one), len(other))  # the yardstick's is shorter
             with np.errstate(all="ignore"):
-                distance = np.abs(other - exact["train_loss"][: len(other)])
-            apart.append(Curve(said, _kind(name), 1 + np.arange(len(other)), distance))
-            if name == "torch float64":
+                distance = np.abs(other[:steps] - one[:steps])
+            apart.append(Curve(said, _kind(name), 1 + np.arange(steps), distance))
+            if name == "torch float64" and steps:
                 equal = int((distance == 0).sum())
                 same = f"In float64 at most {np.max(distance):.2g} apart; at {equal:,} of "
                 same += f"{len(distance):,} steps not at all, where nothing is drawn."

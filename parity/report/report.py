@@ -39,7 +39,8 @@ the other side from the float64 curve, to 6.5 bits.
 class Report:
     """The verdicts on all pairs, with what it takes to repeat them.
 
-    refused: {pair: why} of those that could not be compared at all.
+    refused: {pair: why} of those that could not be compared at all. skipped: of those that were not
+    asked about, for want of their device.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -47,6 +48,7 @@ class Report:
     seconds: float
     interrupted: bool = False
     refused: Mapping[str, str] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -59,6 +61,11 @@ class Report:
         return not self.ok and all(v.ok or v.undecided for v in self.verdicts)
 
     @property
+    def _not_asked(self) -> str:
+        pair = f"{len(self.skipped)} pair" + "s" * (len(self.skipped) > 1)
+        return f"; {pair} skipped for want of a device" * bool(self.skipped)
+
+    @property
     def verdict(self) -> str:
         """One sentence."""
         if self.interrupted:
@@ -69,7 +76,7 @@ class Report:
                 pairs = f"each of {len(self.verdicts)} pairs; {levels} checks at least"
             else:
                 pairs = f"{' and '.join(v.pair for v in self.verdicts)}; {levels} checks each"
-            return f"AGREE: JAX and Torch are the same model ({pairs})."
+            return f"AGREE: JAX and Torch are the same model ({pairs}{self._not_asked})."
         failed = [
             f"{v.pair} {r.level.name} {r.precision}"
             for v in self.verdicts
@@ -80,6 +87,8 @@ class Report:
             pair, why = next(iter(self.refused.items()))
             said = why.splitlines()[0]
             return f"UNDECIDED: nothing differs, but {pair} could not be compared: {said}"
+        if self.undecided and not failed:
+            return f"UNDECIDED: no pair was compared{self._not_asked}."
         if self.undecided:
             return f"UNDECIDED: nothing differs, but {failed[0]} could not be judged."
         return f"DIFFER: first at {failed[0]} ({len(failed)} checks failed)."
@@ -126,6 +135,7 @@ class Report:
             "about": self.about,
             "pairs": [v.to_json() for v in self.verdicts],
             "refused": dict(self.refused),
+            "skipped": dict(self.skipped),
         }
 
     def write(self, folder: Path) -> None:

@@ -46,7 +46,8 @@ def facts(verdict: Verdict) -> Iterator[tuple[str, str]]:
     yield "checks", f"{', '.join(words)}; {judged:,} numbers judged"
     for result in verdict.results:
         if result.level.name == "identity" and not result.skipped:
-            word = "the same function for all inputs" if result.ok else "not the same function"
+            word = "the same function for all inputs" if result.ok else "undecided"
+            word = "not the same function" if result.failed else word
             yield "identity", f"{word}; {result.note}" if result.note else word
     if closest := _closest(verdict.results):
         yield (

@@ -26,6 +26,7 @@ from parity.kept import Keeper
 from .arithmetic import EXACT, Approx, Arithmetic, Array, Delta, dense
 from .backend import jnp
 from .coverage import Unexercised
+from .devices import on_one_device
 from .walk import Kink, UnsupportedPrimitive, Walk, constant, dtype, real, unit
 
 __all__ = ["Bounds", "Kink", "Unexercised", "UnsupportedPrimitive", "bound", "bounded"]
@@ -224,6 +225,7 @@ def _traced(
     wide = any(d and s for d, (s, _) in zip(double, floats, strict=True))
     with jax.enable_x64(wide or (bool(double) and all(double))):
         closed, shapes = jax.make_jaxpr(fn, return_shape=True)(*structure.unflatten(specs))
+        closed = on_one_device(closed)
     jaxpr, _ = partial_eval.dce_jaxpr(
         closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True
     )

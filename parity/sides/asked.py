@@ -1,6 +1,7 @@
 """What a user asks, as a Problem."""
 
 import os
+from collections.abc import Callable
 from typing import Any, Literal
 
 from mlp_core import fashion_mnist
@@ -21,6 +22,7 @@ def asked(
     accumulate: int = 1,
     batch_size: int = defaults.BATCH_SIZE,
     seed: int = defaults.SEED,
+    gradient: Callable[..., Any] | None = None,
     **others: Any,
 ) -> Problem:
     """The question about two models, in either order. others: of a Problem, as they are.
@@ -34,7 +36,7 @@ def asked(
         torch_model,
         jax_model,
         Examples(source, batch_size, seed),
-        Training(loss, optimizer, lr, accumulate, mode, infer),
+        Training(loss, optimizer, lr, accumulate, mode, infer, gradient),
         **others,
     )
 

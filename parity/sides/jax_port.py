@@ -66,6 +66,8 @@ class JaxPort(jax_mlp.Module):
         return self.chosen.training.assumes_cross_entropy(self.net)
 
     def _loss(self, batch: Any) -> Any:
+        if self.chosen.training.gradient is not None:
+            return _own_gradient(self.chosen.training.gradient, self.net, batch)
         if self.chosen.training.loss is None and (step := own_method(self.net, "training_step")):
             return step(batch)
         inputs, targets = batch
@@ -93,6 +95,27 @@ class JaxPort(jax_mlp.Module):
 
     def eval(self, **attributes: Any) -> None:
         _set_modes(self.net, False)
+
+
+def _own_gradient(function: Any, net: nnx.Module, batch: Any) -> Any:
+    """The loss of a batch, whose derivative by the parameters is what the function says it is."""
+    if not isinstance(net, FunctionModel):
+        raise TypeError(f"gradient: of (function, params) alone, and the model is {type(net)}")
+    inputs, targets = batch
+    args, named = arguments(inputs)
+
+    @jax.custom_vjp
+    def loss(params: Any) -> Any:
+        return function(params, *args, targets, **named)[0]
+
+    def forward(params: Any) -> tuple[Any, Any]:
+        return function(params, *args, targets, **named)
+
+    def backward(gradients: Any, ct: Any) -> tuple[Any]:
+        return (jax.tree.map(lambda g: g * ct, gradients),)
+
+    loss.defvjp(forward, backward)
+    return loss(net.variables())
 
 
 class _Chosen:

@@ -53,7 +53,8 @@ class JaxSide(Keeper):
             module = as_module(model)
             self.turned = turned_weights(module) if turn else set()
             self.model: Any = _of_type(dtype, nnx.clone(module))
-            asked = training.loss is not None or training.optimizer is not None or training.mode
+            chosen = training.loss, training.optimizer, training.mode, training.gradient
+            asked = any(choice is not None for choice in chosen)
             own = isinstance(model, jax_mlp.Module) and not asked and training.accumulate == 1
             if not own:
                 self.model = JaxPort(self.model, training, given)
@@ -215,7 +216,16 @@ class JaxSide(Keeper):
                 given = self._typed_like(own, params, self._names)
                 nnx.update(model, self._unflat(own, given))
             sweep = jax_mlp.Sweep(epochs, arithmetic="native")
-            histories = sweep.fit(models, self._of(self.examples))
+            try:
+                histories = sweep.fit(models, self._of(self.examples))
+            except ValueError as error:
+                if "mesh" not in str(error):
+                    raise
+                # A step that is a program over devices itself: JAX nests none in the sweep's.
+                data = [self._of(self.examples) for _ in models]
+                trainers = [JaxTrainer(epochs, 1.0, self.dtype) for _ in models]
+                fits = zip(trainers, models, data, strict=True)
+                histories = [trainer.fit(model, own) for trainer, model, own in fits]
             return [self._run(h, model) for h, model in zip(histories, models, strict=True)]
 
     def accuracy(self, logits: np.ndarray, labels: np.ndarray) -> list[np.ndarray] | None:
@@ -235,7 +245,7 @@ class JaxSide(Keeper):
     def reproducible_epoch(self) -> Run:
         with jax.default_device(self.device):
             model = nnx.clone(self.model)
-            trainer = jax_mlp.Trainer(1, arithmetic="reproducible", at_nan="ignore")
+            trainer = jax_mlp.Trainer(1, arithmetic="reproducible", processes=1, at_nan="ignore")
             history = trainer.fit(model, JaxData(self.examples.reproducible, flat=self._data.flat))
             return self._run(history, model)
 

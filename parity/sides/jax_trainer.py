@@ -16,7 +16,7 @@ class JaxTrainer(jax_mlp.Trainer):
     in float32 every update counts, and there is none but 1."""
 
     def __init__(self, max_epochs: int, update_scale: float, dtype: str) -> None:
-        super().__init__(max_epochs, arithmetic="native", at_nan="ignore")
+        super().__init__(max_epochs, arithmetic="native", processes=1, at_nan="ignore")
         self.update_scale, self.dtype = update_scale, dtype
 
     def compile(self, function: Callable, *args: Any) -> Callable:

@@ -27,10 +27,11 @@ from parity.sides.side import (
 from parity.sides.torch_data import TorchData, numpy, tensor, view
 from parity.sides.torch_device import device_name, torch_device
 from parity.sides.torch_layers import layer_kinds
+from parity.sides.torch_parallel import of_type, plain_name, plainly_named, processes
 from parity.sides.torch_port import TorchPort
 from parity.sides.torch_products import Products
 from parity.sides.torch_trainer import TorchTrainer
-from parity.sides.torch_types import Types
+from parity.sides.torch_types import Touched, Types
 from parity.sides.torch_wide import Wide
 from parity.sides.weights import Rearrangement, Turned
 from parity.trees import NOTHING, Arrays, Tree, arguments, leaves, mapped
@@ -65,6 +66,7 @@ class TorchSide:
             model = _shaped(model, next(self.batches())[0])
         if any(t.is_inference() for t in (*model.parameters(), *model.buffers())):
             model = copy.deepcopy(model)  # made under inference_mode: only a copy has gradients
+        model = of_type(model, self._torch_dtype)
         self._inner = model
         self.model: Any = model if own else TorchPort(model, training)
         self.turned = {
@@ -75,9 +77,13 @@ class TorchSide:
         self._params = {n: self._cast(p) for n, p in model.named_parameters()}
         self._buffers = {n: self._cast(b) for n, b in model.named_buffers()}
         arrays = {n: numpy(p.float()) for n, p in self._params.items()}
-        self._layout = Rearrangement(weights, arrays) if weights else Turned(self.turned, arrays)
-        self._names = {name: name for name in self._layout.there(arrays)}
-        self._state_names = {n: n for n, b in self._buffers.items() if b.is_floating_point()}
+        if weights:
+            self._layout: Any = Rearrangement(plainly_named(model, weights), arrays)
+        else:
+            self._layout = Turned(self.turned, arrays)
+        self._names = {name: plain_name(model, name) for name in self._layout.there(arrays)}
+        floats = (n for n, b in self._buffers.items() if b.is_floating_point())
+        self._state_names = {name: plain_name(model, name) for name in floats}
         self._arrived: dict[str, torch.Tensor] = {}
         self._optimizer: Any = None  # of the training that goes on
 
@@ -105,6 +111,16 @@ class TorchSide:
         """Own names of all statistics, those without a partner too; paired ones as shared."""
         own = [name for name, b in self._buffers.items() if b.is_floating_point()]
         return [self._state_names.get(name, name) for name in own]
+
+    def untouched(self, inputs: Tree) -> set[str]:
+        """Own names of the statistics that the model neither reads nor writes."""
+        args, named = arguments(self._typed(inputs))
+        with self.borrowed(), torch.no_grad():
+            self.model.train()
+            buffers = dict(self._inner.named_buffers())
+            with Touched(buffers) as touched:
+                self.model(*args, **named)
+        return buffers.keys() - touched.names
 
     def of_another(self, model: torch.nn.Module) -> Arrays:
         """The parameters of another model of this kind, under the shared names."""
@@ -173,6 +189,11 @@ class TorchSide:
     def own_shapes(self) -> dict[str, tuple[int, ...]]:
         """Of the parameters, by their own names, as a state_dict has them."""
         return {name: tuple(p.shape) for name, p in self._params.items()}
+
+    @property
+    def processes(self) -> int:
+        """How many processes the model is spread over, which join its gradients."""
+        return processes(self._inner)
 
     @property
     def frozen(self) -> set[str]:

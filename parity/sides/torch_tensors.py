@@ -299,7 +299,19 @@ def _attention(
 ) -> tuple[torch.Tensor]:
     """softmax(q k^T scale + mask) v, which Torch computes without these steps."""
     weights = _weights(q, k, is_causal, attn_mask, scale)
-    return (weights @ v,)
+    return (weights @ _for_each(q, v),)
+
+
+def _for_each(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    """The keys or values of every query: neighbouring heads may share them."""
+    return k if k.shape[1] == q.shape[1] else k.repeat_interleave(q.shape[1] // k.shape[1], 1)
+
+
+def _of_shared(k: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """A gradient of every query's keys or values as that of the shared ones."""
+    if k.shape[1] == gradient.shape[1]:
+        return gradient
+    return gradient.unflatten(1, (k.shape[1], -1)).sum(2)
 
 
 def _weights(
@@ -309,7 +321,7 @@ def _weights(
     mask: torch.Tensor | None,
     scale: float | None,
 ) -> torch.Tensor:
-    scores = (q @ k.transpose(-2, -1)) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = (q @ _for_each(q, k).transpose(-2, -1)) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if is_causal:
         blocked = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
         scores = scores.masked_fill(blocked, -torch.inf)
@@ -335,10 +347,11 @@ def _attention_backward(
 ) -> tuple[torch.Tensor, ...]:
     weights = _weights(q, k, is_causal, attn_mask, scale)
     of_v = weights.transpose(-2, -1) @ out_gradient
-    of_weights = out_gradient @ v.transpose(-2, -1)
+    of_weights = out_gradient @ _for_each(q, v).transpose(-2, -1)
     of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, q.dtype)
     of_products = of_scores * (q.shape[-1] ** -0.5 if scale is None else scale)
-    return of_products @ k, of_products.transpose(-2, -1) @ q, of_v
+    of_k = of_products.transpose(-2, -1) @ q
+    return of_products @ _for_each(q, k), _of_shared(k, of_k), _of_shared(v, of_v)
 
 
 def _convolution(

@@ -8,6 +8,7 @@ import torch
 
 import torch_mlp
 from parity.trees import mapped
+from torch_mlp.sharding import Shares
 
 
 class TorchTrainer(torch_mlp.Trainer):
@@ -15,6 +16,10 @@ class TorchTrainer(torch_mlp.Trainer):
         super().__init__(max_epochs, arithmetic="native", at_nan="ignore")
         self.dtype = getattr(torch, dtype)
         self.gpus = [*gpus]
+
+    def make_shares(self, model: Any) -> Shares:
+        """Whole batches: how a model over processes joins them, its own wrapper says."""
+        return Shares(alone=True)
 
     def prepare_batch(self, batch: Any) -> Any:
         return mapped(self._typed, batch)

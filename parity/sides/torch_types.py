@@ -1,5 +1,6 @@
 """The types in which a Torch model computes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -33,3 +34,18 @@ class Types(TorchDispatchMode):
                     kind = str(one.dtype).removeprefix("torch.")
                     self.found.append(Narrowest(kind, str(func.overloadpacket), not depends))
         return out
+
+
+class Touched(TorchDispatchMode):
+    """While it lasts, collects the names of those given tensors that an operation takes."""
+
+    def __init__(self, named: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self._at = {tensor.untyped_storage().data_ptr(): name for name, tensor in named.items()}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = torch.utils._pytree.tree_leaves((args, kwargs or {}))
+        at = {x.untyped_storage().data_ptr() for x in given if isinstance(x, torch.Tensor)}
+        self.names |= {self._at[one] for one in at & self._at.keys()}
+        return func(*args, **(kwargs or {}))

@@ -37,6 +37,9 @@ def found(option: str, name: str, expected: str) -> Any:
     module_name, _, path = name.partition(":")
     if not module_name or not path:
         raise _refused(option, name, "is not of the form module:name", expected)
+    if module_name.endswith(".py") or "/" in module_name:
+        module = ".".join(Path(module_name).with_suffix("").parts).strip("./")
+        raise _refused(option, name, "names a file", f"its module, {module}:{path}")
     try:
         item = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

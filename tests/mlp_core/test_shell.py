@@ -1,9 +1,11 @@
 import base64
+import json
 
 import pytest
 from matplotlib.figure import Figure
 
 from mlp_core import shell
+from mlp_core.drawing import Drawing
 from mlp_core.shell import HyperParameters, ProgressBoard, add_to_class, in_notebook, summary
 
 
@@ -64,12 +66,14 @@ class Kernel:
         monkeypatch.setattr(shell.time, "perf_counter", lambda: self.now)
         monkeypatch.setattr("IPython.get_ipython", lambda: self)
         monkeypatch.setattr(display, "display", self.display)
-        monkeypatch.setattr(ProgressBoard, "_picture", lambda board: self.draw(board, cost))
+        monkeypatch.setattr(
+            "mlp_core.drawing.Drawing.png", lambda _, data, last: self.draw(data, cost)
+        )
         self.events = self
 
-    def draw(self, board, cost):
+    def draw(self, data, cost):
         self.now += cost
-        return {label: len(line) for label, line in board.data.items()}
+        return json.dumps({label: len(line) for label, line in data.items()}).encode()
 
     def display(self, picture, **_):
         self.outputs += 1
@@ -77,7 +81,7 @@ class Kernel:
         return self
 
     def update(self, picture, **_):
-        self.pictures.append(picture["image/png"])
+        self.pictures.append(json.loads(base64.b64decode(picture["image/png"])))
 
     def register(self, event, function):
         self.callbacks.append(function)
@@ -107,7 +111,7 @@ def test_a_board_has_a_new_picture_in_the_next_cell(monkeypatch):
     board.draw(0, 1, "loss")
     kernel.end_cell()
     board.draw(1, 1, "loss")
-    assert kernel.outputs == 2 and kernel.pictures == [{"loss": 1}, {"loss": 2}]
+    assert kernel.outputs == 2 and kernel.pictures == [{"loss": 1}, {"loss": 1}, {"loss": 2}]
 
 
 def test_a_board_is_drawn_into_axes_that_it_is_given():
@@ -115,9 +119,24 @@ def test_a_board_is_drawn_into_axes_that_it_is_given():
     axes = figure.add_subplot()
     board = ProgressBoard(xlabel="epoch", xlim=[0.0, 3.0], axes=axes)
     board.draw(1, 2, "loss")
-    png = base64.b64decode(board._picture())
-    assert png.startswith(b"\x89PNG") and axes.get_xlabel() == "epoch"
+    assert Drawing(board).png(board.data).startswith(b"\x89PNG")
+    assert axes.get_xlabel() == "epoch" and axes.get_xlim() == (0, 3)
     assert axes.lines[0].get_xydata().tolist() == [[1, 2]]
+
+
+def test_axes_are_drawn_anew_only_for_what_they_do_not_show(monkeypatch):
+    board = ProgressBoard(xlim=[0.0, 9.0])
+    drawing, drawn = Drawing(board), []
+    draw_axes = Drawing._draw_axes
+    monkeypatch.setattr(Drawing, "_draw_axes", lambda *given: (drawn.append(1), draw_axes(*given)))
+    pictures = [drawing.png({"loss": [(0, 2.0), (1, y)]}) for y in (1.0, 1.5, 0.1)]
+    assert len(drawn) == 1 and len(set(pictures)) == 3
+    drawing.png({"loss": [(0, 2.0), (1, -1.0)]})
+    assert len(drawn) == 2, "-1 was below the axes"
+    drawing.png({"loss": [(0, 2.0), (1, -1.0)], "acc": [(1, 0.5)]})
+    assert len(drawn) == 3, "a curve joined"
+    drawing.png({"loss": [(0, 2.0), (1, float("nan")), (12, 1.0)], "acc": [(1, 0.5)]})
+    assert len(drawn) == 3, "neither a NaN nor what lies beyond a given limit can be shown"
 
 
 def test_a_summary_counts_what_is_known():

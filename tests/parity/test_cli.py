@@ -132,6 +132,28 @@ def test_a_folder_that_is_not_there_is_exit_code_2(tmp_path, capsys):
         assert "nowhere" in err and "Traceback" not in err
 
 
+def test_a_tracker_that_cannot_be_meant_is_refused_before_the_training(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for target, said in [
+        ("board:x", "expected one of"),
+        (f"tensorboard:{tmp_path}/file", "a file"),
+    ]:
+        out = ["--out", str(tmp_path / "out")]
+        assert main(["train", "--data", "sample", "--track", target, *out]) == 2
+        assert said in capsys.readouterr().err and not [*(tmp_path / "out").iterdir()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", ["jax", "torch"])
+def test_a_tracker_gets_the_run_of_either_side(tmp_path, side, capsys):
+    pytest.importorskip("tensorboardX", reason="tensorboardX isn't installed")
+    command = ["train", "--side", side, "--data", "sample", "--epochs", "1", "--hiddens", "4"]
+    track = ["--track", f"tensorboard:{tmp_path / 'tb'}", "--out", str(tmp_path)]
+    assert main([*command, *track]) == 0
+    assert "Tracked: tensorboard:" in capsys.readouterr().out
+    assert [*(tmp_path / "tb").glob("events.out.tfevents.*")]
+
+
 @pytest.mark.parametrize(
     "line",
     ["", "chek", "check --epochs x", "check --epochs 0", "train --side numpy", "train --lr nan"],

@@ -123,6 +123,7 @@ def test_all_levels_of_a_pair_are_climbed_from_the_command_line(shop):
 REFUSED = {
     "check --torch absent:x": "--torch absent:x: there is no module 'absent' in ",
     "check --torch ownshop": "--torch ownshop: is not of the form module:name; expected a torch.nn",
+    "check --torch ./src/ownshop.py:X": "names a file; expected its module, src.ownshop:X",
     "check --torch ownshop:Their": "ownshop has no 'Their'; it has Theirs; expected a torch.nn.Mod",
     "check --torch ownshop:needs": "it needs width, depth, expected no argument; name a function",
     "check --torch ownshop:fails": "failed: ZeroDivisionError: division by zero, at ownshop.py:",

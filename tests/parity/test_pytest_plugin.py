@@ -116,7 +116,7 @@ def test_an_error_begins_in_the_users_own_lines(run):
 @pytest.mark.parametrize(
     "marker, argument, said",
     [
-        ('device="cuda"', "parity", 'parity: device="cuda", expected "cpu": there is no other yet'),
+        ('device="gpu"', "parity", 'parity: device=\'gpu\', expected "cpu" or "cuda" or "tpu"'),
         ("epochs=1", "parity", "parity: the marker has epochs, expected levels=..., device=...; *"),
         ("", "", "parity: the test is marked, and doesn't take the fixture `parity`"),
     ],
@@ -156,6 +156,22 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_tests(run, pytest
     result = run(AGREES, "--parity-report", "file")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: *file: expected a folder* with --parity-report"])
+
+
+def test_a_device_that_is_not_there_skips_the_test_and_the_page_says_so(run, pytester, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    tests = """
+@pytest.mark.parity(device="cuda")
+def test_on_a_gpu(parity):
+    ask(parity, honest)
+"""
+    result = run(AGREES + tests, "--parity-report", "found", "-rs")
+    result.assert_outcomes(passed=1, skipped=1)
+    result.stdout.fnmatch_lines(["3 pairs in *: 2 agree, 1 skipped", "SKIPPED*: device: 'cuda'*"])
+    report = json.loads((pytester.path / "found/report.json").read_text())
+    assert report["ok"] and report["verdict"].endswith("; 1 pair skipped for want of a device).")
+    assert len(report["pairs"]) == 2 and "test_on_a_gpu" in [*report["skipped"]][0]
+    assert "test_on_a_gpu was skipped: device: " in (pytester.path / "found/index.html").read_text()
 
 
 @pytest.mark.slow

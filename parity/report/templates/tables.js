@@ -2,6 +2,7 @@
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells], written = [...body.rows];
   const value = (row, i) => row.cells[i].dataset.sort ?? row.cells[i].textContent.trim();
+  const number = text => text === "inf" || text === "nan" ? Infinity : +text;
   heads.forEach((head, i) => {
     const button = document.createElement("button");
     button.type = "button";
@@ -12,11 +13,11 @@ for (const table of document.querySelectorAll("table.sortable")) {
       for (const other of heads) other.removeAttribute("aria-sort");
       if (order !== "none") head.setAttribute("aria-sort", order);
       const sign = order === "descending" ? -1 : 1, rows = [...written];
-      const numeric = rows.every(row => value(row, i) === "" || !Number.isNaN(+value(row, i)));
+      const numeric = rows.every(row => value(row, i) === "" || !Number.isNaN(number(value(row, i))));
       if (order !== "none") rows.sort((a, b) => {
         const [x, y] = [value(a, i), value(b, i)];
         if (x === "" || y === "") return (x === "") - (y === "");  // what has none comes last
-        return sign * (numeric ? x - y || 0 : x.localeCompare(y));
+        return sign * (numeric ? number(x) - number(y) || 0 : x.localeCompare(y));
       });
       body.append(...rows);
     });

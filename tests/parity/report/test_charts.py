@@ -78,6 +78,15 @@ def test_a_verdict_draws_its_runs_their_distance_and_its_certified_steps(agreein
     assert charts(replace(agreeing, curves={}, trajectory=None)) == []
 
 
+def test_runs_of_other_lengths_and_of_none_are_drawn_as_far_as_they_go(agreeing):
+    short = {"train_loss": np.array([2.0, np.inf])}
+    found = {c.title: c for c in charts(replace(agreeing, curves=agreeing.curves | {
+        "jax float64": short, "jax float32": {"train_loss": np.zeros(0)}}))}  # fmt: skip
+    apart = found["Training loss: how far apart"]
+    assert [len(c.x) for c in apart.curves] == [2, 2, 2] and "at most inf apart" in apart.says
+    assert len(found["Loss"].curves) == 3 + 2
+
+
 def test_many_curves_have_few_points_each(agreeing):
     groups = within([charts(agreeing)] * 400)
     drawn = [c.path(curve) for group in groups for c in group for curve in c.curves]

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from parity.comparison import compare
+from parity.levels.ladder import LEVELS
 from parity.report.report import WHOLE
 
 AXE = """
@@ -59,10 +61,11 @@ return {before, orders, whole, near, ticks, back, off, read};
 
 @pytest.mark.slow
 def test_tables_sort_and_curves_zoom(browse, report, differing):
-    found = browse(report(differing).page(), USED)
+    bits = replace(differing.results[0], comparisons=(compare(1.0, 2.0),))  # infinitely far
+    found = browse(report(replace(differing, results=(bits, *differing.results[1:]))).page(), USED)
     ascending, descending, none = found["orders"]
-    assert ascending == ["ascending", ["1", "3", "2", "4"]]  # what has no number comes last
-    assert descending == ["descending", ["2", "1", "3", "4"]]
+    assert ascending == ["ascending", ["3", "2", "1", "4"]]  # what has no number comes last
+    assert descending == ["descending", ["1", "2", "3", "4"]]
     assert none == [None, found["before"]]
     (x, _, width, height), (nx, _, near, low) = found["whole"], found["near"]
     assert (x, width) == (1, 59) and near == width / 2 and nx == x + width / 4 + near / 4
@@ -90,3 +93,22 @@ def test_the_page_of_300_pairs_stays_under_3_MB_and_says_what_it_leaves_out(
     assert len(page.encode()) < 3e6
     assert f"The ladders of {300 - WHOLE} pairs have no room here" in page
     assert "the wrong one: where they part" in page and "test_299.py" in page
+
+
+def test_what_differs_is_said_above_the_ladder_and_identity_undecided_is_no_difference(
+    report, agreeing, differing
+):
+    page = report(differing).page()
+    assert (
+        page.index("what differs") < page.index(".logits[0]: left 4.0") < page.index("the ladder")
+    )
+    level = next(level for level in LEVELS if level.name == "identity")
+    empty = replace(agreeing.results[0], level=level, comparisons=())
+    page = report(replace(agreeing, results=(empty,))).page()
+    assert "<dd>undecided</dd>" in page and "what differs" not in page
+
+
+def test_a_run_whose_pairs_were_all_skipped_is_no_agreement(report):
+    found = report(skipped={"a": "device: 'tpu', but JAX has none"})
+    assert found.undecided and found.verdict.startswith("UNDECIDED: no pair was compared; 1 pair")
+    assert "a was skipped: device: " in found.page()
