@@ -85,9 +85,13 @@ class Quick:
 
     def compiled(self, *args: Any) -> Any:
         """The program for such arguments."""
-        traced = self._jitted.trace(*args)
-        large = equations(traced.jaxpr.jaxpr) > LARGE and jax.default_backend() == "cpu"
-        return traced.lower().compile(UNFUSED if large else None)
+        unfused = self.large(*args) and jax.default_backend() == "cpu"
+        return self._jitted.trace(*args).lower().compile(UNFUSED if unfused else None)
+
+    def large(self, *args: Any) -> bool:
+        """Whether the program for such arguments has more equations than LARGE; JAX keeps what
+        it has traced."""
+        return equations(self._jitted.trace(*args).jaxpr.jaxpr) > LARGE
 
 
 def equations(jaxpr: core.Jaxpr) -> int:

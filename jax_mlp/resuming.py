@@ -54,6 +54,17 @@ class State:
     def restore_generators(self, arrays: Arrays) -> None:
         keys.restore(*arrays["keys"].tolist())
 
+    def rank(self) -> int:
+        return jax.process_index() if self.trainer.shares.processes > 1 else 0
+
+    def gathered(self, number: int) -> list[int]:
+        if self.trainer.shares.processes == 1:
+            return [number]
+        from jax.experimental import multihost_utils
+
+        found = multihost_utils.process_allgather(np.int32(number))
+        return np.asarray(found).reshape(-1).tolist()
+
     def settings(self) -> Facts:
         loader = self.trainer.train_dataloader
         if not isinstance(loader, ArrayLoader):

@@ -23,7 +23,7 @@ from jax_mlp.step import Carry, State, Tape, pure_step, recording, split, watche
 from mlp_core import forked
 from mlp_core.arithmetic import NotReproducible, checked, in_force
 from mlp_core.attributes import Counter
-from mlp_core.checkpoint import Checkpoints
+from mlp_core.checkpoint import CheckpointError, Checkpoints
 from mlp_core.fashion_mnist import check_labels
 from mlp_core.history import Epoch, History, about, ends
 from mlp_core.limits import check_trainer
@@ -274,12 +274,19 @@ class Trainer(HyperParameters):
             compiled = self._compile(name, program, (carry, *given))
             yield *compiled(carry, *given), sizes
             return
+        if self.shares.processes > 1:
+            raise CheckpointError(
+                "several processes save, and go on, at the end of an epoch alone: leave out every, "
+                "or train in one process"
+            )
         full = len(order) // size
 
         def some(carry: Any, arrays: Any, order: Any, first: Any, last: Any) -> tuple[Any, Any]:
+            order = self.shares.whole(order)
             return scan_some(step, carry, arrays, order, size, transform, first, last)
 
         def last_one(carry: Any, arrays: Any, rows: Any) -> tuple[Any, Any]:
+            rows = self.shares.whole(rows)
             return step(carry, transform(*gathered(arrays, rows)))
 
         while first < len(sizes):

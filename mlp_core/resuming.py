@@ -30,7 +30,7 @@ Facts = dict[str, Any]
 
 # What may be another when a run goes on: how long it is, where it computes, where the data lie.
 # In native arithmetic another device rounds otherwise, and goes on to bits of its own.
-FREE = ("max_epochs", "num_gpus", "devices", "data", "root", "num_workers")
+FREE = ("max_epochs", "num_gpus", "devices", "processes", "at_nan", "data", "root", "num_workers")
 BOARD = ("data", "raw_points")
 
 
@@ -58,6 +58,12 @@ class State(Protocol):
 
     def settings(self) -> Facts:
         """What must be the same when a run goes on, beside what its history tells of it."""
+
+    def rank(self) -> int:
+        """Which of the processes that train together this one is: 0 saves, all go on from it."""
+
+    def gathered(self, number: int) -> list[int]:
+        """The numbers of all of them, in each."""
 
 
 def fingerprint(arrays: Iterable[np.ndarray]) -> str:
@@ -190,6 +196,8 @@ class Keeper:
 
     def _save(self, epoch: int, within: int) -> None:
         assert self.place is not None
+        if self.state.rank():
+            return
         start, trainer = time.perf_counter(), self.trainer
         board = getattr(trainer.model, "board", None)
         curves = {
@@ -229,7 +237,8 @@ def keeping(trainer: Any, state: State, resume: bool | str | os.PathLike) -> Ite
         _resumed(keeper, resume)
         yield keeper
         return
-    with place.opened(), awaited("this step, with a checkpoint") as stop:
+    alone = contextlib.nullcontext() if state.rank() else place.opened()
+    with alone, awaited("this step, with a checkpoint") as stop:
         keeper = Keeper(trainer, state, place, stop)
         _resumed(keeper, resume)
         yield keeper
@@ -238,6 +247,7 @@ def keeping(trainer: Any, state: State, resume: bool | str | os.PathLike) -> Ite
 def _resumed(keeper: Keeper, resume: bool | str | os.PathLike) -> None:
     place = keeper.place
     found: Checkpoint | None
+    keeper.state.gathered(0)  # process 0 has finished what it wrote in a fit before this one
     if isinstance(resume, bool):
         if resume and place is None:
             raise CheckpointError("resume: expected Trainer(checkpoint=FOLDER), or resume=FILE")
@@ -248,6 +258,13 @@ def _resumed(keeper: Keeper, resume: bool | str | os.PathLike) -> None:
             raise CheckpointError(f"{resume}: holds no checkpoint, expected one to go on from")
     else:
         found = read(Path(resume))
+    steps = keeper.state.gathered(found.step if found else -1)
+    if len({*steps}) > 1:
+        there = ", ".join(f"step {step}" if step >= 0 else "none" for step in steps)
+        raise CheckpointError(
+            f"{place.folder if place else resume}: the processes find different checkpoints there "
+            f"({there}): name a folder that they share"
+        )
     if found is not None:
         keeper.resume(found)
 

@@ -82,6 +82,19 @@ class State:
             if f"cuda {i}" in arrays:  # not where it begins on a CPU and goes on on a GPU
                 torch.cuda.set_rng_state(_tensor(arrays[f"cuda {i}"]), gpu)
 
+    def rank(self) -> int:
+        return self.trainer.shares.rank
+
+    def gathered(self, number: int) -> list[int]:
+        if self.trainer.shares.count == 1:
+            return [number]
+        found = [torch.zeros((), dtype=torch.int64) for _ in range(self.trainer.shares.count)]
+        own = torch.tensor(number)
+        gpus = self.trainer.gpus  # NCCL sends what lies on a GPU alone
+        found = [tensor.to(gpus[0]) if gpus else tensor for tensor in found]
+        torch.distributed.all_gather(found, own.to(gpus[0]) if gpus else own)
+        return [int(tensor) for tensor in found]
+
     def settings(self) -> Facts:
         found = {"optimizer": type(self.trainer.optim).__qualname__}
         if data := _examples(getattr(self.trainer.train_dataloader, "dataset", None)):

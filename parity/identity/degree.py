@@ -4,7 +4,6 @@ What is drawn has degree 1, and so has what an exponential, a logarithm, a root 
 without a law gives: these count as elements of their own.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -72,8 +71,3 @@ def multiplied(*each: Degree) -> Degree:
 def power(a: Degree, n: int) -> Degree:
     """Of a^n, n >= 0."""
     return Degree(a.excess * n, {group: m * n for group, m in a.below.items()})
-
-
-def bits(degree: int) -> float:
-    """Its logarithm, also of what no float holds."""
-    return math.log2(degree)

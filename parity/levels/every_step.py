@@ -150,7 +150,7 @@ def certify(
     judge = StepJudge(reference, total)
     # `evaluate`'s program gives gradients too: they cost less than another compilation, or more.
     take = jax_side.compiled(reference.step) if judge.compiled else reference.evaluated_step
-    found: list[tuple[float, Judged]] = []
+    found: saved_steps.Figures = []
     divergence = None
     interrupted, diverged = False, None
     work = work or Work(None, {}, Stop(), None)

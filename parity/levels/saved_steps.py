@@ -13,7 +13,7 @@ from parity.trees import Leaves
 Trees = tuple[Leaves, Leaves, Leaves]  # parameters, state, the optimiser's memory
 TREES = ("params", "state", "memory")
 FIGURES = ("margins", "visible", "apart", "unjudged")
-Figures = list[tuple[float, Judged]]
+Figures = list[tuple[Any, Judged]]  # loss and figures of each step
 
 
 def held(start: Any, found: Figures, judge: StepJudge, seconds: float) -> tuple[dict, dict]:

@@ -33,7 +33,9 @@ class JaxPort(jax_mlp.Module):
         self.chosen = _Chosen(training, _modes(net))
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        return self.net(*inputs, **named)
+        outputs = self.net(*inputs, **named)
+        nnx.pop(self.net, nnx.Intermediate)  # what it sows is shown to its user, and no state
+        return outputs
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         return self.forward(*inputs, **named)

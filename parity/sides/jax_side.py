@@ -21,7 +21,7 @@ from parity.sides.jax_data import JaxData
 from parity.sides.jax_device import jax_device
 from parity.sides.jax_models import as_module, turned_weights
 from parity.sides.jax_port import JaxPort
-from parity.sides.jax_trainer import JaxTrainer
+from parity.sides.jax_trainer import JaxTrainer, Step
 from parity.sides.jax_types import narrowness, products, results
 from parity.sides.memory import slot_names
 from parity.sides.side import Batch, Evaluation, Narrowest, Pullback, Run, no_outputs, told
@@ -203,7 +203,7 @@ class JaxSide(Keeper):
     def train(self, epochs: int, update_scale: float = 1.0) -> Run:
         with self._settings():
             model = nnx.clone(self.model)
-            trainer = JaxTrainer(epochs, update_scale, self.dtype)
+            trainer = JaxTrainer(epochs, update_scale, self.dtype, self._own_step())
             history = trainer.fit(model, self._of(self.examples))
             return self._run(history, model)
 
@@ -215,6 +215,11 @@ class JaxSide(Keeper):
                 _, own, _ = split(model)
                 given = self._typed_like(own, params, self._names)
                 nnx.update(model, self._unflat(own, given))
+            if step := self._own_step():
+                trainers = [JaxTrainer(epochs, 1.0, self.dtype, step) for _ in models]
+                both = zip(trainers, models, strict=True)
+                histories = [t.fit(model, self._of(self.examples)) for t, model in both]
+                return [self._run(h, model) for h, model in zip(histories, models, strict=True)]
             sweep = jax_mlp.Sweep(epochs, arithmetic="native")
             try:
                 histories = sweep.fit(models, self._of(self.examples))
@@ -436,6 +441,30 @@ class JaxSide(Keeper):
             {name: w * (1 + spread * rng.uniform(-1, 1, w.shape)) for name, w in own.items()}
             for _ in range(count)
         ]
+
+    def _own_step(self) -> Step | None:
+        """One step by the program that `evaluate` compiled, where it is large; None where it
+        isn't, or where more is carried from step to step than that program returns."""
+        more = {*self._flat(split(self.model)[2])} - {*self._state_names}
+        if more or self.accumulated > 1 or not isinstance(self.model, JaxPort):
+            return None
+        start = *self.held(), self.memory()
+        if not self._evaluate.large(*start, self.repeated(*next(iter(self.batches())))):
+            return None
+
+        def step(carry: Carry, batch: Any) -> tuple[Carry, Any]:
+            inputs, targets = self._data.cut(jax.tree.map(np.asarray, batch))
+            given = self._shared(self._flat(carry.params), self._names)
+            state = self._shared(self._flat(carry.rest), self._state_names)
+            memory = self._memorised(carry.memory)
+            taken = self._evaluate(given, state, memory, self.repeated(inputs, targets))
+            return Carry(
+                self._unflat(carry.params, self._owned(taken["step"], self._names)),
+                self._unflat(carry.rest, self._owned(taken["state"], self._state_names)),
+                self._remembered(taken["memory"]),
+            ), taken["loss"]
+
+        return step
 
     # A plain model is wrapped; its names stay those of the user's model.
     def _flat(self, state: Any, statistics: bool = False) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A JAX training that goes on from a checkpoint has the bits of one that was never stopped."""
 
+import json
 import os
 import signal
 
@@ -9,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from launching import together
 from small_trainings import Listed, copied, small
 
 import jax_mlp as d2l
@@ -158,3 +160,47 @@ def test_a_sweep_goes_on_to_the_same_bits(blobs, tmp_path):
     assert swept(3, tmp_path, resume=True) == whole
     with pytest.raises(CheckpointError, match="has trained for 3 epochs"):
         swept(2, tmp_path, resume=True)
+
+
+PROCESSES = """
+import json, os, sys, numpy as np, jax_mlp as d2l
+from jax_mlp.processes import connected
+from mlp_core.checkpoint import CheckpointError, Checkpoints
+
+class Blobs(d2l.DataModule):
+    batch_size = 23
+    def get_dataloader(self, train):
+        rng = np.random.default_rng(0)
+        X, y = rng.standard_normal((70, 6), np.float32), rng.integers(0, 3, 70).astype(np.int32)
+        return self.get_tensorloader([X, y], train)
+
+def trained(epochs, place=None, resume=False):
+    d2l.manual_seed(0)
+    model = d2l.MLPScratch(6, 3, [4], lr=0.1, sigma=1)
+    trainer = d2l.Trainer(epochs, arithmetic="reproducible", checkpoint=place)
+    history = trainer.fit(model, Blobs(), resume)
+    return [history.train_loss, [e.val for e in history.epochs], [np.asarray(p).tolist() for p in
+            model.params.values()]]
+
+with connected(2):
+    whole, folder = trained(2), sys.argv[1]
+    trained(1, folder + "/shared")
+    found = trained(2, folder + "/shared", True)
+    said = []
+    for place in (Checkpoints(folder + "/shared", 2),
+                  folder + ("/shared" if os.environ["RANK"] == "0" else "/own")):
+        try:
+            trained(3, place, True)
+        except CheckpointError as error:
+            said.append(str(error))
+    print(json.dumps([found == whole, said]))
+"""
+
+
+@pytest.mark.slow
+def test_processes_go_on_together_from_what_the_first_one_saved(tmp_path):
+    for code, out, err, _ in together(PROCESSES, 2, tmp_path):
+        assert code == 0, err
+        same, said = json.loads(out.splitlines()[-1])  # JAX prints its connections before
+        assert same and "at the end of an epoch alone" in said[0]
+        assert "find different checkpoints there (step 8, none)" in said[1]

@@ -154,7 +154,7 @@ def test_bits_goes_on_on_another_number_of_devices(tmp_path):
     runs = [
         ["--epochs", "2"],
         ["--epochs", "1", *saved],
-        ["--epochs", "2", "--devices", "2", *saved],
+        ["--epochs", "2", "--devices", "2", "--checkpoint-every", "2", *saved],
     ]
     printed = []
     for i, run in enumerate(runs):

@@ -1,11 +1,13 @@
 """A Torch training that goes on from a checkpoint has the bits of one that was never stopped."""
 
+import json
 import os
 import signal
 
 import numpy as np
 import pytest
 import torch
+from launching import together
 from torch import nn
 
 import torch_mlp as d2l
@@ -164,3 +166,44 @@ def test_a_second_ctrl_c_stops_at_once(blobs, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         d2l.Trainer(1, checkpoint=tmp_path).fit(Stubborn(6, 3, 5, 0.1), blobs)
     assert not Checkpoints(tmp_path).paths()
+
+
+PROCESSES = """
+import json, os, sys, torch, torch_mlp as d2l
+from mlp_core.checkpoint import CheckpointError, Checkpoints
+from torch_mlp.processes import connected
+
+class Blobs(d2l.DataModule):
+    def get_dataloader(self, train):
+        made = torch.Generator().manual_seed(0)
+        X, y = torch.randn(70, 6, generator=made), torch.randint(0, 3, (70,), generator=made)
+        rows = torch.utils.data.TensorDataset(X, y)
+        return torch.utils.data.DataLoader(rows, 23, shuffle=train)
+
+def trained(epochs, place=None, resume=False):
+    torch.manual_seed(int(os.environ["RANK"]))  # process 0 says how it begins
+    model = d2l.MLPScratch(6, 3, [4], lr=0.1, sigma=1)
+    trainer = d2l.Trainer(epochs, arithmetic="reproducible", checkpoint=place)
+    history = trainer.fit(model, Blobs(), resume)
+    return [history.train_loss, [e.val for e in history.epochs], [p.tolist() for p in
+            model.parameters()]]
+
+with connected(2):
+    whole, folder = trained(3), sys.argv[1]
+    trained(1, Checkpoints(folder + "/shared", 2))
+    found = trained(3, Checkpoints(folder + "/shared", 3), True)
+    try:
+        trained(3, folder + ("/shared" if os.environ["RANK"] == "0" else "/own"), True)
+        said = ""
+    except CheckpointError as error:
+        said = str(error)
+    print(json.dumps([found == whole, said]))
+"""
+
+
+@pytest.mark.slow
+def test_processes_go_on_together_from_what_the_first_one_saved(tmp_path):
+    for code, out, err, _ in together(PROCESSES, 2, tmp_path):
+        assert code == 0, err
+        same, said = json.loads(out)
+        assert same and "find different checkpoints there (step 12, none)" in said

@@ -4,7 +4,7 @@ import pytest
 from honest import honest
 from small import proven
 
-MANY, SHARE = 100, 0.1
+MANY, SHARE = 100, 0.02
 
 
 def verdicts(seeds):

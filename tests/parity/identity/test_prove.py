@@ -84,6 +84,10 @@ FAULTS = {
         "logits",
         {"jax_model": port(before=lambda x: jnp.where(x > 1e6, 2 * x, x))},
     ),
+    "a branch for a large sum": (
+        "logits",
+        {"jax_model": port(after=lambda z: jnp.where(z.sum() > 1e6, 2 * z, z))},
+    ),
     "tanh for erf": ("logits", {"jax_model": port(jax.nn.gelu), "torch_model": GELU}),
     "a tie of 1/2": ("gradients.a.bias", {"jax_model": port(lambda x: jnp.maximum(x, 0))}),
     "a logit detached": ("gradients.a.bias", {"jax_model": port(after=detached)}),
