@@ -180,7 +180,7 @@ def _history_of(raw: Any) -> dict[str, Any]:
 def _epoch_of(raw: Any) -> Epoch:
     raw = dict(_of(dict, raw, "an epoch"))
     for name in ("steps", "samples"):
-        if _of(int, raw[name], name) < 0:
+        if not 0 <= _of(int, raw[name], name) < 2**53:  # a count that a float can hold
             raise ValueError(f"{name} is {raw[name]}")
     raw["seconds"] = _number(raw["seconds"])
     raw["val"] = {key: _number(v) for key, v in _of(dict, raw["val"], "val").items()}

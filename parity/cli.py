@@ -22,6 +22,7 @@ from parity.config import (
     CompileConfig,
     ConvertConfig,
     DataConfig,
+    ExportConfig,
     FaultsConfig,
     InitConfig,
     ProveConfig,
@@ -356,6 +357,17 @@ def run_compile(config: CompileConfig) -> int:
     return 0 if all(outcome.fits for outcome in found) else 2
 
 
+def run_export(config: ExportConfig) -> int:
+    exits.folder(config.out)
+    from parity.studies.exported import run
+
+    found = run(config)
+    for comparison in found:
+        print(comparison)
+    print(f"Written: {config.out}")
+    return 0 if all(comparison.ok for comparison in found) else 1
+
+
 def run_convert(config: ConvertConfig) -> int:
     from mlp_core.weights import Weights
 
@@ -392,6 +404,7 @@ COMMANDS: dict[type, Callable[[Any], int]] = {
     AcceleratorConfig: run_accelerator,
     CompileConfig: run_compile,
     ConvertConfig: run_convert,
+    ExportConfig: run_export,
     DataConfig: run_data,
 }
 

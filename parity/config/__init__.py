@@ -7,6 +7,7 @@ from parity.config.check import CheckConfig
 from parity.config.compile import CompileConfig
 from parity.config.convert import ConvertConfig
 from parity.config.data import DataConfig
+from parity.config.export import ExportConfig
 from parity.config.faults import FaultsConfig
 from parity.config.init import InitConfig
 from parity.config.prove import ProveConfig
@@ -23,6 +24,7 @@ __all__ = [
     "CompileConfig",
     "ConvertConfig",
     "DataConfig",
+    "ExportConfig",
     "FaultsConfig",
     "InitConfig",
     "ProveConfig",

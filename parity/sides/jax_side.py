@@ -67,8 +67,8 @@ class JaxSide(Keeper):
         self._names = {name: name for name in self._flat(params)}
         self._state_names = {name: name for name in self._flat(rest, statistics=True)}
         self._evaluate = programs.Quick(self.taken)
-        self._pull_back = jax.jit(self._pulled_back)
-        self._forward = jax.jit(self.outputs, static_argnames="training")
+        self._pull_back: Any = jax.jit(self._pulled_back)
+        self._forward: Any = jax.jit(self.outputs, static_argnames="training")
 
     # --- names -----------------------------------------------------------------------------------
 

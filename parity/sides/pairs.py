@@ -12,6 +12,7 @@ import torch
 
 import jax_mlp
 import torch_mlp
+import torch_mlp.checkpoint
 from jax_mlp import keys
 from parity.problem import Examples, Problem, Training
 from parity.sides.guess import Guess, guess
@@ -47,6 +48,7 @@ __all__ = [
     "paired",
     "plain_settings",
     "sides_of",
+    "torch_with",
     "torch_threads",
 ]
 
@@ -170,6 +172,14 @@ def book_pair(
         theirs = torch_mlp.MLP(outputs, hiddens, lr, **options)
         theirs(torch.zeros(1, inputs))  # lazy layers draw their weights now, under the seed
         return jax_mlp.MLP(outputs, hiddens, lr, inputs, **options), theirs
+
+
+def torch_with(kind: str, weights: Any, activation: str) -> torch.nn.Module:
+    """The book's Torch model of a kind with these Weights."""
+    inputs, *hiddens, outputs = weights.sizes
+    _, model = book_pair(kind, hiddens, 0.1, 0, inputs, outputs, activation=activation)
+    torch_mlp.checkpoint.set_weights(model, weights)
+    return model
 
 
 def book_models(

@@ -228,10 +228,14 @@ def build(side: str, config: BitsConfig) -> tuple[Any, Any]:
 
 def _trainer(side: str, config: BitsConfig, options: dict[str, Any]) -> Any:
     if side == "torch" or config.devices == config.processes == 1:
-        return importlib.import_module(f"{side}_mlp").Trainer(config.epochs, **options)
+        return importlib.import_module(f"{side}_mlp").Trainer(
+            config.epochs, at_nan="ignore", **options
+        )
     importlib.import_module("jax_mlp.sharding").simulate(config.devices)
     count = config.devices * config.processes
-    return importlib.import_module("jax_mlp").Trainer(config.epochs, devices=count, **options)
+    return importlib.import_module("jax_mlp").Trainer(
+        config.epochs, devices=count, at_nan="ignore", **options
+    )
 
 
 def locate(config: BitsConfig) -> Difference | None:

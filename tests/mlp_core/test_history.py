@@ -64,6 +64,7 @@ ONE = '{"epochs": [{"steps": %s, "samples": 1, "seconds": %s, "val": {}}], "trai
         ONE % ("1", "null", "[1]"),
         ONE % ("10000000000000", "1", "[1]"),
         ONE % ("-1", "1", "[1]"),
+        ONE.replace('"samples": 1', '"samples": 1' + "0" * 400) % ("1", "1", "[1]"),
         ONE % ("1", "1", '"1"'),
         ONE % ("1", "1", "[true]"),
         ONE % ("1", "1", '["1"]'),
@@ -72,7 +73,7 @@ ONE = '{"epochs": [{"steps": %s, "samples": 1, "seconds": %s, "val": {}}], "trai
         '{"epochs": [], "train_loss": [], "compile_seconds": "x"}',
         "[" * 100_000,
     ],
-    ids=range(13),
+    ids=range(14),
 )
 def test_a_history_of_other_types_or_lengths_is_refused(tmp_path, text):
     (tmp_path / "bad.json").write_text(text)

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ def run(config: SweepConfig) -> Iterator[Outcome]:
     After Ctrl-C the last outcome is `interrupted`. Raises ValueMissed, DataError for missing data,
     DevicesError for devices that there aren't.
     """
-    if config.devices is not None:
-        _offer_cpu_devices(config.devices)
     names = [*EXERCISES] if config.exercise == "all" else [config.exercise]
     base = Setting(config.hiddens, config.lr)
     settings = {name: EXERCISES[name].settings(config.values, base) for name in names}
+    if config.devices is not None:  # one without a run would only take memory
+        runs = config.seeds * max(map(len, settings.values()))
+        config = replace(config, devices=min(config.devices, runs))
+        _offer_cpu_devices(config.devices or 1)
     outcomes: list[Outcome] = []
     for name in names:
         outcome = train(EXERCISES[name], settings[name], config)
