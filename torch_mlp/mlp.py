@@ -20,9 +20,8 @@ class MLP(Classifier):
     is 0.
 
         >>> import torch_mlp as d2l
-        >>> d2l.MLP(num_outputs=10, num_hiddens=256, lr=0.1).summary()
-        MLP
-          ...
+        >>> d2l.MLP(num_outputs=10, num_hiddens=256, lr=0.1)(torch.zeros(2, 28, 28)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(
