@@ -29,9 +29,8 @@ class MLP(Classifier):
     The gradient of ReLU at 0 is 0.
 
         >>> import jax_mlp as d2l
-        >>> d2l.MLP(num_outputs=10, num_hiddens=256, lr=0.1).summary()
-        MLP
-          ...
+        >>> d2l.MLP(num_outputs=10, num_hiddens=256, lr=0.1)(jax.numpy.zeros((2, 28, 28))).shape
+        (2, 10)
     """
 
     @programs.kept()

@@ -20,10 +20,10 @@ class MLP(Classifier):
     and biases from U(-1/sqrt(fan_in), +1/sqrt(fan_in)), or as sigma says. The gradient of ReLU at 0
     is 0.
 
+        >>> import torch
         >>> import torch_mlp as d2l
-        >>> d2l.MLP(num_outputs=10, num_hiddens=256, lr=0.1).summary()
-        MLP
-          ...
+        >>> d2l.MLP(num_outputs=10, num_hiddens=256, lr=0.1)(torch.zeros(2, 28, 28)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(
