@@ -79,9 +79,7 @@ def _held(pairing: Pairing, side: str, others: Frontier) -> Iterable[Traced]:
         operands = [there.tensors[there.origin(i)] for i in t.inputs]
         own = [{*partners.get(o.number, ())} for o in operands]
         takes = {
-            u.number: {graph.origin(i) for i in u.inputs}
-            for u in graph.own
-            if kind(u) == "product"
+            u.number: {graph.origin(i) for i in u.inputs} for u in graph.own if kind(u) == "product"
         }
         if not all(own) or any(all(o & taken for o in own) for taken in takes.values()):
             continue

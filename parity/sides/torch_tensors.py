@@ -321,7 +321,9 @@ def _weights(
     mask: torch.Tensor | None,
     scale: float | None,
 ) -> torch.Tensor:
-    scores = (q @ _for_each(q, k).transpose(-2, -1)) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = (q @ _for_each(q, k).transpose(-2, -1)) * (
+        q.shape[-1] ** -0.5 if scale is None else scale
+    )
     if is_causal:
         blocked = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
         scores = scores.masked_fill(blocked, -torch.inf)

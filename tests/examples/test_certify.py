@@ -9,9 +9,9 @@ NEEDS = {"gpt2": "transformers", "llama": "transformers", "bert": "transformers"
 # One of each port, each of another kind: `python examples/certify.py --errors` plants all.
 PLANTED = {
     "gpt2": "scaled by the model's width",
-    "resnet18": "epsilon 1e-6",
-    "vit": "mean over all tokens",
-    "llama": "turned the other way",
+    "resnet18": "pooled as SAME",
+    "vit": "class token last",
+    "llama": "not causal",
     "bert": "padding seen",
 }
 
