@@ -1,6 +1,7 @@
 """A model that sows its intermediates, which are shown to its user and no state of a step."""
 
 import numpy as np
+import pytest
 import torch
 from flax import nnx
 
@@ -26,6 +27,7 @@ class Ours(nnx.Module):
         return self.b(H)
 
 
+@pytest.mark.filterwarnings("ignore:Using .Module.sow:DeprecationWarning")  # by Flax
 def test_a_model_that_sows_is_aligned():
     X = np.random.default_rng(0).standard_normal((8, 5)).astype(np.float32)
     data = X, np.arange(8).astype(np.int32) % 3
