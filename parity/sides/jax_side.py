@@ -401,7 +401,7 @@ class JaxSide(Keeper):
         self._kept.clear()
         self._evaluate.forget()
         for jitted in (self._pull_back, self._forward):
-            jitted.clear_cache()  # type: ignore[attr-defined]
+            jitted.clear_cache()
 
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:

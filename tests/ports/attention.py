@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from drawn import BATCH, CLASSES, COUNT, seeded
 from port import Port, Wrong
 from torch import nn
-
-from examples import BATCH, CLASSES, COUNT, seeded
 
 WIDTH, HEADS, LENGTH = 8, 2, 4
 SIZE = WIDTH // HEADS  # of a head

@@ -8,11 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import torch
+from drawn import BATCH, CLASSES, classified, seeded, unlabelled
 from flax import nnx
 from port import Port, Wrong
 from torch import nn
-
-from examples import BATCH, CLASSES, classified, seeded, unlabelled
 
 WIDTH = 4
 AFFINE = {

@@ -9,11 +9,10 @@ import numpy as np
 import optax
 import torch
 from attention import linear, params_of
+from drawn import BATCH, CLASSES, classified, seeded
 from optimisers import KERNEL, trained, wrongly
 from port import Port, Wrong
 from torch import nn
-
-from examples import BATCH, CLASSES, classified, seeded
 
 NORM, FAR, RATE, MOMENTUM = 0.1, 1e3, 0.1, 0.9
 INPUTS, WIDTH, LR, DECAY = 5, 4, 1e-2, 1e-1

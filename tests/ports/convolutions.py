@@ -6,11 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from drawn import BATCH, CLASSES, classified, seeded
 from flax import nnx
 from port import Port, Wrong
 from torch import nn
-
-from examples import BATCH, CLASSES, classified, seeded
 
 CHANNELS, HEIGHT, WIDTH = 4, 6, 8
 

@@ -4,10 +4,9 @@ from functools import partial
 from typing import Any
 
 import jax
+from drawn import BATCH, CLASSES, classified, seeded
 from port import Port, Wrong
 from torch import nn
-
-from examples import BATCH, CLASSES, classified, seeded
 
 WIDTH = 5
 

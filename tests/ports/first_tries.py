@@ -9,11 +9,10 @@ import numpy as np
 import optax
 import torch
 from attention import linear, params_of
+from drawn import BATCH, CLASSES, classified, seeded, unlabelled
 from flax import nnx
 from port import Port, Wrong
 from torch import nn
-
-from examples import BATCH, CLASSES, classified, seeded, unlabelled
 
 INPUTS, WIDTH = 6, 4
 TABLE = {"kernel": "weight", "bias": "bias"}

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from attention import linear, params_of
+from drawn import BATCH, CLASSES, COUNT, seeded
 from port import Port, Wrong
 from torch import nn
-
-from examples import BATCH, CLASSES, COUNT, seeded
 
 TOKENS, WIDTH, LENGTH = 7, 6, 5
 PIXELS, KINDS = 5, 3

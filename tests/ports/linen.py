@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from batch_norm import torch_mlp
+from drawn import BATCH, CLASSES, classified
 from flax import linen
 from port import Port, Wrong
-
-from examples import BATCH, CLASSES, classified
 
 # Paths inside their collections.
 TABLE = {

@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from drawn import BATCH, COUNT, classified, seeded
 from flax import nnx
 from port import Port, Wrong
 from torch import nn
-
-from examples import BATCH, COUNT, classified, seeded
 
 INPUTS, CLASSES, LENGTH, IGNORED = 4, 3, 5, -100
 SMOOTHING, WEIGHTS = 0.1, (0.25, 1.0, 3.0)

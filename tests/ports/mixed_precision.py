@@ -12,11 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
+from drawn import BATCH, CLASSES, COUNT, seeded
 from flax import nnx
 from port import Port, Wrong
 from torch import nn
-
-from examples import BATCH, CLASSES, COUNT, seeded
 
 INPUTS, WIDTH, RATE = 4, 6, 0.1
 FREQUENCIES = (1.0, 0.1, 0.01)

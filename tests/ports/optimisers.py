@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
+from drawn import CLASSES, seeded
 from flax import nnx
 from port import Port, Wrong
 from torch import nn
-
-from examples import CLASSES, seeded
 
 PIXELS, WIDTH, COUNT, EPOCHS = 6, 4, 28, 2  # 4 batches an epoch, the last one of 4
 TABLE = {

@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from drawn import BATCH, CLASSES, classified, seeded
 from flax import nnx
 from port import Port, Wrong
 from torch import nn
-
-from examples import BATCH, CLASSES, classified, seeded
 
 INPUTS, HIDDEN, LENGTH = 3, 4, 5
 

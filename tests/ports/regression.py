@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
+from drawn import BATCH, COUNT, seeded
 from flax import nnx
 from port import Port, Wrong
 from torch import nn
-
-from examples import BATCH, COUNT, seeded
 
 INPUTS, WIDTH, OUTPUTS, BETA = 4, 5, 2, 0.5
 POSITIVE = (0.5, 3.0)  # what a yes weighs, of each output

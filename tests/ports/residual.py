@@ -7,12 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from batch_norm import BatchNorm
+from drawn import BATCH, CLASSES, classified, seeded
 from flax import nnx
 from port import Port, Wrong
 from torch import nn
 from torchvision.models.resnet import BasicBlock
-
-from examples import BATCH, CLASSES, classified, seeded
 
 INPUTS, CHANNELS = 2, 3
 

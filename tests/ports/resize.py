@@ -7,11 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import torch
+from drawn import BATCH, CLASSES, classified, seeded
 from flax import nnx
 from port import Port, Wrong
 from torch import nn
-
-from examples import BATCH, CLASSES, classified, seeded
 
 CHANNELS, HEIGHT, WIDTH = 2, 4, 5
 DOWN = 3, 4

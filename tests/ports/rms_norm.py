@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from drawn import BATCH, CLASSES, classified, seeded
 from port import Port, Wrong
 from torch import nn
-
-from examples import BATCH, CLASSES, classified, seeded
 
 WIDTH, HIDDEN = 5, 6
 TABLE = {

@@ -10,10 +10,9 @@ import numpy as np
 import optax
 import torch
 from attention import linear, params_of
+from drawn import BATCH, CLASSES, classified, seeded
 from port import Port, Wrong
 from torch import nn
-
-from examples import BATCH, CLASSES, classified, seeded
 
 WIDTH, HEADS, HIDDEN, LENGTH = 16, 2, 12, 3
 

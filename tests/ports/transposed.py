@@ -6,11 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from drawn import BATCH, CLASSES, classified, seeded
 from flax import nnx
 from port import Port, Wrong
 from torch import nn
-
-from examples import BATCH, CLASSES, classified, seeded
 
 CHANNELS, HEIGHT, WIDTH = 3, 2, 3
 # Torch's padding=1, output_padding=1 of a kernel of 3: JAX pads the stretched image by
