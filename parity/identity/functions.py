@@ -118,7 +118,7 @@ def _of_half(of: Algebra, x: Field, n: float, shape: tuple[int, ...]) -> Field:
 
 def sign(of: Algebra, x: Field) -> Field:
     """-1, 0, 1."""
-    return of.lift(of.sign_of(x).astype(np.float64))
+    return of.lift(compared(of, x, 0.0).astype(np.float64))
 
 
 def absolute(of: Algebra, x: Field) -> Field:

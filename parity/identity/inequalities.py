@@ -68,7 +68,8 @@ class Inequalities:
         """The sign of a number less a constant, such that constants in order have signs in order.
 
         sign: by itself; of: the same of another constant; known: signs that the number can have. As
-        many constants lie below it as by themselves do.
+        many constants lie below it as by themselves do, or as its known sign leaves: so x and
+        abs(x), where they are the same number, lie between the same constants.
         """
         self.met.add(constant)
         if constant not in self.constants or len(self.constants) < 2 or sign.size > LARGEST:
@@ -76,12 +77,11 @@ class Inequalities:
         below, at = np.zeros(sign.shape, np.int64), np.full(sign.shape, -1)
         for i, c in enumerate(self.constants):
             each = sign if c == constant else of(c)
-            if c < 0 and not known & signs.NEGATIVE:
-                each = np.ones_like(sign)
-            elif c > 0 and not known & signs.POSITIVE:
-                each = -np.ones_like(sign)
             below += each > 0
             at = np.where(each == 0, i, at)
+        least = 0 if known & signs.NEGATIVE else sum(c <= 0 for c in self.constants)
+        less = 0 if known & signs.POSITIVE else sum(c >= 0 for c in self.constants)
+        below = np.clip(below, least, len(self.constants) - less)
         below = np.where(at < 0, below, at)
         here = self.constants.index(constant)
         return np.where(at == here, 0, np.where(here < below, 1, -1))
