@@ -5,24 +5,32 @@ handed the whole record at once, after the run; nothing of a tracker's is needed
 figures go beyond that (offline, which server) the tracker's own environment variables say.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from mlp_core.files import plain
-
-if TYPE_CHECKING:
-    from mlp_core.history import History
 
 LIBRARIES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
 WHERE = {"tensorboard": "FOLDER", "wandb": "PROJECT", "mlflow": "EXPERIMENT"}
 BATCH, LONGEST = 1000, 500  # what MLflow takes: metrics in a call, letters of a parameter
+
+
+class Record(Protocol):
+    """A History, as far as a tracker asks it."""
+
+    about: dict[str, Any]
+    train_loss: list[float]
+    epochs: list[Any]
+    compile_seconds: float
+    interrupted: bool
+
+    @property
+    def seconds(self) -> float: ...
 
 
 class TrackerError(ValueError):
@@ -51,7 +59,7 @@ def check(target: str) -> tuple[str, str]:
     return kind, where
 
 
-def send(history: History, target: str, name: str = "") -> None:
+def send(history: Record, target: str, name: str = "") -> None:
     """Hand a run to a tracker. name: what it is called there; "" for its side and model.
 
     train_loss at every step; val_... (example-weighted), seconds and samples_per_second at the last
@@ -64,7 +72,7 @@ def send(history: History, target: str, name: str = "") -> None:
     HOOKS[kind](library, history, where, name)
 
 
-def points(history: History) -> Iterator[Point]:
+def points(history: Record) -> Iterator[Point]:
     """What was measured, step by step."""
     step, before = 0, 0.0
     for number, epoch in enumerate(history.epochs, 1):
@@ -79,7 +87,7 @@ def points(history: History) -> Iterator[Point]:
         before += epoch.seconds
 
 
-def settings(history: History) -> dict[str, Any]:
+def settings(history: Record) -> dict[str, Any]:
     """What was run, on one level: hyperparameters, side, device, versions, times."""
     found = {"compile_seconds": history.compile_seconds, "interrupted": history.interrupted}
     for key, value in plain(history.about, other=repr).items():
@@ -87,7 +95,7 @@ def settings(history: History) -> dict[str, Any]:
     return found
 
 
-def _tensorboard(library: Any, history: History, where: str, name: str) -> None:
+def _tensorboard(library: Any, history: Record, where: str, name: str) -> None:
     began = time.time() - history.seconds  # so that its relative time is that of training
     with library.SummaryWriter(logdir=where) as writer:
         writer.add_text("about", f"    {json.dumps({'name': name} | settings(history))}", 0, began)
@@ -96,13 +104,13 @@ def _tensorboard(library: Any, history: History, where: str, name: str) -> None:
                 writer.add_scalar(key, value, step, began + seconds)
 
 
-def _wandb(library: Any, history: History, where: str, name: str) -> None:
+def _wandb(library: Any, history: Record, where: str, name: str) -> None:
     with library.init(project=where, name=name, config=settings(history)) as run:
         for step, _, figures in points(history):
             run.log(figures, step=step)
 
 
-def _mlflow(library: Any, history: History, where: str, name: str) -> None:
+def _mlflow(library: Any, history: Record, where: str, name: str) -> None:
     began, entities = time.time() - history.seconds, library.entities
     metrics = [
         entities.Metric(key, value, math.floor(1000 * (began + seconds)), step)
@@ -117,7 +125,7 @@ def _mlflow(library: Any, history: History, where: str, name: str) -> None:
             client.log_batch(run.info.run_id, metrics=metrics[i : i + BATCH])
 
 
-HOOKS: dict[str, Callable[[Any, History, str, str], None]] = {
+HOOKS: dict[str, Callable[[Any, Record, str, str], None]] = {
     "tensorboard": _tensorboard,
     "wandb": _wandb,
     "mlflow": _mlflow,

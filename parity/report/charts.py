@@ -9,9 +9,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from parity.checking import Verdict
 from parity.levels.curve import YARDSTICK
 from parity.levels.every_step import Trajectory
+from parity.levels.verdict import Verdict
 
 POINTS = 70_000  # of all curves of a page, some 15 bytes each
 FEW = 60  # points that are seen one by one

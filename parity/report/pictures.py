@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mlp_core.files import drawn
-from parity.checking import Verdict
 from parity.levels.curve import YARDSTICK
+from parity.levels.verdict import Verdict
 
 STYLES = {
     "jax float64": ("tab:blue", "-"),

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mlp_core.files import write_atomically, write_json
-from parity.checking import Verdict
 from parity.levels.level import Result
+from parity.levels.verdict import Verdict
 from parity.report import pictures, steps_picture
 from parity.report.charts import POINTS, charts, within
 from parity.report.graphs import drawing
