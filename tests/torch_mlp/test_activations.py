@@ -61,7 +61,7 @@ def test_every_hidden_layer_and_no_other_has_the_activation(name):
     concise = build("concise", activation=name)
     kinds = [type(layer) for layer in concise.net]
     own = type(layers.ACTIVATIONS[name]())
-    assert kinds == [nn.Flatten, *[nn.LazyLinear, own] * 2, nn.LazyLinear]
+    assert kinds == [layers.Flatten, *[nn.LazyLinear, own] * 2, nn.LazyLinear]
 
 
 @pytest.mark.parametrize("kind", ["scratch", "concise"])
