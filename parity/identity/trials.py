@@ -64,7 +64,7 @@ class Trials:
             of = Algebra(self.seed + draw, length, fine, clean=clean, laws=laws)
             draw += 1
             try:
-                found = self._trial(of)
+                found = self._trial(of, twice=enough)
             except BadDraw as why:
                 if draw > MORE and not evidence.draws:
                     said = f"no draw on which all operations are defined ({why})"
@@ -110,12 +110,13 @@ class Trials:
             for k in sorted({k for t in evidence.lacking for k in t.first.parts}):
                 yield frozenset(range(k + 1))
 
-    def _trial(self, of: Algebra, blank: bool = False) -> list[Compared]:
+    def _trial(self, of: Algebra, blank: bool = False, twice: bool = False) -> list[Compared]:
+        """twice: even if nothing is left to settle, for signs that a second evaluation knows."""
         contest = self.contest
         frozen = contest.theirs.frozen
         seen = contest.evaluated(of, blank)
         found = answers(of, frozen, seen, in_the_field)
-        if all(one.settled for one in found):
+        if all(one.settled for one in found) and not twice:
             return found
         again = of.again()
         seen = contest.evaluated(again, blank)  # once more, with what is known now

@@ -29,7 +29,7 @@ def test_the_main_job_ends_to_end_on_the_sample(tmp_path, capsys):
     assert report["ok"] and report["pairs"][0]["about"]["epochs"] == 1
     assert {level["level"] for level in report["pairs"][0]["levels"]} >= {"inputs", "curve"}
     page = (tmp_path / "report/index.html").read_text()
-    assert "AGREE" in page and page.count("<figure class=\"plot\"") >= 2
+    assert "AGREE" in page and page.count('<figure class="plot"') >= 2
     assert 'src="http' not in page and 'href="http' not in page
     for name in ("curves-scratch.png", "margins-scratch.png", "ladder.png"):
         assert (tmp_path / "report" / name).read_bytes().startswith(b"\x89PNG")

@@ -67,10 +67,9 @@ class WithoutFloat64(Theirs):
         return H
 
 
-def test_a_side_none_of_whose_products_is_in_float64_is_judged_all_the_same():
+def test_a_side_that_asks_for_float32_by_name_is_judged_in_float64():
     verdict = judged(WithoutFloat64(), None)
-    first = next(r for r in verdict.results if r.failed)
-    assert (first.level.name, first.precision) == ("logits", "float64")
+    assert verdict.ok, verdict
 
 
 class Digamma(Theirs):
