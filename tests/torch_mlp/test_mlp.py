@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import torch_mlp as d2l
+from torch_mlp import layers
 
 
 def test_relu_has_gradient_zero_at_a_tie():
@@ -26,7 +27,7 @@ def test_layers_are_flatten_then_linear_and_relu_then_linear(hiddens, widths):
     model = d2l.MLP(num_outputs=3, num_hiddens=hiddens, lr=0.1)
     assert model(torch.rand(2, 1, 2, 3)).shape == (2, 3)
     assert [layer.out_features for layer in model.net if isinstance(layer, nn.Linear)] == widths
-    kinds = [nn.Flatten, *[nn.Linear, nn.ReLU] * len(widths)][:-1]
+    kinds = [layers.Flatten, *[nn.Linear, nn.ReLU] * len(widths)][:-1]
     assert [type(layer) for layer in model.net] == kinds
 
 
