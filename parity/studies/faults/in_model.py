@@ -192,8 +192,8 @@ FAULTS = (
           "Products in float32 round their operands to 8 bits, as TPUs do by default.",
           forward(product=_rounded(8, only="float32"))),
     Fault("float32 in the float64 run", "precision", "logits",
-          "x64 is not on, so that the float64 run computes in float32.",
-          forward(product=lambda H, W: (H.float() @ W.float()).to(H.dtype))),
+          "x64 is not on, so that products of the float64 run have float32's 24 bits.",
+          forward(product=_rounded(24, only="float64"))),
     Fault("inputs in float16", "precision", "precision",
           "Autocast rounds the images to float16.", forward(inputs=lambda H: H.half().to(H.dtype))),
     # Gradients that the forward pass does not show.
