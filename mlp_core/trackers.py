@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from mlp_core.files import plain
 
@@ -20,6 +20,7 @@ WHERE = {"tensorboard": "FOLDER", "wandb": "PROJECT", "mlflow": "EXPERIMENT"}
 BATCH, LONGEST = 1000, 500  # what MLflow takes: metrics in a call, letters of a parameter
 
 
+@runtime_checkable
 class Record(Protocol):
     """A History, as far as a tracker asks it."""
 
