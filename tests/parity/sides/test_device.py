@@ -48,8 +48,8 @@ def test_float64_leaves_a_device_that_lacks_it(monkeypatch):
     tpu = SimpleNamespace(platform="tpu")
     monkeypatch.setattr(jax, "devices", lambda name=None: found[name])
     found |= {"tpu": [tpu], "cpu": [cpu]}
-    assert jax_device.__wrapped__("tpu", "float64") is cpu
-    assert jax_device.__wrapped__("tpu") is tpu
+    assert jax_device("tpu", "float64") is cpu
+    assert jax_device("tpu") is tpu
 
 
 def test_torch_computes_where_its_model_lies_and_beside_a_tpu_on_the_cpu():
