@@ -100,9 +100,8 @@ def alone():
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_processes_train_as_one_and_end_when_one_is_killed(alone, count):
     ended = together(PROGRAM, count)
-    codes = [code for code, *_ in ended]
-    assert codes == [-signal.SIGKILL if rank == 1 else 0 for rank in range(count)], ended
-    for rank, (_, out, _, seconds) in enumerate(ended):
+    for rank, (code, out, said, seconds) in enumerate(ended):
+        assert code in ([-signal.SIGKILL] if rank == 1 else [0, -signal.SIGABRT]), said
         found, *last = map(json.loads, out.splitlines())
         assert f"{count} processes were launched, and this one is not" in found["unconnected"]
         assert found["reproducible"] == alone["reproducible"]
@@ -116,7 +115,10 @@ def test_processes_train_as_one_and_end_when_one_is_killed(alone, count):
         if rank < count - 1:
             assert found["read"] == 2 * (sum(each) + -(-20 // count))
         if rank != 1:
-            assert seconds < 30 and "has lost another one" in last[0]
+            # Now and then a thread of gloo's ends the process, in C++'s words instead of ours.
+            words = last[0] if code == 0 else "".join(last) + said
+            assert seconds < 30
+            assert "has lost another one" in words or code and "terminate called" in words, ended
 
 
 KILLED = (
