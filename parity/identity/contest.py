@@ -1,5 +1,6 @@
 """Both sides of one problem, evaluated on the same draws: JAX's graph, traced once, and Torch's."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from parity.identity.field import Algebra, BadDraw, Field, Unclean
+from parity.identity.field import Algebra, BadDraw, Field, Unclean, Undecided
 from parity.identity.jax_graph import JaxGraph
 from parity.identity.lines import Lines
 from parity.identity.torch_step import Fields, Given, TorchSteps
@@ -60,19 +61,25 @@ class Contest:
         """From now on, this few rows of the batch."""
         self.inputs, self.targets = self.batches[number % len(self.batches)]
 
-    def evaluated(self, of: Algebra, blank: bool, lines: BothLines = (None, None)) -> Seen:
+    def evaluated(
+        self,
+        of: Algebra,
+        blank: bool = False,
+        lines: BothLines = (None, None),
+        partly: bool = False,
+    ) -> Seen:
         """Of a first step, and of one with a memory. blank: an input and biases are 0. lines: of
-        JAX's and of Torch's operations, to be filled."""
-        names = {n: np.shape(a) for n, a in self.params.items()}
-        first = Given(
-            {n: _drawn(of, s, blank and len(s) < 2) for n, s in names.items()},
-            {n: of.held(np.shape(a)) for n, a in self.state.items()},
-            {n: of.lift(a) if a.dtype.kind == "f" else a for n, a in self.memory.items()},
-            _fields(of, self.inputs, blank),
-            _fields(of, self.targets),
-        )
+        JAX's and of Torch's operations, to be filled. partly: nothing, but each side is evaluated
+        until exponentials are used up."""
+        first = self._first(of, blank)
         steps = TorchSteps(self.theirs, of, self.inputs, self.targets, lines[1])
         _given(lines, first)
+        if partly:
+            with contextlib.suppress(Undecided):
+                self._jax(of, first, None)
+            with contextlib.suppress(Undecided), steps.training():
+                steps.outputs(first) if self.infer else steps.step(first)
+            return []
         if self.infer:
             found, first = self._cleanly(of, first, lines[0])
             return [("", {"outputs": found}, {"outputs": steps.outputs(first)})]
@@ -89,7 +96,7 @@ class Contest:
                 for n, f in mine["memory"].items()
             }
             later = Given(
-                {n: of.draw(s) for n, s in names.items()},
+                {n: of.draw(np.shape(a)) for n, a in self.params.items()},
                 {n: of.held(np.shape(a)) for n, a in self.state.items()},
                 memory,
                 _fields(of, self.inputs),
@@ -99,6 +106,16 @@ class Contest:
             mine, later = self._cleanly(of, later, lines[0])
             other = steps.step(replace(later, memory=memory if shared else {}))
             return [*seen, ("second step: ", mine, other)]
+
+    def _first(self, of: Algebra, blank: bool = False) -> Given:
+        """What a first step is given."""
+        return Given(
+            {n: _drawn(of, np.shape(a), blank and np.ndim(a) < 2) for n, a in self.params.items()},
+            {n: of.held(np.shape(a)) for n, a in self.state.items()},
+            {n: of.lift(a) if a.dtype.kind == "f" else a for n, a in self.memory.items()},
+            _fields(of, self.inputs, blank),
+            _fields(of, self.targets),
+        )
 
     def _cleanly(
         self, of: Algebra, given: Given, lines: Lines | None, blank: bool = False

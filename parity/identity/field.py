@@ -95,6 +95,7 @@ class Algebra:
     kept_before: list[Any] = field(default_factory=list)  # to be drawn again
     degrees: Degrees = field(default_factory=Degrees)
     ways: list[tuple[bool, ...] | None] = field(default_factory=list)  # signs met; None: known
+    renewals: Any = None  # see `renewals`
     coarse: bool = False  # whether a function stood for one that `fine` writes by exp
 
     def __post_init__(self) -> None:
@@ -129,7 +130,7 @@ class Algebra:
         """The same draw, for another evaluation that knows what this one has shown."""
         laws = self.laws.again()
         found = Algebra(self.seed, self.length, self.fine, choice, laws=laws)
-        found.kept_before = self.kept[:]
+        found.kept_before, found.renewals = self.kept[:], self.renewals
         return found
 
     def redraw(self, x: Field, rows: Array) -> Field:

@@ -219,7 +219,7 @@ def keyed(of: Algebra, name: str, x: Field, parity: int = 0) -> Field:
     for k, v in x.parts.items():
         p = of.primes[k].p
         turned = (v > p // 2) if parity else np.zeros(v.shape, bool)
-        found = _hash(np.where(turned, p - v, v), of.key[k] ^ hash_of(name)) % p
+        found = hashed(np.where(turned, p - v, v), of.key[k] ^ hash_of(name)) % p
         if parity < 0:
             found = np.where(v == 0, 0, np.where(turned, -found % p, found))
         parts[k] = found
@@ -234,7 +234,7 @@ def hash_of(name: str) -> int:
 _KNOWN = {"tanh": np.tanh, "sin": np.sin, "cos": np.cos, "erf": scipy.special.erf}
 
 
-def _hash(x: Array, key: int) -> Array:
+def hashed(x: Array, key: int) -> Array:
     """splitmix64."""
     with np.errstate(over="ignore"):
         z = x.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)

@@ -57,6 +57,13 @@ class JaxGraph(Interpreter[Value]):
             else x
             for x, v in zip(found, cast(Any, eqn.outvars), strict=True)
         ]
+        if (renewals := self.of.renewals) is not None:
+            results = [
+                renewals.of(self.of, "JAX", name, lambda: _line(self.around), x)
+                if isinstance(x, Field)
+                else x
+                for x in results
+            ]
         if self.lines is not None:
             self.lines.note(name, _line(self.around), operands, results)
         return results

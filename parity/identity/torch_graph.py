@@ -150,6 +150,7 @@ class TorchGraph(TorchDispatchMode):
                 return func(*args, **kwargs)
         values = self._evaluated(func, name, args, kwargs, written)
         out = func(*args, **kwargs)
+        values = self._renewed(name, values)
         if self.lines is not None:
             made = values if isinstance(values, (tuple, list)) else [values]
             self.lines.note(
@@ -166,6 +167,15 @@ class TorchGraph(TorchDispatchMode):
             if value is not None and isinstance(tensor, torch.Tensor) and tensor.numel():
                 self.hold(tensor, value)
         return out
+
+    def _renewed(self, name: str, values: Value) -> Value:
+        if (renewals := self.of.renewals) is None:
+            return values
+        if isinstance(values, (tuple, list)):
+            return [self._renewed(name, x) for x in values]
+        if isinstance(values, Field):
+            return renewals.of(self.of, "Torch", name, self.places.line, values)
+        return values
 
     def _of_integers(self, func: Any, args: Any, kwargs: Any, written: list[torch.Tensor]) -> Any:
         here = tree.tree_map_only(torch.Tensor, lambda x: torch.tensor(self.get(x)), (args, kwargs))

@@ -11,8 +11,10 @@ from parity.identity.contest import Contest
 from parity.identity.evidence import Compared, Evidence, in_the_field, worse
 from parity.identity.field import ROUGH, Algebra, BadDraw, Undecided
 from parity.identity.inequalities import Inequalities
+from parity.identity.renewals import Renewals
 
 LENGTHS = (2, 4, 6)  # of the chain of primes
+RENEWING, RENEWED = 4, 3  # the same where a deep model's tensors are renewed; draws to see which
 TIES = 100
 COMPARING = 60.0  # for comparisons that went one way: as good as never needed
 MORE, SECONDS = 40, 6.0  # draws beyond those that must agree; of the processor
@@ -24,7 +26,7 @@ class Trials:
 
     def __init__(self, contest: Contest, search: Search, seed: int) -> None:
         self.contest, self.search, self.seed = contest, search, seed
-        self.why = ""
+        self.why, self.renewals = "", None
         self.evidence = Evidence(bits(LENGTHS[0]))
 
     def answers(self) -> list[Answer]:
@@ -41,11 +43,30 @@ class Trials:
                         continue
                     return found
                 break
+            else:
+                found, coarse = self._renewing(fine)
             if found and (not coarse or all(a.verdict == "identical" for a in found)):
                 break
             if not found or self.search.found:
                 break
         return found
+
+    def _renewing(self, fine: bool) -> tuple[list[Answer], bool]:
+        """The answers of a deep model, if they are that it is identical: else none."""
+        renewals, answers_, coarse = Renewals(), list[Answer](), False
+        with contextlib.suppress(Undecided, BadDraw):
+            for draw in range(RENEWED):
+                of = Algebra(self.seed + draw, RENEWING, fine)
+                of.renewals = renewals
+                self.contest.evaluated(of, partly=True)
+                if renewals.learn():
+                    break
+            self.renewals = renewals
+            answers_, coarse = self._of(RENEWING, fine)
+        self.renewals = None
+        if all(a.verdict == "identical" for a in answers_):
+            return answers_, coarse
+        return [], coarse
 
     def _of(self, length: int, fine: bool) -> tuple[list[Answer], bool]:
         """The answers, and whether a function stood for what `fine` writes by exp."""
@@ -62,6 +83,7 @@ class Trials:
             clean = next(cleaned) if rough else frozenset[int]()
             laws = Inequalities(constants=laws.known_constants())
             of = Algebra(self.seed + draw, length, fine, clean=clean, laws=laws)
+            of.renewals = self.renewals
             draw += 1
             try:
                 found = self._trial(of, twice=enough)
@@ -91,6 +113,7 @@ class Trials:
         for draw in range(TIES):
             laws, evidence = Inequalities(constants=constants), Evidence(bits(length))
             of = Algebra(self.seed + draw, length, fine, clean=clean, laws=laws)
+            of.renewals = self.renewals
             try:
                 seen = self._trial(of, blank=True)
             except BadDraw:
