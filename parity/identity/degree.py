@@ -24,9 +24,11 @@ ZERO, ONE = Degree(0, {}), Degree(1, {})
 
 @dataclass
 class Degrees:
-    """Of one evaluation. sizes: {group: the degrees of its elements together}."""
+    """Of one evaluation. sizes: {group: the degrees of its elements together}. passed: those of
+    values that were exchanged for others, together: a difference could be lost in each."""
 
     sizes: list[int] = field(default_factory=list)
+    passed: int = 0
     keys: dict[Any, Group] = field(default_factory=dict)
 
     def under(self, below: Mapping[Group, int]) -> int:
@@ -47,7 +49,7 @@ class Degrees:
     def of_difference(self, a: Degree, b: Degree) -> int:
         """The degree of the numerator of a - b."""
         whole = added(a, b)
-        return max(1, whole.excess + self.under(whole.below))
+        return max(1, whole.excess + self.under(whole.below)) + self.passed
 
 
 def added(*each: Degree) -> Degree:

@@ -7,9 +7,10 @@ evaluation, of the same draw, has it all.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import combinations
+from functools import cache
+from itertools import combinations, islice
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ class Inequalities:
     """What one draw has shown so far; kept when the draw is evaluated once more."""
 
     signed: dict[bytes, int] = field(default_factory=dict)
-    sums: dict[bytes, tuple[int, Array]] = field(default_factory=dict)
+    sums: dict[int, dict[bytes, Array]] = field(default_factory=dict)  # of each part
+    spreads: dict[tuple[int, int], dict[bytes, int]] = field(default_factory=dict)  # of these
     constants: tuple[float, ...] = ()  # that comparisons are known to use, in order
     met: set[float] = field(default_factory=set)  # by those of this evaluation
 
@@ -50,7 +52,7 @@ class Inequalities:
         """Something that was added up."""
         for k, v in parts.items():
             if v.ndim and v.size <= LARGEST and v.ndim <= AXES:
-                self.sums[v.tobytes()] = k, v
+                self.sums.setdefault(k, {})[v.tobytes()] = v
 
     def sign(self, p: int, part: int, v: Array) -> int:
         """Signs that v can have, modulo p."""
@@ -87,24 +89,30 @@ class Inequalities:
         return np.where(at == here, 0, np.where(here < below, 1, -1))
 
     def _is_spread(self, p: int, part: int, v: Array) -> bool:
-        """Whether v is n sum(x^2) - sum(x)^2 over some axes, over a positive number: all ratios of
-        its elements are those."""
+        """Whether v is n sum(x^2) - sum(x)^2 over some axes, or that over 1, n, n^2 or n (n - 1),
+        for some x that was added up."""
         if not v.size:
             return False
-        for k, x in self.sums.values():
-            n = x.size // v.size
-            if k != part or n < 2 or n * v.size != x.size:
-                continue
-            for axes in _subsets(x.ndim):
-                if math.prod(x.shape[a] for a in axes) != n:
-                    continue
-                total, squares = x.sum(axes) % p, (x * x % p).sum(axes) % p
-                spread = (n * squares - total * total).ravel() % p
-                whole = [1, n, n * n, n * (n - 1)]
-                if any(np.array_equal(c * v.ravel() % p, spread) for c in whole):
-                    return True
-        return False
+        known, sums = self.spreads.setdefault((part, v.size), {}), self.sums.get(part, {})
+        for key in list(islice(sums, known.setdefault(b"", 0), None)):
+            for spread in _spreads(p, sums[key], v.size):
+                known[spread] = 1
+        known[b""] = len(sums)
+        return v.tobytes() in known
 
 
+def _spreads(p: int, x: Array, size: int) -> Iterator[bytes]:
+    n = x.size // size
+    if n < 2 or n * size != x.size:
+        return
+    for axes in _subsets(x.ndim):
+        if math.prod(x.shape[a] for a in axes) == n:
+            total, squares = x.sum(axes) % p, (x * x % p).sum(axes) % p
+            spread = (n * squares - total * total) % p
+            for over in (1, n, n * n, n * (n - 1)):
+                yield (spread * pow(over, -1, p) % p).tobytes()
+
+
+@cache
 def _subsets(ndim: int) -> list[tuple[int, ...]]:
     return [axes for r in range(1, ndim + 1) for axes in combinations(range(ndim), r)]

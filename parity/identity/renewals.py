@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from parity.identity import degree, functions
-from parity.identity.field import Algebra, Array, Field
+from parity.identity.field import Algebra, Field
 
 Kind = tuple[str, str]  # (operation, line): a repeated block gives tensors of the same kinds
 SIDES = ("JAX", "Torch")
@@ -67,6 +67,7 @@ class Renewals:
 def _renewed(of: Algebra, x: Field) -> Field:
     """A function of which only the sign is known: of a square it is a square, of 0 it is 0."""
     top = of.length - 1
+    of.degrees.passed = of.degrees.of_difference(x.degree, x.degree)
     value, above = x.parts[top], of.primes[top].character(x.parts[top])
     rough = x.rough.get(top)
     parts = {}

@@ -127,7 +127,7 @@ class TorchGraph(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
-        given = [x for x in tree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        given = [*_tensors(args), *_tensors(kwargs)]
         if not any(map(self.holds, given)) or name in SHAPES:
             return func(*args, **kwargs)
         if name in ("_local_scalar_dense", "equal", "is_nonzero"):
@@ -178,7 +178,7 @@ class TorchGraph(TorchDispatchMode):
         return values
 
     def _of_integers(self, func: Any, args: Any, kwargs: Any, written: list[torch.Tensor]) -> Any:
-        here = tree.tree_map_only(torch.Tensor, lambda x: torch.tensor(self.get(x)), (args, kwargs))
+        here = _with_tensors((args, kwargs), lambda x: torch.tensor(self.get(x)))
         found = func(*here[0], **here[1])
         out = func(*args, **kwargs)
         reals = written or tree.tree_leaves(out)
@@ -206,7 +206,7 @@ class TorchGraph(TorchDispatchMode):
     def _evaluated(self, func: Any, name: str, args: Any, kwargs: Any, written: list) -> Value:
         base = name.rstrip("_") if written and name not in BATCH_NORMS else name
         first = args[:1] if base in ("copy", "zero", "fill") else ()  # nothing of it is left
-        a, k = tree.tree_map_only(torch.Tensor, self.get, (list(args[len(first) :]), dict(kwargs)))
+        a, k = _with_tensors((args[len(first) :], kwargs), self.get)
         a = [*first, *a]
         k = {n: v for n, v in k.items() if n not in WHERE}
         try:
@@ -364,8 +364,28 @@ def _written(func: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
     for i, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             x = args[i] if i < len(args) else kwargs.get(argument.name)
-            found += [one for one in tree.tree_leaves(x) if isinstance(one, torch.Tensor)]
+            found += _tensors(x)
     return found
+
+
+def _tensors(x: Any) -> Iterator[torch.Tensor]:
+    """Those among an operation's arguments, which are nested in lists at most."""
+    if isinstance(x, torch.Tensor):
+        yield x
+    elif isinstance(x, (list, tuple, dict)):
+        for one in x.values() if isinstance(x, dict) else x:
+            yield from _tensors(one)
+
+
+def _with_tensors(x: Any, f: Callable[[torch.Tensor], Any]) -> Any:
+    """The arguments with f of their tensors."""
+    if isinstance(x, torch.Tensor):
+        return f(x)
+    if isinstance(x, dict):
+        return {name: _with_tensors(one, f) for name, one in x.items()}
+    if type(x) in (list, tuple):
+        return type(x)(_with_tensors(one, f) for one in x)
+    return x
 
 
 def _pointer(tensor: torch.Tensor) -> int:
