@@ -360,7 +360,7 @@ def _written(func: Any, args: Any, kwargs: Any) -> list[torch.Tensor]:
     """The tensors that an operation writes into."""
     if not func._schema.is_mutable or func.overloadpacket.__name__ in BATCH_NORMS:
         return []
-    found = []
+    found: list[torch.Tensor] = []
     for i, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             x = args[i] if i < len(args) else kwargs.get(argument.name)

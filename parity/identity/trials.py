@@ -26,7 +26,8 @@ class Trials:
 
     def __init__(self, contest: Contest, search: Search, seed: int) -> None:
         self.contest, self.search, self.seed = contest, search, seed
-        self.why, self.renewals = "", None
+        self.why = ""
+        self.renewals: Renewals | None = None
         self.evidence = Evidence(bits(LENGTHS[0]))
 
     def answers(self) -> list[Answer]:
