@@ -38,7 +38,7 @@ class Witness(Protocol):
 
 
 def lines_at(jax: JaxSide, torch: TorchSide, of: Witness, infer: bool) -> tuple[str, str] | None:
-    """JAX's and Torch's likeliest lines; None where float64 shows no difference. Both at float64."""
+    """JAX's and Torch's likeliest lines; None where float64 shows no difference, as both are."""
     try:
         apart = parting_at(jax, torch, of, infer)
     except (UnsupportedPrimitive, ModelFails):
