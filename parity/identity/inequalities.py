@@ -7,7 +7,7 @@ evaluation, of the same draw, has it all.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
@@ -27,6 +27,9 @@ class Inequalities:
 
     signed: dict[bytes, int] = field(default_factory=dict)
     sums: dict[bytes, tuple[int, Array]] = field(default_factory=dict)
+    # n sum(x^2) - sum(x)^2 over the first of its numbers that is not 0: {(part, it): (that, n)}
+    spreads: dict[tuple[int, bytes], set[tuple[int, int]]] = field(default_factory=dict)
+    spread: set[bytes] = field(default_factory=set)  # sums of which they are there
     constants: tuple[float, ...] = ()  # that comparisons are known to use, in order
     met: set[float] = field(default_factory=set)  # by those of this evaluation
 
@@ -89,21 +92,33 @@ class Inequalities:
     def _is_spread(self, p: int, part: int, v: Array) -> bool:
         """Whether v is n sum(x^2) - sum(x)^2 over some axes, over a positive number: all ratios of
         its elements are those."""
-        if not v.size:
-            return False
-        for k, x in self.sums.values():
-            n = x.size // v.size
-            if k != part or n < 2 or n * v.size != x.size:
-                continue
-            for axes in _subsets(x.ndim):
-                if math.prod(x.shape[a] for a in axes) != n:
-                    continue
-                total, squares = x.sum(axes) % p, (x * x % p).sum(axes) % p
-                spread = (n * squares - total * total).ravel() % p
-                whole = [1, n, n * n, n * (n - 1)]
-                if any(np.array_equal(c * v.ravel() % p, spread) for c in whole):
-                    return True
-        return False
+        for key, (k, x) in self.sums.items():
+            if k == part and key not in self.spread:
+                self.spread.add(key)
+                for n, found in _spreads(p, x):
+                    first, ratios = _over_first(p, found)
+                    self.spreads.setdefault((part, ratios), set()).add((first, n))
+        first, ratios = _over_first(p, v.ravel())
+        return any(
+            c * first % p == whole
+            for whole, n in self.spreads.get((part, ratios), ())
+            for c in (1, n, n * n, n * (n - 1))
+        )
+
+
+def _spreads(p: int, x: Array) -> Iterator[tuple[int, Array]]:
+    """(n, n sum(x^2) - sum(x)^2 modulo p) over each set of axes."""
+    for axes in _subsets(x.ndim):
+        n = math.prod(x.shape[a] for a in axes)
+        if n > 1:
+            total, squares = x.sum(axes) % p, (x * x % p).sum(axes) % p
+            yield n, (n * squares - total * total).ravel() % p
+
+
+def _over_first(p: int, v: Array) -> tuple[int, bytes]:
+    """The first number that isn't 0, and all over it."""
+    first = int(v[np.argmax(v != 0)]) if v.size else 0
+    return first, (v * pow(first, -1, p) % p if first else v).tobytes()
 
 
 def _subsets(ndim: int) -> list[tuple[int, ...]]:

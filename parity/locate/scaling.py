@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from parity.locate.align import Frontier, Pairing
-from parity.locate.kinds import factors, kind
+from parity.locate.kinds import factors, kind, size
 from parity.sides.tensors import Traced
+
+_POWERS = {"sqrt", "rsqrt", "pow", "integer_pow", "square", "reciprocal"}
 
 
 def scaling(
@@ -35,6 +37,8 @@ def scaling(
 
     def changes(u: Traced) -> bool:
         before = [scaled.get(n, (0, 1.0))[1] for n in map(graph.origin, u.inputs)]
+        if u.op in _POWERS and any(abs(f - 1) > 1e-9 for f in before):
+            return False
         return all(abs(scaled[u.number][1] / f - 1) > 1e-9 for f in before)
 
     new = [u for u in chain if changes(u) and not (factors(u) and factors(u) <= used)]
@@ -61,12 +65,8 @@ def _done_there(pairing: Pairing, side: str, t: Traced, others: Frontier) -> boo
     wide = [n for n in map(graph.origin, t.inputs) if graph.tensors[n].depends]
     same = [{*partners.get(n, ()), *scaled.get(n, ())[:1]} for n in wide]
     if len(wide) == 1 and t.scalars:
-        return any(
-            kind(o) == kind(t)
-            and factors(o) == factors(t)
-            and same[0] & {there.origin(i) for i in o.inputs}
-            for o in others.region
-        )
+        alike = (o for o in others.region if kind(o) == kind(t) and factors(o) == factors(t))
+        return any(size(o) == size(t) and o.phase == t.phase for o in alike)
     return any(n in partners for n in wide) and any(
         kind(o) == kind(t) and all(s & {there.origin(i) for i in o.inputs} for s in same)
         for o in others.region

@@ -88,7 +88,10 @@ def _replaced(pairing: Pairing, side: str, t: Traced, others: Frontier) -> list[
                 lone.append(o)
             else:
                 left.remove(same)
-        if len(lone) == 1 and not lone[0].given and lone[0].number in partners:
+        if len(lone) != 1 or lone[0].given or lone[0].number not in partners:
+            continue
+        used = {there.origin(i) for o in others.region if o is not other for i in o.inputs}
+        if not used & {*partners[lone[0].number]}:  # nor in another order of factors or summands
             return lone
     return []
 

@@ -74,7 +74,7 @@ ERRORS = (
     Error("unet", "alpha at the no", "ALPHA * y + (1 - ALPHA)", "(1 - ALPHA) * y + ALPHA"),
     Error("unet", "sum for mean", "(weight * loss).mean()", "(weight * loss).sum()"),
     Error("rmsprop", "silu for mish", "H * jnp.tanh(jax.nn.softplus(H))", "jax.nn.silu(H)"),
-    Error("rmsprop", "decay .9", "decay=0.99", "decay=0.9", ("(1 - decay) * (g**order)",)),
+    Error("rmsprop", "decay .9", "decay=0.99", "decay=0.9", ("(1 - decay) * orderth_norm(g)",)),
     Error("rmsprop", "epsilon in the root", "eps_in_sqrt=False", "eps_in_sqrt=True",
           ("jax.lax.rsqrt(n + eps)",)),
     Error("adagrad", "sums from .1", "jax.tree.map(jnp.zeros_like, params)",
