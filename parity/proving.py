@@ -1,11 +1,13 @@
 """prove: the level "identity" alone, as a library call: nothing is compiled, nothing trained."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 from parity import defaults
 from parity.identity.prove import Proof
 from parity.identity.prove import prove as proven
+from parity.locate.witness import lines_at
 from parity.problem import Loss, Weights
 from parity.sides.asked import asked
 from parity.sides.pairs import plain_settings, sides_of
@@ -52,4 +54,6 @@ def prove(
         raise TypeError(f"like: {like!r}, expected (inputs, targets) of a few rows")
     ours, theirs = sides_of(problem, "float64")
     inputs, targets = arrays[:2]
-    return proven(ours, theirs, inputs, targets, infer=problem.training.infer, seed=seed)
+    infer = problem.training.infer
+    locate = partial(lines_at, ours, theirs, infer=infer)
+    return proven(ours, theirs, inputs, targets, infer=infer, seed=seed, locate=locate)

@@ -10,16 +10,19 @@ from parity.identity.answers import Answer, answers, without_numbers
 from parity.identity.contest import Contest
 from parity.identity.field import Algebra, BadDraw, Field, Undecided
 from parity.identity.reals import Reals
+from parity.identity.witness import Witness, witness
 
 SECONDS = 10.0  # of the processor, so that what else runs changes no answer
 
 
 class Search:
-    """Draws of real numbers, until one shows a difference. found: the outputs that then differ."""
+    """Draws of real numbers, until one shows a difference. found: the outputs that then differ.
+    witness: the numbers."""
 
     def __init__(self, contest: Contest, seed: int) -> None:
         self.contest, self.seed = contest, seed
         self.found: list[Answer] = []
+        self.witness: Witness | None = None
         self._draws, self._spent = 0, 0.0
 
     def upto(self, draws: int) -> list[Answer]:
@@ -33,6 +36,9 @@ class Search:
                 seen = self.contest.evaluated(of, blank=draw % 4 == 3)
                 each = answers(of, self.contest.theirs.frozen, seen, _compared)
                 self.found = [a for a in each if a.verdict == "different"]
+                if self.found:
+                    second = all(a.says.startswith("second step") for a in self.found)
+                    self.witness = witness(self.contest, second)
             now = time.process_time()
             self._spent, start = self._spent + now - start, now
         return self.found

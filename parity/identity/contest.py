@@ -38,6 +38,7 @@ class Contest:
         self.structure = jax.tree.structure(shapes)
         self.batches = list(_rows(inputs, targets, size))
         self.inputs, self.targets = self.batches[0]
+        self.starts: list[Given] = []  # of the steps of the latest evaluation
 
     @staticmethod
     def traced(ours: JaxSide, inputs: Tree, targets: Tree, infer: bool) -> tuple[Any, Any, int]:
@@ -72,6 +73,7 @@ class Contest:
         JAX's and of Torch's operations, to be filled. partly: nothing, but each side is evaluated
         until exponentials are used up."""
         first = self._first(of, blank)
+        self.starts = [first]
         steps = TorchSteps(self.theirs, of, self.inputs, self.targets, lines[1])
         _given(lines, first)
         if partly:
@@ -102,6 +104,7 @@ class Contest:
                 _fields(of, self.inputs),
                 _fields(of, self.targets),
             )
+            self.starts.append(later)
             _given(lines, later)
             mine, later = self._cleanly(of, later, lines[0])
             other = steps.step(replace(later, memory=memory if shared else {}))
@@ -155,11 +158,11 @@ class Contest:
     def _jax(self, of: Algebra, given: Given, lines: Lines | None) -> Any:
         ours = self.ours
         with ours._settings():
-            inputs = _filled(ours.typed(self.inputs), given.inputs)
+            inputs = filled(ours.typed(self.inputs), given.inputs)
             if self.infer:
                 flat = jax.tree.leaves((given.params, given.state, inputs))
             else:
-                targets = _filled(ours.typed(self.targets), given.targets)
+                targets = filled(ours.typed(self.targets), given.targets)
                 count = ours.accumulated
                 batches = ((inputs, targets),) * count
                 flat = jax.tree.leaves((given.params, given.state, given.memory, batches))
@@ -220,7 +223,7 @@ def _blank(part: Any) -> Any:
     return part
 
 
-def _filled(tree: Tree, fields: Fields) -> Tree:
-    """The tree with Fields for its floats."""
+def filled(tree: Tree, fields: Fields) -> Tree:
+    """The tree with these for its floats."""
     names = iter(leaves(tree))
     return mapped(lambda x: fields.get(next(names), np.asarray(x)), tree)

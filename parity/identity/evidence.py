@@ -167,6 +167,13 @@ class Evidence:
         return sum(sorted(ways)[1] < self.need for ways in unknown)
 
     @property
+    def stuck(self) -> bool:
+        """Whether some comparison took one way in all draws: a law may tell which."""
+        never = [0, self.draws, 0]
+        unknown = [ways for ways in self.ways if ways is not None and ways != never]
+        return any(sorted(ways)[1] == 0 for ways in unknown)
+
+    @property
     def lacking(self) -> list[Tally]:
         """Outputs of which some element agreed too seldom."""
         return [t for t in self.tallies.values()

@@ -105,6 +105,7 @@ class Algebra:
         self.pi = [pow(int(self.rng.integers(2, q.p)), 2, q.p) for q in self.primes]
         self.key = [int(k) for k in self.rng.integers(1, 2**62, self.length)]
         self._literals: dict[float, list[int]] = {}
+        self._lifted: dict[float, Field] = {}
 
     # --- values ----------------------------------------------------------------------------------
 
@@ -144,6 +145,13 @@ class Algebra:
         if isinstance(x, Field):
             return x
         given = np.asarray(x, np.float64)
+        if not given.ndim and (one := float(given)) == one:
+            if one not in self._lifted:
+                self._lifted[one] = self._lift(given)
+            return self._lifted[one]
+        return self._lift(given)
+
+    def _lift(self, given: Array) -> Field:
         inf = np.where(np.isinf(given), np.sign(given), 0)
         inf = np.where(np.isnan(given), 2, inf).astype(np.int8)
         finite = np.where(inf != 0, 0.0, given)
@@ -355,6 +363,16 @@ class Algebra:
             root = self.moved(f, *(x for x, _ in under)), under[0][1]
         soft = any(x.soft for x in xs)
         return self.whole(Field(parts, sign, const, units, inf, root, rough, doubt, soft, above))
+
+    def viewed(self, f: Plain, x: Field) -> Field:
+        """As `moved`, where f takes numbers of any type and changes none."""
+        parts = {k: f(v) for k, v in x.parts.items()}
+        const, inf = (None if a is None else f(a) for a in (x.const, x.inf))
+        units = None if x.units is None else {k: f(u) for k, u in x.units.items()}
+        rough = {k: r for k, v in x.rough.items() if (r := f(v)).any()}
+        root = None if x.root is None else (self.viewed(f, x.root[0]), x.root[1])
+        inf = inf if inf is not None and inf.any() else None
+        return replace(x, parts=parts, const=const, units=units, inf=inf, root=root, rough=rough)
 
     def chosen(self, mask: Array, a: Field, b: Field) -> Field:
         """a where mask, else b."""

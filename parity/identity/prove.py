@@ -15,6 +15,7 @@ from parity.identity.evidence import ASSUMED, in_the_field
 from parity.identity.field import Algebra, BadDraw, Field, Undecided
 from parity.identity.lines import Lines, first_apart
 from parity.identity.trials import LENGTHS, Trials
+from parity.identity.witness import Locate
 from parity.sides.jax_side import JaxSide
 from parity.sides.torch_side import TorchSide
 from parity.trees import Tree, leaves
@@ -79,13 +80,15 @@ def prove(
     *,
     infer: bool = False,
     seed: int = 0,
+    locate: Locate | None = None,
 ) -> Proof:
     """Whether outputs, loss, gradients, a first step and a later one are the same real functions.
 
     ours, theirs: in float64, under shared names. inputs, targets: a batch; its first rows give
     shapes and integers, floats are drawn. infer: outputs alone. What the fields call different is
-    different if real numbers show it, too; else it is undecided. Source: Schwartz and Zippel;
-    Mirage (arXiv 2405.05751) for exponentials.
+    different if real numbers show it, too; else it is undecided. locate: names the lines at which
+    they part on these; where it can't, the fields do. Source: Schwartz and Zippel; Mirage (arXiv
+    2405.05751) for exponentials.
     """
     for name, side in (("JAX", ours), ("Torch", theirs)):
         narrow = side.narrowest(inputs)
@@ -104,7 +107,11 @@ def prove(
     if not found:
         found = witnesses or [Answer("all", "undecided", why)]
     judged = tuple(_judged(answer, witnesses) for answer in found)
-    lines = _lines(contest, seed, judged) if witnesses else None
+    lines = None
+    if search.witness and locate:
+        lines = locate(search.witness)
+    if witnesses and not lines:
+        lines = _lines(contest, seed, judged)
     of = trials.evidence
     return Proof(
         judged, of.need, of.chance, shapes, "" if witnesses else why, math.log2(of.degree),

@@ -119,7 +119,7 @@ class TorchGraph(TorchDispatchMode):
 
     def _moved(self, value: Value, f: Callable[[Array], Array]) -> Value:
         if isinstance(value, Field):
-            return self.of.moved(f, value)
+            return self.of.viewed(f, value)
         return f(np.array(value, order="C"))
 
     # --- operations ------------------------------------------------------------------------------

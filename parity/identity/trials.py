@@ -87,7 +87,7 @@ class Trials:
             of.renewals = self.renewals
             draw += 1
             try:
-                found = self._trial(of, twice=enough)
+                found = self._trial(of, twice=enough and evidence.stuck)
             except BadDraw as why:
                 if draw > MORE and not evidence.draws:
                     said = f"no draw on which all operations are defined ({why})"

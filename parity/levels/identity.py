@@ -1,11 +1,13 @@
 """Identity: whether both training steps are one function, for inputs that no data have."""
 
 import math
+from functools import partial
 
 from parity.comparison import Comparison
 from parity.identity.prove import Answer, Proof, elements, prove
 from parity.levels.level import Level, Skipped
 from parity.levels.pair import Pair
+from parity.locate.witness import lines_at
 from parity.sides.side import SIDES
 
 KEY = "identity", "jax", "torch"
@@ -39,7 +41,8 @@ def _proof(pair: Pair) -> Proof:
             raise Skipped(f"undecided: a step has {count:,} numbers, and more than {MOST:,} take "
                           "over half a minute; parity.prove takes its time")  # fmt: skip
         try:
-            pair.kept[KEY] = prove(ours, theirs, inputs, targets, infer=infer)
+            locate = partial(lines_at, ours, theirs, infer=infer)
+            pair.kept[KEY] = prove(ours, theirs, inputs, targets, infer=infer, locate=locate)
         except Exception as error:  # the user's own code, run on numbers that aren't real
             said = f"{type(error).__name__}: {error}".splitlines()[0]
             raise Skipped(f"undecided: it can't be evaluated: {said:.200}") from None

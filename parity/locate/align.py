@@ -103,13 +103,14 @@ def paired_tensors(jax: Graph, torch: Graph) -> Pairing:
             of_torch.setdefault(t.number, []).append(there[i].number)
             of_jax.setdefault(there[i].number, []).append(t.number)
     found = Pairing(jax, torch, of_torch, of_jax)
-    for graph, of, other, parts, scaled in (
-        (torch, of_torch, jax, found.parts_torch, found.scaled_torch),
-        (jax, of_jax, torch, found.parts_jax, found.scaled_jax),
+    for graph, of, other, taken, parts, scaled in (
+        (torch, of_torch, jax, of_jax, found.parts_torch, found.scaled_torch),
+        (jax, of_jax, torch, of_torch, found.parts_jax, found.scaled_jax),
     ):
         lone = [t for t in graph.own if t.number not in of]
         parts |= in_parts(lone, other.own)
-        scaled |= proportional([t for t in lone if t.number not in parts], other.own)
+        nearest = sorted(other.own, key=lambda t: t.number in taken)  # noqa: B023
+        scaled |= proportional([t for t in lone if t.number not in parts], nearest)
     return found
 
 
@@ -123,11 +124,12 @@ class Frontier:
     agreeing: list[Traced]
     region: list[Traced]
     internal: dict[int, list[Traced]]
+    wrong: tuple[int, ...] = ()  # whence it was walked
 
 
 def frontier(pairing: Pairing, side: str, wrong: Iterable[int], phase: str) -> Frontier:
     """Walk from wrong tensors of a phase back to the latest that agree; earlier phases do."""
-    graph, there = pairing.graph(side), pairing.agreeing[side]
+    graph, there, wrong = pairing.graph(side), pairing.agreeing[side], tuple(wrong)
     tensors = graph.tensors
 
     def agrees(t: Traced) -> bool:
@@ -166,4 +168,4 @@ def frontier(pairing: Pairing, side: str, wrong: Iterable[int], phase: str) -> F
     for t in first:
         agreeing |= {operand.number: operand for operand in made_of(t)}
     behind = sorted(region.values(), key=lambda t: t.number)
-    return Frontier(first, [*agreeing.values()], behind, passed)
+    return Frontier(first, [*agreeing.values()], behind, passed, wrong)

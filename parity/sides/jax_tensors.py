@@ -139,7 +139,7 @@ class Recording(Walk):
             line=line,
             phase=phase,
             moves=name in _LAYOUT,
-            scalars=[float(t.fingerprint.low[0]) for t in literals if t.shape == ()],
+            scalars=[t.fingerprint.number for t in literals if t.shape == ()],
             settings=settings,
         )
 

@@ -84,6 +84,12 @@ class Fingerprint:
         """Of the order statistics; two layouts of the same numbers have the same."""
         return self.low[:_RANKS].tobytes()
 
+    @property
+    def number(self) -> float:
+        """The smallest."""
+        low, high = float(self.low[0]), float(self.high[0])
+        return low if low == high else (low + high) / 2
+
     def statistic(self, at: int) -> str:
         """What one of the statistics is."""
         if at < _RANKS:
