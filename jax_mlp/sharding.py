@@ -1,4 +1,4 @@
-"""Batches shared out over several devices, parameters on all of them; batches of any size."""
+"""Batches shared out over several devices, parameters on all of them or cut by hidden units."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,10 +11,7 @@ from jaxtyping import Int
 
 from jax_mlp.device import default_device
 from jax_mlp.processes import connected_count
-
-
-class DevicesError(ValueError):
-    """A number of devices that can't be had."""
+from mlp_core.processes import DevicesError
 
 
 def host_devices(count: int) -> None:
@@ -47,13 +44,24 @@ class Shares:
     reproducible arithmetic exact integers, after one for their common units, so that any number of
     devices gives the same bits.
 
+    Over two axes, devices = (parts of a batch, parts of the hidden units), for weights that outgrow
+    a device: each array of the model and of its optimiser is cut along its last axis, its units, or
+    along the one before where the last is the outputs' or can't be cut evenly; so W1 by columns and
+    W2 by rows (Megatron-LM, arXiv 1909.08053). What can't be cut lies whole everywhere. Where a
+    product needs the parts of others, XLA brings them: what is computed stays the same.
+
     `shard_map` is avoided: pmean of a gradient inside it gives the gradient times the number of
     devices, silently.
     """
 
-    def __init__(self, devices: int | None = None, num_gpus: int = 0) -> None:
+    outputs: int | None = None  # of the model: an axis of this length is no axis of hidden units
+
+    def __init__(self, devices: int | Sequence[int] | None = None, num_gpus: int = 0) -> None:
         """Raises DevicesError. devices: None takes all of connected processes, else the default
         device alone. num_gpus: of the book; accelerators, so many."""
+        self.units = 1
+        if devices is not None and not isinstance(devices, int):
+            devices, self.units = _both(devices)
         self.processes = connected_count()
         self.rank = jax.process_index() if self.processes > 1 else 0
         self.mesh: jax.sharding.Mesh | None = None
@@ -71,6 +79,11 @@ class Shares:
         found = jax.devices(default_device().platform)
         if devices is not None and not 1 <= devices <= len(found):
             raise DevicesError(f"devices = {devices}, expected 1 to {len(found)}")
+        if self.units > 1 and self.processes > 1:
+            raise DevicesError(
+                f"devices: {self.units} parts of the hidden units, and {self.processes} processes: "
+                "expected one of both; weights are cut among the devices of one process"
+            )
         chosen = found[:devices]
         without = set(range(self.processes)) - {device.process_index for device in chosen}
         if without:
@@ -82,7 +95,7 @@ class Shares:
 
     def over(self, devices: Sequence[Any]) -> "Shares":
         """These devices, which needn't be there. Returns itself."""
-        self.mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
+        self.mesh = jax.sharding.Mesh(np.array(devices).reshape(-1, self.units), ("batch", "units"))
         self._parts = jax.NamedSharding(self.mesh, jax.P("batch"))
         self._whole = jax.NamedSharding(self.mesh, jax.P())
         return self
@@ -95,14 +108,42 @@ class Shares:
         """What every device holds whole. Traced."""
         return lax.with_sharding_constraint(tree, self._whole) if self.mesh else tree
 
+    def placed(self, tree: Any) -> Any:
+        """What a model or its optimiser holds, where it lies between two steps. Traced."""
+        if self.mesh is None:
+            return tree
+        return lax.with_sharding_constraint(tree, jax.tree.map(self._place, tree))
+
     def everywhere(self, tree: Any) -> Any:
-        """The arrays on all devices; each process fills in its own."""
+        """What a model or its optimiser holds, where it lies; each process fills in its own."""
 
         def put(array: Any) -> jax.Array:
+            if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+                return jax.device_put(array, self._whole)
             whole = np.asarray(array)
-            return jax.make_array_from_callback(whole.shape, self._whole, whole.__getitem__)
+            return jax.make_array_from_callback(whole.shape, self._place(whole), whole.__getitem__)
 
         return jax.tree.map(put, tree) if self.mesh else tree
+
+    def check_cut(self, params: Any) -> None:
+        """Raises DevicesError if hidden units are to be cut, and none of these can be."""
+        leaves = jax.tree.leaves(params)
+        if self.units > 1 and not any("units" in self._place(leaf).spec for leaf in leaves):
+            shapes = ", ".join(str(leaf.shape) for leaf in leaves)
+            raise DevicesError(
+                f"devices: {self.units} parts of the hidden units, but no weight can be cut so "
+                f"({shapes}); expected widths that {self.units} divides"
+            )
+
+    def _place(self, array: Any) -> jax.NamedSharding:
+        """Along which axis an array is cut: by its shape alone, so that an optimiser's moments lie
+        with their weights."""
+        assert self.mesh is not None
+        for axis in (array.ndim - 1, array.ndim - 2) if self.units > 1 else ():
+            if axis >= 0 and not array.shape[axis] % self.units:
+                if array.shape[axis] != self.outputs or axis != array.ndim - 1:
+                    return jax.NamedSharding(self.mesh, jax.P(*[None] * axis, "units"))
+        return self._whole
 
     def own_rows(
         self, arrays: tuple[Any, ...], order: Int[np.ndarray, "examples"], size: int
@@ -113,7 +154,7 @@ class Shares:
         evenly its last row is repeated; `scan_rows` takes those off.
         """
         assert self.mesh is not None
-        devices, whole = self.mesh.size, len(order) // size * size
+        devices, whole = self.mesh.shape["batch"], len(order) // size * size
         sharding = jax.NamedSharding(self.mesh, jax.P(None, "batch"))
         stacks = []
         for rows in (order[:whole].reshape(-1, size), order[whole:].reshape(1, -1)):
@@ -130,6 +171,18 @@ class Shares:
 
             stacks.append(tuple(map(put, arrays)))
         return stacks
+
+
+def _both(devices: Sequence[int]) -> tuple[int, int]:
+    """(how many devices, parts of the hidden units). Raises DevicesError."""
+    numbers = tuple(devices)
+    if not 1 <= len(numbers) <= 2 or not all(isinstance(n, int) and n >= 1 for n in numbers):
+        raise DevicesError(
+            f"devices = {numbers}, expected a number, or two: (parts of each batch, parts of the "
+            "hidden units)"
+        )
+    batch, units = numbers if len(numbers) == 2 else (*numbers, 1)
+    return batch * units, units
 
 
 def scan_rows(

@@ -57,7 +57,7 @@ class Trainer(HyperParameters):
         num_gpus: int = 0,
         gradient_clip_val: float | int = 0,
         arithmetic: str | Arithmetic | None = None,
-        devices: int | None = None,
+        devices: int | Sequence[int] | None = None,
         processes: int | None = None,
         checkpoint: str | os.PathLike | Checkpoints | None = None,
         at_nan: str = "warn",
@@ -66,8 +66,8 @@ class Trainer(HyperParameters):
         many accelerators. gradient_clip_val: largest global norm of the gradient; 0
         clips nothing. arithmetic: "native" or "reproducible"; None leaves it to the model.
         devices: how many share out each batch, of any size; None: one, or all that connected
-        processes have. processes: how many train together, see jax_mlp.processes; None: all that
-        were launched.
+        processes have. (2, 4): the same on eight, with the hidden units cut in four, see Shares.
+        processes: how many train together, see jax_mlp.processes; None: all that were launched.
         checkpoint: the folder to save to at the end of each epoch; Checkpoints(folder, every=N),
         also every N steps. at_nan: what a loss that isn't finite does: "warn" warns with its step
         and goes on, "stop" warns and ends the training after that epoch, "ignore" goes on.
@@ -90,6 +90,11 @@ class Trainer(HyperParameters):
         model.trainer = self
         model.board.xlim = [0, self.max_epochs]
         self.model = model
+        if self.shares.units > 1:
+            loader = self.train_dataloader
+            if isinstance(model, Classifier) and isinstance(loader, ArrayLoader):
+                self.shares.outputs = self._outputs(loader.batch_like())
+            self.shares.check_cut(split(model)[1])
         nnx.update(model, *self.shares.everywhere(split(model)[1:]))
 
     def prepare_batch(self, batch: Any) -> Any:
@@ -214,7 +219,7 @@ class Trainer(HyperParameters):
 
         def step(carry: Carry, batch: Any) -> tuple[Carry, Any]:
             carry, taken = whole(carry, self.prepare_batch(batch))
-            return self.shares.whole((carry, (taken.loss, taken.tape)))
+            return self.shares.placed(carry), self.shares.whole((taken.loss, taken.tape))
 
         return step
 
@@ -223,7 +228,7 @@ class Trainer(HyperParameters):
             model = self.assemble(structure, *state)
             with watched(model, "validation_step"), recording(self) as tape:
                 model.validation_step(self.prepare_batch(batch))
-            return self.shares.whole(((state[0], split(model)[2]), tape))
+            return self.shares.placed((state[0], split(model)[2])), self.shares.whole(tape)
 
         return step
 
@@ -352,14 +357,18 @@ class Trainer(HyperParameters):
         if not isinstance(self.model, Classifier) or not np.issubdtype(labels.dtype, np.integer):
             return
         if "outputs" not in self._compiled:
-            structure, *state = split(self.model)
-
-            def logits(state: Any, batch: Any) -> Any:
-                model = nnx.merge(structure, *state, copy=True)
-                return model(*self.prepare_batch(batch)[:-1])
-
-            self._compiled["outputs"] = jax.eval_shape(logits, state, batch).shape[-1]
+            self._compiled["outputs"] = self._outputs(batch)
         check_labels(labels, self._compiled["outputs"], where=type(self.model).__name__)
+
+    def _outputs(self, batch: Any) -> int:
+        """How many outputs the model has for each example."""
+        structure, *state = split(self.model)
+
+        def logits(state: Any, batch: Any) -> Any:
+            model = nnx.merge(structure, *state, copy=True)
+            return model(*self.prepare_batch(batch)[:-1])
+
+        return jax.eval_shape(logits, state, batch).shape[-1]
 
     def _replay(self, tape: Tape, i: int) -> None:
         for (key, train), values in tape.items():

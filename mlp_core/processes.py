@@ -21,6 +21,10 @@ class ProcessesError(Exception):
     """Processes that don't fit together, or one that has gone."""
 
 
+class DevicesError(ValueError):
+    """A number of devices that can't be had."""
+
+
 @dataclass(frozen=True)
 class Place:
     """This process among all: its number, how many there are, its number on its own host, and

@@ -1,16 +1,20 @@
 """check and assert_parity: the ladder as a library call on a pair of models."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Any, Literal
 
 from jax_mlp import programs
+from mlp_core.checkpoint import CheckpointError, Checkpoints
+from mlp_core.resuming import checkpoints
 from parity import defaults
 from parity.levels.curve import curves
 from parity.levels.ladder import LEVELS, climb, named
 from parity.levels.level import Level, Result
 from parity.levels.pair import Pair
+from parity.levels.saved_levels import saved_levels
 from parity.levels.verdict import Verdict
 from parity.locate.alignment import Alignment, aligned
 from parity.locate.divergence import Divergence, locate
@@ -49,6 +53,8 @@ def check(
     device: str | None = None,
     levels: Sequence[Level | str] = LEVELS,
     pair: str | None = None,
+    checkpoint: str | os.PathLike | Checkpoints | None = None,
+    resume: bool = False,
     on_start: Callable[[str], None] = lambda what: None,
     on_result: Callable[[Result], None] = lambda result: None,
 ) -> Verdict:
@@ -82,13 +88,16 @@ def check(
     levels: those to climb, or their names: ("logits", "step").
     epochs: length of the training curves. certify: whether every step of them is judged by its own
     rounding bound. device: "cpu", "cuda" or "tpu", where both compute, but Torch on the CPU beside
-    a TPU; None: on JAX's default device, and where Torch's model lies. on_start, on_result: called
-    as levels begin and end.
+    a TPU; None: on JAX's default device, and where Torch's model lies. checkpoint: a folder where
+    each level's result is kept when it is found; resume: those found there are taken as they are,
+    if it is the same question to the same code, and a check that was killed goes on at the level
+    where it was. on_start, on_result: called as levels begin and end.
 
     Compiled programs are kept in the user's cache, unless JAX has a folder for them already. What
     is set globally (disable_jit, x64, strict promotion, default types, gradients off, autocast) has
     no effect while it lasts, and is as it was afterwards: docs/reliability.md.
-    Returns a Verdict. Raises TypeError for what is no such model; ValueError if parameters cannot
+    Returns a Verdict. Raises CheckpointError for results of another question, or none that is
+    whole; TypeError for what is no such model; ValueError if parameters cannot
     be paired or have other shapes, if the outputs have, if inputs aren't finite, if something of
     Torch lies elsewhere than on the CPU or CUDA, or if a model gives different outputs for the same
     inputs.
@@ -118,7 +127,8 @@ def check(
         device=device,
     )
     _check_length(problem)
-    return solve(problem, named(levels), pair, on_start, on_result)
+    place = checkpoints(checkpoint)
+    return solve(problem, named(levels), pair, on_start, on_result, place, resume)
 
 
 def solve(
@@ -127,17 +137,25 @@ def solve(
     label: str | None = None,
     on_start: Callable[[str], None] = lambda what: None,
     on_result: Callable[[Result], None] = lambda result: None,
+    place: Checkpoints | None = None,
+    resume: bool = False,
 ) -> Verdict:
-    """Climb the ladder with both models of a Problem. Raises as `check` does."""
+    """Climb the ladder with both models of a Problem. place, resume: where results are kept, and
+    whether to go on from there. Raises as `check` does."""
+    if resume and place is None:
+        raise CheckpointError("resume: expected checkpoint=FOLDER, to go on from")
     problem = guessed(problem)
     pair = Pair.of(problem, on_start)
     jax, torch = pair.jax["float32"], pair.torch["float32"]
     refuse_unusable(jax, torch)
     pair.outputs_alone = all(level.needs == "forward" for level in levels)
-    results = []
-    for result in climb(pair, levels):
-        results.append(result)
-        on_result(result)
+    results: list[Result] = []
+    with saved_levels(place, resume, problem, pair, levels) as saved:
+        for result in climb(pair, levels, saved.before):
+            results.append(result)
+            if len(results) > len(saved.before):
+                saved.save(results, pair)
+            on_result(result)
     abouts = {"jax": jax.about(), "torch": torch.about()}
     about = abouts | {
         "parameters": {name: list(array.shape) for name, array in pair.params.items()},

@@ -83,16 +83,17 @@ def run_train(config: TrainConfig) -> int:
     exits.folder(config.out)
     _check_trackers(config.track)
     side.manual_seed(config.seed)
-    if config.devices > 1:
+    if (count := config.devices * config.unit_devices) > 1:
         if config.side == "torch":
-            raise exits.Refused("--devices is JAX's; for Torch, --processes gives each its own")
-        importlib.import_module("jax_mlp.sharding").host_devices(config.devices)
+            option = "--devices" if config.unit_devices == 1 else "--unit-devices"
+            raise exits.Refused(f"{option} is JAX's; for Torch, --processes gives each its own")
+        importlib.import_module("jax_mlp.sharding").host_devices(count)
     with (
         together(config.side, config.processes) as tells,
         on(config.device, config.side) as where,
     ):
-        if config.devices > 1:
-            where["devices"] = config.devices * config.processes
+        if count > 1:
+            where["devices"] = config.devices * config.processes, config.unit_devices
         return _train(config, side, checkpoint, where, tells)
 
 
@@ -235,17 +236,13 @@ def run_trajectory(config: TrajectoryConfig) -> int:
 def run_sweep(config: SweepConfig) -> int:
     from rich.console import Console
 
-    from jax_mlp.sharding import DevicesError
     from parity.studies.sweep.run import run
 
     exits.folder(config.out)
     console, code = Console(), 0
-    try:
-        for outcome in run(config):
-            outcome.print(console)
-            code = 130 if outcome.interrupted else 0
-    except DevicesError as error:
-        raise exits.Refused(str(error)) from None
+    for outcome in run(config):
+        outcome.print(console)
+        code = 130 if outcome.interrupted else 0
     print(f"Report: {config.out}")
     return code
 

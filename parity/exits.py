@@ -47,7 +47,7 @@ def guarded(command: Callable[[], int]) -> int:
     from mlp_core.checkpoint import CheckpointError
     from mlp_core.extras import advice
     from mlp_core.idx import DataError
-    from mlp_core.processes import ProcessesError
+    from mlp_core.processes import DevicesError, ProcessesError
     from mlp_core.weights import WeightsError
 
     for name in ("stdout", "stderr"):
@@ -70,6 +70,7 @@ def guarded(command: Callable[[], int]) -> int:
         WeightsError,
         CheckpointError,
         DeviceMissing,
+        DevicesError,
         ProcessesError,
         Refused,
     ) as error:

@@ -33,6 +33,9 @@ class BitsConfig(Perceptron, Checkpointed):
     """Passes over the training set."""
     devices: int = 1
     """Of JAX: each batch is shared out over so many, simulated on the CPU, in each process."""
+    unit_devices: int = 1
+    """Of JAX: the hidden units are cut in so many parts as well; with --devices 2 it takes twice as
+    many devices."""
     processes: int = 1
     """How many train together, started by torchrun or srun; each takes a part of every batch."""
     locate: bool = False

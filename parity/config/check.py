@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Literal
 
 from parity import defaults
+from parity.config.checkpoint import Resumable
 from parity.config.network import AnyPerceptron
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckConfig(AnyPerceptron):
+class CheckConfig(AnyPerceptron, Resumable):
     """Confirm that the JAX and the Torch models agree, from the first input to the last weight.
 
     Writes a report and exits with 0 if they agree, 1 if they differ, 2 if it can't tell.
@@ -24,6 +25,8 @@ class CheckConfig(AnyPerceptron):
     mlp-parity check --epochs 1 --model scratch --data sample
 
     mlp-parity check --hiddens 128 64 --seed 7 --no-certify --out /tmp/report
+
+    mlp-parity check --epochs 100 --checkpoint report/saved --resume
 
     mlp-parity check --torch shop.models:Theirs --jax shop.models:ours --data shop.data:batch
 
@@ -53,6 +56,11 @@ class CheckConfig(AnyPerceptron):
     """Of your own models while they train; the default is as they are given."""
     levels: tuple[str, ...] = ()
     """Those to climb, by name; the default is all."""
+    checkpoint: Path | None = None
+    """Folder where each level's result is kept once it is found."""
+    resume: bool = False
+    """Go on at the level where a check of the same question was killed; from the first if none
+    was."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,6 +21,7 @@ RANGES: dict[str, tuple[float | int, float | int | None]] = {
     "clip": (0, FLOAT32),
     "checkpoint_every": (1, None),
     "devices": (1, 1024),
+    "unit_devices": (1, 1024),
     "processes": (1, 65_536),
     "copy_epochs": (1, 1_000_000),
     "seed_epochs": (1, 1_000_000),

@@ -36,6 +36,9 @@ class TrainConfig(AnyPerceptron, Checkpointed):
     """Passes over the training set."""
     devices: int = 1
     """Of JAX: each batch is shared out over so many in each process; a CPU simulates them."""
+    unit_devices: int = 1
+    """Of JAX: the hidden units are cut in so many parts as well; with --devices 2 it takes twice as
+    many devices."""
     processes: int = 1
     """How many train together, started by torchrun or srun; each takes a part of every batch."""
     clip: float = 0.0

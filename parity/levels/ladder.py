@@ -50,10 +50,20 @@ LEVELS = (
 )
 
 
-def climb(pair: Pair, levels: Sequence[Level] = LEVELS) -> Iterator[Result]:
-    """Judge every level at each of its precisions, from the first input to the last weight."""
+def climb(
+    pair: Pair, levels: Sequence[Level] = LEVELS, before: Sequence[Result] = ()
+) -> Iterator[Result]:
+    """Judge every level at each of its precisions, from the first input to the last weight.
+
+    before: the results of the first of them, which are taken as they are.
+    """
+    yield from before
+    done = len(before)
     for level in levels:
         for dtype in level.precisions:
+            if done:
+                done -= 1
+                continue
             pair.on_start(f"{level.name} {dtype}")
             start = time.perf_counter()
             comparisons: tuple[Comparison, ...] = ()

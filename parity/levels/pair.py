@@ -38,6 +38,7 @@ class Pair:
     certified: Any = None
     remarks: list[str] = field(default_factory=list)
     kept: dict[Any, Any] = field(default_factory=dict)
+    unexercised_before: list[Any] = field(default_factory=list)  # of levels that were saved
     _runs: dict[Any, Run] = field(default_factory=dict)
 
     @classmethod
@@ -213,12 +214,21 @@ class Pair:
     @property
     def unexercised(self) -> list[str]:
         """Decisions that went one way for all the data that was judged."""
-        seen = [e.unexercised for e in self.kept.values() if isinstance(e, Expected)]
+        seen = self.all_unexercised()
         return (
             [what for what in dict.fromkeys(seen[0]) if all(what in s for s in seen)]
             if (seen)
             else []
         )
+
+    def all_unexercised(self) -> list[Sequence[str]]:
+        """Of each bound that was computed, the decisions that went one way."""
+        own = [e.unexercised for e in self.kept.values() if isinstance(e, Expected)]
+        return [*self.unexercised_before, *own]
+
+    def take_up(self, key: tuple[str, str, float], run: Run) -> None:
+        """A run that a level made before the check was killed: it isn't made again."""
+        self._runs[key] = run
 
     def runs(self) -> Iterator[tuple[tuple[str, str, float], Run]]:
         """(side, precision, update scale) and run, of all runs made so far."""

@@ -15,6 +15,7 @@ import optax
 import jax_mlp
 from jax_mlp import programs
 from jax_mlp.step import Carry, pure_step, split, update
+from mlp_core.resuming import fingerprint
 from parity.kept import Keeper
 from parity.problem import PLAIN, Examples, Training
 from parity.sides.jax_data import JaxData
@@ -254,6 +255,16 @@ class JaxSide(Keeper):
             trainer = jax_mlp.Trainer(1, arithmetic="reproducible", **options)
             history = trainer.fit(model, JaxData(self.examples.reproducible, flat=self._data.flat))
             return self._run(history, model)
+
+    def program(self, alone: bool = False) -> str:
+        """A step as JAX traces it, with its constants; alone: the outputs without a step."""
+        inputs, targets = next(self.batches())
+        with self._settings():
+            given: tuple[Any, ...] = *self.held(), self.typed(inputs)
+            if not alone:
+                given = *given[:2], self.memory(), self.repeated(inputs, targets)
+            jaxpr = jax.make_jaxpr(self.outputs if alone else self.taken)(*given)
+        return f"{jaxpr} {fingerprint(map(np.asarray, jaxpr.consts))}"
 
     def about(self) -> dict[str, Any]:
         inner = self.model.net if isinstance(self.model, JaxPort) else self.model

@@ -12,6 +12,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 import torch_mlp
+from mlp_core.resuming import fingerprint
 from parity.problem import PLAIN, Examples, Training
 from parity.sides.memory import SLOTS
 from parity.sides.side import (
@@ -350,6 +351,20 @@ class TorchSide:
             data = TorchData(self.examples.reproducible, self._data.flat)
             history = trainer.fit(self.model, data)
             return Run(history, self._now(torch.zeros(())).params)
+
+    def program(self, alone: bool = False) -> str:
+        """Its layers and the plain values among their attributes; unless alone, its optimiser's."""
+        kept = (bool, int, float, str, tuple, type(None))
+        values = [
+            (path, name, value)
+            for path, layer in self._inner.named_modules()
+            for name, value in vars(layer).items()
+            if isinstance(value, kept) and name != "training"
+        ]
+        with self.borrowed(), contextlib.nullcontext() if alone else self._optimising():
+            text = f"{self._inner!r} {values} {self._optimizer!r}"
+        buffers = (view(self._buffers[name]) for name in sorted(self._buffers))
+        return f"{text} {fingerprint(buffers)}"
 
     def about(self) -> dict[str, Any]:
         return {

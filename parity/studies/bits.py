@@ -102,7 +102,9 @@ class Outcome:
             f"{len(first.losses):,} losses, in reproducible arithmetic:",
         ]
         for run in self.runs:
-            over = f" on {c.devices} devices" if run.side == "jax" and c.devices > 1 else ""
+            count = c.devices * c.unit_devices
+            over = f" on {count} devices" if run.side == "jax" and count > 1 else ""
+            over += f", units cut in {c.unit_devices}" if over and c.unit_devices > 1 else ""
             over += f" in {c.processes} processes" if c.processes > 1 else ""
             accuracy = run.history.val("acc")[-1]
             note = f"accuracy {accuracy:.4f}, {run.history.seconds:.1f} s{over}"
@@ -158,7 +160,7 @@ class Outcome:
 def run(config: BitsConfig) -> Outcome:
     """Train as the configuration says. Raises Refused, or DataError for missing data."""
     sides = SIDES if config.side == "both" else (config.side,)
-    if config.devices > 1 and "jax" not in sides:
+    if config.devices * config.unit_devices > 1 and "jax" not in sides:
         raise Refused("--devices simulates devices of JAX, and --side torch leaves JAX out")
     if config.locate and len(sides) < 2:
         raise Refused("--locate compares two sides: --side both")
@@ -227,14 +229,15 @@ def build(side: str, config: BitsConfig) -> tuple[Any, Any]:
 
 
 def _trainer(side: str, config: BitsConfig, options: dict[str, Any]) -> Any:
-    if side == "torch" or config.devices == config.processes == 1:
+    count = config.devices * config.unit_devices
+    if side == "torch" or count == config.processes == 1:
         return importlib.import_module(f"{side}_mlp").Trainer(
             config.epochs, at_nan="ignore", **options
         )
-    importlib.import_module("jax_mlp.sharding").simulate(config.devices)
-    count = config.devices * config.processes
+    importlib.import_module("jax_mlp.sharding").simulate(count)
+    devices = config.devices * config.processes, config.unit_devices
     return importlib.import_module("jax_mlp").Trainer(
-        config.epochs, devices=count, at_nan="ignore", **options
+        config.epochs, devices=devices, at_nan="ignore", **options
     )
 
 

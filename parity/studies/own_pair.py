@@ -65,6 +65,8 @@ def run(config: CheckConfig, log: Console) -> Report:
                 certify=config.certify,
                 device=config.device,
                 levels=config.levels or LEVELS,
+                checkpoint=config.checkpoint,
+                resume=config.resume,
             )
         except ModelFails as error:
             raise Refused(str(error)) from None

@@ -7,12 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from launching import together
 from small_trainings import ROUNDING
 
 import jax_mlp as d2l
-from mlp_core.processes import ProcessesError
+from mlp_core.processes import DevicesError, ProcessesError
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,6 +69,7 @@ for arithmetic, devices in json.loads(sys.argv[1]):
         "val": history.epochs[0].val,
         "weights": [np.asarray(w).tolist() for w in model.params.values()],
         "devices": len(model.W1.devices()),
+        "parts": [list(w.addressable_shards[0].data.shape) for w in model.params.values()],
     }
 print(json.dumps(found))
 """.replace("BLOBS", BLOBS)
@@ -138,6 +140,33 @@ def test_a_step_on_several_devices_has_one_all_reduce_and_the_mean_of_the_whole_
     assert three["loop"].pop("all-reduce") == 1 and set(three["loop"]) <= {"all-gather"}
     for other in (two, three):
         assert other["losses"] == pytest.approx(one["losses"], rel=ROUNDING)
+
+
+@pytest.mark.slow
+def test_hidden_units_are_cut_over_devices_and_every_bit_stays():
+    runs = [(arithmetic, k) for arithmetic in ("native", "reproducible") for k in (1, [2, 2])]
+    one, cut, *exact = run_alone(runs, validated=True).values()
+    # Of W1 and b1 each device has its columns, of W2 its rows; b2 is one of the outputs.
+    assert cut["parts"] == exact[1]["parts"] == [[6, 2], [2], [2, 3], [3]]
+    # One sum of the logits over the units, and one of gradients and loss over the batch.
+    assert cut["loop"] == {"all-reduce": 2}
+    assert cut["losses"] == pytest.approx(one["losses"], rel=ROUNDING)
+    for key in ("losses", "val", "weights"):
+        assert exact[0][key] == exact[1][key]
+
+
+def test_hidden_units_that_cannot_be_cut_are_refused(blobs, monkeypatch):
+    devices = [jax.devices()[0]] * 5
+    monkeypatch.setattr(jax, "devices", lambda platform=None: devices)
+    wrong = {
+        (1, 5): "widths that 5 divides",
+        (1, 2, 3): "expected a number, or two",
+        (0, 1): "expected a number",
+        (2, 3): "devices = 6, expected 1 to 5",
+    }
+    for asked, said in wrong.items():
+        with pytest.raises(DevicesError, match=said):
+            d2l.Trainer(1, devices=asked).fit(d2l.MLPScratch(6, 2, 4, lr=0.1), blobs)
 
 
 def test_copies_that_are_not_connected_are_refused(blobs, monkeypatch):

@@ -186,3 +186,25 @@ def _without_seconds(value):
     if isinstance(value, dict):
         return {k: _without_seconds(v) for k, v in value.items() if k != "seconds"}
     return [_without_seconds(v) for v in value] if isinstance(value, list) else value
+
+
+@pytest.mark.slow
+def test_a_check_that_is_killed_goes_on_at_its_level_to_the_same_report(tmp_path):
+    options = ["check", *SMALL, "--epochs", "1", "--model", "scratch"]
+    options += ["--levels", "inputs", "initial weights", "logits"]
+    saved = tmp_path / "saved" / "scratch"
+    resumed = ["--checkpoint", str(tmp_path / "saved"), "--resume", "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "parity.cli", *options, *resumed]
+    with subprocess.Popen(command, env=os.environ) as process:
+        deadline = time.monotonic() + 120
+        while not Checkpoints(saved).paths() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.kill()
+    assert 0 < Checkpoints(saved).newest().step < 4
+    for more in (resumed, ["--out", str(tmp_path / "whole")]):
+        assert main([*options, *more]) == 0
+    reports = [
+        json.loads((tmp_path / run / "report.json").read_text())["pairs"]
+        for run in ("out", "whole")
+    ]
+    assert _without_seconds(reports[0]) == _without_seconds(reports[1])
