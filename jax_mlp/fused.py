@@ -23,6 +23,7 @@ from jax_mlp.mlp import MLP
 from jax_mlp.scratch import MLPScratch
 from jax_mlp.step import Carry, State, Taken, split
 from mlp_core.arithmetic import in_force
+from mlp_core.limits import NotFused
 
 INTERPRETED = fused_tpu  # on a CPU
 MOST_CLASSES = 128  # on a GPU: one block holds all logits of its rows
@@ -31,15 +32,6 @@ GPU = ("gpu", "cuda")  # as devices call it, and as programs do
 # Methods in whose place the kernels stand.
 MODEL = ("forward", "loss", "training_step", "configure_optimizers")
 TRAINER = ("clip_gradients", "prepare_batch", "assemble")
-
-
-class NotFused(ValueError):
-    """A training that the fused kernels don't compute."""
-
-    def __init__(self, model: Any, why: str) -> None:
-        super().__init__(
-            f'Trainer(kernel="fused"): {type(model).__name__}: {why}; kernel="scan" takes any model'
-        )
 
 
 def check(trainer: Any, model: Any, device: Any) -> None:

@@ -15,6 +15,7 @@ import optax
 import jax_mlp
 from jax_mlp import programs
 from jax_mlp.step import Carry, Taken, pure_step, split, update
+from mlp_core.limits import NotFused
 from parity.kept import Keeper
 from parity.problem import PLAIN, Examples, Training
 from parity.sides.jax_data import JaxData
@@ -78,9 +79,8 @@ class JaxSide(Keeper):
         from jax_mlp import fused
 
         if not own:
-            raise fused.NotFused(
-                self.model, "expected a model with a loss and an optimiser of its own"
-            )
+            why = "expected a book's model, with the loss and the optimiser that it has"
+            raise NotFused(self.model, why)
         trainer = JaxTrainer(1, 1.0, self.dtype, kernel="fused")
         trainer.prepare_data(self._of(self.examples))
         fused.check(trainer, self.model, self.device)
