@@ -27,6 +27,7 @@ from mlp_core.limits import NotFused
 
 INTERPRETED = fused_tpu  # on a CPU
 MOST_CLASSES = 128  # on a GPU: one block holds all logits of its rows
+PRECISION = "jax_default_matmul_precision"
 PRECISIONS = (None, "default", "bfloat16", "highest", "float32")  # what Mosaic has of JAX's
 GPU = ("gpu", "cuda")  # as devices call it, and as programs do
 # Methods in whose place the kernels stand.
@@ -82,7 +83,7 @@ def _reasons(trainer: Any, model: Any, device: Any) -> Iterator[str]:
         return
     if device.platform not in ("cpu", "tpu"):
         yield f"there is no kernel for {device.platform}"
-    asked = jax.config.jax_default_matmul_precision
+    asked = getattr(jax.config, PRECISION)
     if asked not in PRECISIONS:
         yield f"its products take no precision {asked!r}, expected one of {PRECISIONS}"
     batch = loader.schedule.batch_size
@@ -114,13 +115,16 @@ def epoch(model: Any) -> Callable[..., tuple[Carry, Any]]:
     return run
 
 
-def step(model: Any) -> Callable[[Carry, Any], tuple[Carry, Taken]]:
-    """One step by the kernels, as pure_step gives it; no outputs, which they keep to themselves."""
+def step(model: Any, batch_size: int) -> Callable[[Carry, Any], tuple[Carry, Taken]]:
+    """One step by the kernels, as pure_step gives it; no outputs, which they keep to themselves.
+
+    batch_size: of whole ones; the kernels take one that has fewer rows as an epoch's last.
+    """
 
     def run(carry: Carry, batch: Any) -> tuple[Carry, Taken]:
         X, y = batch
         rows, weights = _flat(X), _weights(carry.params)
-        given = rows, y, jnp.arange(len(y), dtype=jnp.int32), len(y)
+        given = rows, y, jnp.arange(len(y), dtype=jnp.int32), batch_size
         after, losses = _kernels(model, weights, *given)
         gradients, _ = _kernels(model, weights, *given, lr=None)
         taken = Taken(losses[0], None, _filled(carry.params, gradients), _tape(losses[0]))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer, Shaped
 
 from jax_mlp.data import to_float
 from jax_mlp.fused_tpu import Weights, slope
@@ -31,9 +31,9 @@ GRAPH = {
 
 def epoch(
     weights: Weights,
-    rows: Array,
-    labels: Int[Array, "examples"],
-    order: Int[Array, "examples"],
+    rows: Shaped[Array, "all inputs"],
+    labels: Integer[Array, "all"],
+    order: Integer[Array, "examples"],
     *,
     batch_size: int,
     lr: float | None,
@@ -105,15 +105,17 @@ def _call(
 ) -> list[Array]:
     """kept: the first operands, which are changed in place as the first results."""
     name = kernel.func.__name__.strip("_")  # type: ignore[attr-defined]
-    return pl.pallas_call(
-        kernel,
-        name=name,
-        grid=grid,
-        out_shape=out,
-        input_output_aliases={i: i for i in kept},
-        compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=3),
-        interpret=interpret,
-    )(*given)
+    return [
+        *pl.pallas_call(
+            kernel,
+            name=name,
+            grid=grid,
+            out_shape=out,
+            input_output_aliases={i: i for i in kept},
+            compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=3),
+            interpret=interpret,
+        )(*given)
+    ]
 
 
 def _forward(
@@ -125,7 +127,7 @@ def _forward(
 
     def add(k: Any, total: Array) -> Array:
         X = _images(rows, which, k * CHUNK, CHUNK, inputs)
-        return total + pl.dot(X, W1[pl.ds(k * CHUNK, CHUNK), units])
+        return total + plgpu.dot(X, W1[pl.ds(k * CHUNK, CHUNK), units])
 
     total = lax.fori_loop(0, W1.shape[0] // CHUNK, add, jnp.zeros(tile))
     Z[these, units] = total + b1[units][None]
@@ -154,7 +156,7 @@ def _head(
 
     def add(k: Any, total: Array) -> Array:
         units = pl.ds(k * CHUNK, CHUNK)
-        return total + pl.dot(jnp.maximum(Z[these, units], 0), W2[units, :])
+        return total + plgpu.dot(jnp.maximum(Z[these, units], 0), W2[units, :])
 
     logits = lax.fori_loop(0, width // CHUNK, add, jnp.zeros((LEAST, outputs)))
     column = lax.broadcasted_iota(jnp.int32, (LEAST, outputs), 1)
@@ -176,7 +178,9 @@ def _head(
 
     def pull(k: Any, _: Any) -> None:
         units = pl.ds(k * CHUNK, CHUNK)
-        dZ[these, units] = pl.dot(share, W2[units, :], trans_b=True) * slope(Z[these, units], tie)
+        dZ[these, units] = plgpu.dot(share, W2[units, :], trans_b=True) * slope(
+            Z[these, units], tie
+        )
 
     lax.fori_loop(0, width // CHUNK, pull, None)
 
@@ -219,7 +223,7 @@ def _backward(
     def of_pixels(these: Any) -> Array:
         which = jnp.maximum(order[at[0], these], 0)
         X = _images(rows, which, row * tile[0], tile[0], inputs)
-        return pl.dot(X, dZ[these, units], trans_a=True)
+        return plgpu.dot(X, dZ[these, units], trans_a=True)
 
     taken(W1_in, W1, (pixels, units), summed(of_pixels, tile))
 
@@ -228,7 +232,7 @@ def _backward(
         taken(b1_in, b1, units, summed(lambda these: dZ[these, units].sum(0), (tile[1],)))
 
         def of_units(these: Any) -> Array:
-            return pl.dot(jnp.maximum(Z[these, units], 0), d[these, :], trans_a=True)
+            return plgpu.dot(jnp.maximum(Z[these, units], 0), d[these, :], trans_a=True)
 
         taken(W2_in, W2, (units, every), summed(of_units, (tile[1], d.shape[1])))
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer, Shaped
 
 from jax_mlp.data import to_float
 
@@ -22,9 +22,9 @@ Weights = tuple[Array, Array, Array, Array]  # W1 [inputs, hidden], b1, W2 [hidd
 
 def epoch(
     weights: Weights,
-    rows: Array,
-    labels: Int[Array, "examples"],
-    order: Int[Array, "examples"],
+    rows: Shaped[Array, "all inputs"],
+    labels: Integer[Array, "all"],
+    order: Integer[Array, "examples"],
     *,
     batch_size: int,
     lr: float | None,
@@ -35,7 +35,7 @@ def epoch(
 
         W <- W - lr dW,   losses[i] = mean cross-entropy of batch i before its step
 
-    rows: [examples, inputs], float32 or bytes. lr: None gives the gradients of the last batch in
+    rows: float32 or bytes. lr: None gives the gradients of the last batch in
     the place of weights. tie: the gradient of ReLU at 0.
     W2 lies [classes, hidden] here and logits [classes, batch]: 10 rows of 8 need 16, ten columns of
     128 would need 128. The rows that the last batch lacks are some row with the label -1.
@@ -114,7 +114,7 @@ def _step(
 
     X, y = X_ref[...], y_ref[...]
     if X.dtype == jnp.uint8:
-        X = to_float(X.astype(jnp.int32))
+        X = to_float(X)
     Z = _product(X, W1[...], 1, 0) + b1[...]
     H = jnp.maximum(Z, 0)
     logits = _product(W2[...], H, 1, 1) + b2[...]

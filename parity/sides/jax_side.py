@@ -298,7 +298,7 @@ class JaxSide(Keeper):
         """`taken`, by fused kernels; the outputs, which those don't give, by the model itself."""
         from jax_mlp import fused
 
-        return self._taken(fused.step(self.model), *given)
+        return self._taken(fused.step(self.model, self.examples.batch_size), *given)
 
     def _taken(
         self,

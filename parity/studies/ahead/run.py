@@ -71,9 +71,9 @@ class Compiled:
             near = f"{step.near / step.held:.0%}" if step.near else "-"
             launches = str(step.launches)
             collectives, products = _counted(step.collectives), _counted(step.products)
-        told = self.target, str(self.devices), self.kernel, memory, near, launches
-        told += str(self.around.launches), f"{self.moved / 1e6:,.0f} MB", collectives, products
-        return *told, f"in {self.seconds:.1f} s"
+        first = self.target, str(self.devices), self.kernel, memory, near, launches
+        moved = str(self.around.launches), f"{self.moved / 1e6:,.0f} MB"
+        return *first, *moved, collectives, products, f"in {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True)
