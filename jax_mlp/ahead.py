@@ -31,15 +31,15 @@ def epoch(trainer: Trainer, model: Any, data: Any, devices: Sequence[Any]) -> ja
         without = exact.integers_alone() if devices[0].platform == "tpu" else nullcontext()
         with without:
             lowered = jax.jit(function).lower(*jax.tree.map(described, args))
-        raise _Compiled(lowered.compile())
+        raise _Compiled(lowered.compile(trainer.compiler_options()))
 
-    trainer.compile = instead  # type: ignore
+    trainer.compile, trainer.target = instead, devices[0]  # type: ignore
     try:
         trainer.fit(model, data)
     except _Compiled as found:
         return found.program
     finally:
-        del trainer.compile
+        del trainer.compile, trainer.target
     raise ValueError(f"{type(data).__name__} gives batches one at a time: there is no whole epoch")
 
 

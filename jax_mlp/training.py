@@ -32,6 +32,7 @@ from mlp_core.resuming import checkpoints, keeping
 from mlp_core.shell import HyperParameters, progress_bar
 
 NO_JIT = "jax_disable_jit"
+KERNELS = ("scan", "fused")
 
 
 class Trainer(HyperParameters):
@@ -49,6 +50,7 @@ class Trainer(HyperParameters):
     """
 
     tape: Tape | None = None  # what a step plots, while it is traced
+    target: Any = None  # the device to compile for; None: the default device, which it runs on
     epoch, train_batch_idx, val_batch_idx = Counter(), Counter(), Counter()
 
     def __init__(
@@ -61,6 +63,7 @@ class Trainer(HyperParameters):
         processes: int | None = None,
         checkpoint: str | os.PathLike | Checkpoints | None = None,
         at_nan: str = "warn",
+        kernel: str = "scan",
     ) -> None:
         """num_gpus: 0 leaves it to JAX, which takes the accelerator where there is one; more: so
         many accelerators. gradient_clip_val: largest global norm of the gradient; 0
@@ -71,6 +74,7 @@ class Trainer(HyperParameters):
         checkpoint: the folder to save to at the end of each epoch; Checkpoints(folder, every=N),
         also every N steps. at_nan: what a loss that isn't finite does: "warn" warns with its step
         and goes on, "stop" warns and ends the training after that epoch, "ignore" goes on.
+        kernel: "scan" over the steps of any model, or "fused", see jax_mlp.fused.
         Raises DevicesError for more devices than there are, TypeError, ValueError for what is no
         such number.
         """
@@ -78,6 +82,10 @@ class Trainer(HyperParameters):
         self.checkpoint = checkpoints(checkpoint)
         checked(arithmetic)
         check_trainer(type(self).__name__, max_epochs, num_gpus, gradient_clip_val, at_nan)
+        if kernel not in KERNELS:
+            raise ValueError(
+                f"{type(self).__name__}: kernel = {kernel!r}, expected one of {KERNELS}"
+            )
         self.shares = Shares(devices, num_gpus)
 
     def prepare_data(self, data: Any) -> None:
@@ -120,8 +128,9 @@ class Trainer(HyperParameters):
         Raises CheckpointError for a checkpoint of another run or none that is whole, Forked in a
         process that was forked from one that computed, LabelError for a label that the model has
         no output for, NotReproducible for a model that computes by other means than the arithmetic
-        asked for, Untraceable for steps that change plain attributes of the model, ProcessesError
-        where processes that were launched together are not connected.
+        asked for, NotFused for what kernel="fused" doesn't train, Untraceable for steps that
+        change plain attributes of the model, ProcessesError where processes that were launched
+        together are not connected.
         """
         forked.refuse(type(self).__name__)
         self.shares = Shares(self.devices, self.num_gpus)
@@ -131,6 +140,7 @@ class Trainer(HyperParameters):
         self.optim = model.configure_optimizers()
         if in_force(model, self) != "native" and (why := model.not_reproducible(self.optim)):
             raise NotReproducible(model, why)
+        self.kernels = self._fused() if self.kernel == "fused" else None
         self.opt_state = self.shares.everywhere(self.optim.init(split(model)[1]))
         self.epoch = self.train_batch_idx = self.val_batch_idx = 0
         device = default_device().device_kind
@@ -210,6 +220,12 @@ class Trainer(HyperParameters):
         """
         return self.model.ops.clipped(grads, grad_clip_val)
 
+    def _fused(self) -> Callable[..., tuple[Carry, Any]]:
+        from jax_mlp import fused  # here: others needn't wait until Pallas is imported
+
+        fused.check(self, self.model, self.target or default_device())
+        return fused.epoch(self.model)
+
     def _train_step(self, structure: Any) -> Callable[[Carry, Any], tuple[Carry, Any]]:
         def clip(grads: State) -> State:
             limit = self.gradient_clip_val
@@ -266,10 +282,13 @@ class Trainer(HyperParameters):
             self.keeper.passed()
         free = None if whole else self.keeper.free(0)
         if first == 0 and free is None:
+            batches = (
+                self.kernels if name == "train" and self.kernels else partial(scan_batches, step)
+            )
 
             def epoch(carry: Any, arrays: Any, order: Any) -> tuple[Any, Any]:
                 order = self.shares.whole(order)
-                return scan_batches(step, carry, arrays, order, size, transform)
+                return batches(carry, arrays, order, size, transform)
 
             def shared_epoch(carry: Any, *stacks: Any) -> tuple[Any, Any]:
                 return scan_rows(step, carry, [*stacks], [*dict.fromkeys(sizes)], transform)
@@ -347,7 +366,15 @@ class Trainer(HyperParameters):
         """`function` as a program for such arguments."""
         if getattr(jax.config, NO_JIT):  # to debug: JAX has no program then
             return function
-        return jax.jit(function).lower(*args).compile()
+        return jax.jit(function).lower(*args).compile(self.compiler_options())
+
+    def compiler_options(self) -> dict[str, Any] | None:
+        """What XLA is told beside the program."""
+        if self.kernel == "scan":
+            return None
+        from jax_mlp import fused
+
+        return fused.compiler_options(self.target or default_device())
 
     def _check_labels(self, batch: Any, labels: Any) -> None:
         """XLA can't raise: labels are checked here, where data enters.

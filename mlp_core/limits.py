@@ -8,6 +8,15 @@ from typing import Any
 AT_NANS = ("warn", "stop", "ignore")
 
 
+class NotFused(ValueError):
+    """A training that jax_mlp.fused doesn't compute, and why."""
+
+    def __init__(self, model: Any, why: str) -> None:
+        super().__init__(
+            f'kernel="fused": {type(model).__name__}: {why}; kernel="scan" takes any model'
+        )
+
+
 def whole(where: str, name: str, value: Any, least: int = 0) -> None:
     """Refuse anything but a whole number that is at least `least`. Raises TypeError, ValueError."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):

@@ -44,6 +44,7 @@ def check(
     known: Iterable[Sequence[str]] = (),
     initial: tuple[Callable[[int], Any], Callable[[int], Any]] | None = None,
     gradient: Callable[..., Any] | None = None,
+    kernel: Literal["scan", "fused"] = "scan",
     accumulate: int = 1,
     epochs: int = defaults.EPOCHS,
     batch_size: int = defaults.BATCH_SIZE,
@@ -85,6 +86,8 @@ def check(
     initial: (seed -> a new Torch model, seed -> a new JAX model), to compare initial weights.
     gradient: JAX's own (params, *inputs, targets) -> (loss, gradients like params), for instance a
     step over devices under shard_map; of a (function, params) alone. None: jax.grad of the loss.
+    kernel: what trains JAX's model in float32: "fused", the Pallas kernels of
+    jax_mlp.Trainer(kernel="fused"), for the book's models alone; interpreted on a CPU.
     levels: those to climb, or their names: ("logits", "step").
     epochs: length of the training curves. certify: whether every step of them is judged by its own
     rounding bound. device: "cpu", "cuda" or "tpu", where both compute, but Torch on the CPU beside
@@ -122,6 +125,7 @@ def check(
         known=tuple(_known(difference) for difference in known),
         initial=initial,
         gradient=gradient,
+        kernel=kernel,
         epochs=epochs,
         certify=certify,
         device=device,
@@ -306,6 +310,11 @@ def _notes(problem: Problem, pair: Pair, results: Sequence[Result]) -> Iterable[
         yield (
             "cross-entropy was assumed: no loss= was given, and the model of "
             f"{' and '.join(assumed)} has none of its own"
+        )
+    if problem.training.kernel == "fused":
+        yield (
+            "float32 losses, gradients, steps and runs of JAX are those of fused kernels; its "
+            "logits, its float64 and every bound are those of the model's own formula"
         )
     if isinstance(problem.weights, Guess):
         yield "weights were guessed: the table was printed, and is in about['weights were guessed']"

@@ -83,6 +83,8 @@ def run_train(config: TrainConfig) -> int:
     exits.folder(config.out)
     _check_trackers(config.track)
     side.manual_seed(config.seed)
+    if config.kernel != "scan" and config.side == "torch":
+        raise exits.Refused(f"--kernel {config.kernel} is JAX's")
     if (count := config.devices * config.unit_devices) > 1:
         if config.side == "torch":
             option = "--devices" if config.unit_devices == 1 else "--unit-devices"
@@ -117,6 +119,8 @@ def _train(
     if config.checkpoint is not None:
         where["checkpoint"] = Checkpoints(config.checkpoint, config.checkpoint_every)
     where["at_nan"] = config.at_nan
+    if config.side == "jax":
+        where["kernel"] = config.kernel
     trainer = side.Trainer(config.epochs, gradient_clip_val=config.clip, **where)
     code, diverged = 0, False
     try:

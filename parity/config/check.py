@@ -38,6 +38,8 @@ class CheckConfig(AnyPerceptron, Resumable):
     """Which pair: explicit parameters, layers of the frameworks, or both."""
     epochs: int = defaults.EPOCHS
     """Length of the training curves."""
+    kernel: Literal["scan", "fused"] = "scan"
+    """What trains JAX's model in float32: a scan over its steps, or fused Pallas kernels."""
     certify: bool = defaults.CERTIFY
     """Whether every step of all epochs is judged by its own rounding bound."""
     out: Path = Path("report")
@@ -67,7 +69,7 @@ class CheckConfig(AnyPerceptron, Resumable):
         if (self.torch is None) != (self.jax is None):
             raise ValueError("--torch and --jax: one alone is no pair, expected both or neither")
         changed = {f.name for f in fields(self) if getattr(self, f.name) != f.default}
-        book, own = (("model", "hiddens", "activation", "sigma"),
+        book, own = (("model", "hiddens", "activation", "sigma", "kernel"),
                      ("weights", "loss", "optimizer", "mode"))  # fmt: skip
         if self.torch is not None and (wrong := changed.intersection(book)):
             raise ValueError(f"{_options(wrong)}: of the book's models, not of your own")

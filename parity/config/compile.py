@@ -25,6 +25,8 @@ class CompileConfig(Source):
     mlp-parity compile --target tpu-v5p:4x4x8 --hiddens 16384 --batch-size 65536
 
     mlp-parity compile --target h100:1x1x8 --precision highest --out compiled
+
+    mlp-parity compile --kernel fused
     """
 
     target: tuple[str, ...] = ("tpu-v5e:2x2", "tpu-v6e:2x2", "tpu-v5p:2x2x1", "h100:1x1x1")
@@ -43,6 +45,8 @@ class CompileConfig(Source):
     """Float32, or the one whose bits are the same everywhere."""
     precision: Literal["default", "high", "highest"] = "default"
     """Of products: bfloat16 on a TPU and TF32 on a GPU by default, float32 with "highest"."""
+    kernel: Literal["scan", "fused"] = "scan"
+    """A scan over any model's steps, or one TPU kernel an epoch, three of a GPU a step."""
     out: Path | None = None
     """Folder for compile.json, compile.md and the compiled program's text; by default nothing is
     written."""

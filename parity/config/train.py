@@ -43,6 +43,8 @@ class TrainConfig(AnyPerceptron, Checkpointed):
     """How many train together, started by torchrun or srun; each takes a part of every batch."""
     clip: float = 0.0
     """Largest global norm of the gradient; 0 clips nothing."""
+    kernel: Literal["scan", "fused"] = "scan"
+    """Of JAX: a scan over any model's steps, or Pallas kernels for one hidden layer of ReLU."""
     at_nan: Literal["warn", "stop"] = "warn"
     """What a loss that isn't finite does: the exit code is 2, at the end or after that epoch."""
     out: Path = Path("runs/latest")

@@ -149,7 +149,8 @@ def certify(
     total = epochs * len(jax_side.loader()) // count
     judge = StepJudge(reference, total)
     # `evaluate`'s program gives gradients too: they cost less than another compilation, or more.
-    take = jax_side.compiled(reference.step) if judge.compiled else reference.evaluated_step
+    alone = judge.compiled and not jax_side.fused
+    take = jax_side.compiled(reference.step) if alone else reference.evaluated_step
     found: saved_steps.Figures = []
     divergence = None
     interrupted, diverged = False, None

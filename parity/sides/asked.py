@@ -23,6 +23,7 @@ def asked(
     batch_size: int = defaults.BATCH_SIZE,
     seed: int = defaults.SEED,
     gradient: Callable[..., Any] | None = None,
+    kernel: str = "scan",
     **others: Any,
 ) -> Problem:
     """The question about two models, in either order. others: of a Problem, as they are.
@@ -36,7 +37,7 @@ def asked(
         torch_model,
         jax_model,
         Examples(source, batch_size, seed),
-        Training(loss, optimizer, lr, accumulate, mode, infer, gradient),
+        Training(loss, optimizer, lr, accumulate, mode, infer, gradient, kernel),
         **others,
     )
 

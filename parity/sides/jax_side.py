@@ -14,7 +14,8 @@ import optax
 
 import jax_mlp
 from jax_mlp import programs
-from jax_mlp.step import Carry, pure_step, split, update
+from jax_mlp.step import Carry, Taken, pure_step, split, update
+from mlp_core.limits import NotFused
 from mlp_core.resuming import fingerprint
 from parity.kept import Keeper
 from parity.problem import PLAIN, Examples, Training
@@ -67,9 +68,23 @@ class JaxSide(Keeper):
         _, params, rest = split(self.model)
         self._names = {name: name for name in self._flat(params)}
         self._state_names = {name: name for name in self._flat(rest, statistics=True)}
-        self._evaluate = programs.Quick(self.taken)
+        self.fused = training.kernel == "fused" and dtype == "float32"
+        if self.fused:
+            self._check_fused(own)
+        self._evaluate = programs.Quick(self.taken_fused if self.fused else self.taken)
         self._pull_back: Any = jax.jit(self._pulled_back)
         self._forward: Any = jax.jit(self.outputs, static_argnames="training")
+
+    def _check_fused(self, own: bool) -> None:
+        """Raises NotFused for a model, or a training, that fused kernels don't compute."""
+        from jax_mlp import fused
+
+        if not own:
+            why = "expected a book's model, with the loss and the optimiser that it has"
+            raise NotFused(self.model, why)
+        trainer = JaxTrainer(1, 1.0, self.dtype, kernel="fused")
+        trainer.prepare_data(self._of(self.examples))
+        fused.check(trainer, self.model, self.device)
 
     # --- names -----------------------------------------------------------------------------------
 
@@ -204,7 +219,8 @@ class JaxSide(Keeper):
     def train(self, epochs: int, update_scale: float = 1.0) -> Run:
         with self._settings():
             model = nnx.clone(self.model)
-            trainer = JaxTrainer(epochs, update_scale, self.dtype, self._own_step())
+            kernel = "fused" if self.fused else "scan"
+            trainer = JaxTrainer(epochs, update_scale, self.dtype, self._own_step(), kernel)
             history = trainer.fit(model, self._of(self.examples))
             return self._run(history, model)
 
@@ -285,14 +301,30 @@ class JaxSide(Keeper):
 
         batches: as many as make a step, usually one; outputs, loss and gradients are the first's.
         """
-        structure, own, rest = split(self.model)
+        structure, _, _ = split(self.model)
+        step = pure_step(partial(_assembled, structure), self.model.configure_optimizers())
+        return self._taken(step, params, state, memory, batches)
+
+    def taken_fused(self, *given: Any) -> dict[str, Any]:
+        """`taken`, by fused kernels; the outputs, which those don't give, by the model itself."""
+        from jax_mlp import fused
+
+        return self._taken(fused.step(self.model, self.examples.batch_size), *given)
+
+    def _taken(
+        self,
+        step: Callable[[Carry, Any], tuple[Carry, Taken]],
+        params: Leaves,
+        state: Leaves,
+        memory: Leaves,
+        batches: Sequence[Batch],
+    ) -> dict[str, Any]:
+        _, own, rest = split(self.model)
         carry = Carry(
             self._unflat(own, self._owned(params, self._names)),
             self._unflat(rest, self._owned(state, self._state_names)),
             self._remembered(memory),
         )
-        assemble = partial(_assembled, structure)
-        step = pure_step(assemble, self.model.configure_optimizers())
         seen = []
         for inputs, targets in batches:
             carry, taken = step(carry, self._data.joined(inputs, targets))

@@ -25,9 +25,15 @@ class JaxTrainer(jax_mlp.Trainer):
     """
 
     def __init__(
-        self, max_epochs: int, update_scale: float, dtype: str, step: Step | None = None
+        self,
+        max_epochs: int,
+        update_scale: float,
+        dtype: str,
+        step: Step | None = None,
+        kernel: str = "scan",
     ) -> None:
-        super().__init__(max_epochs, arithmetic="native", processes=1, at_nan="ignore")
+        options: dict[str, Any] = {"processes": 1, "at_nan": "ignore", "kernel": kernel}
+        super().__init__(max_epochs, arithmetic="native", **options)
         self.update_scale, self.dtype, self.step = update_scale, dtype, step
 
     def _compile(self, key: Any, function: Callable, args: tuple) -> Callable:

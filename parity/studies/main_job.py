@@ -76,6 +76,7 @@ def climbed(tell: Tell, config: CheckConfig, data: str | None, name: str) -> Cli
         initial=book_models(name, config.hiddens, config.lr, **options)[::-1],
         certify=config.certify,
         device=config.device,
+        kernel=config.kernel,
         levels=config.levels or LEVELS,
         checkpoint=config.checkpoint and config.checkpoint / name,
         resume=config.resume,

@@ -86,6 +86,22 @@ def stages(config: AcceleratorConfig, device: str) -> list[Stage]:
             _bench,
         ),
         Stage(
+            "fused ladder",
+            "Do the fused kernels train the same models on it?",
+            command("fused ladder", "check", *(short or ("--epochs", "2")), "--no-certify")
+            + ("--kernel", "fused"),
+            "report.json",
+            _ladder,
+        ),
+        Stage(
+            "fused",
+            "How much faster are they than the scan?",
+            command("fused", "bench", *rounds, "--rows", "floor", "jax scratch", "jax fused")
+            + (("--width", "16") if small else ()),
+            "bench.json",
+            _bench,
+        ),
+        Stage(
             "widths",
             "How does the speed grow with the width?",
             command("widths", "bench", "--width", *sizes, *rounds),

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
@@ -14,6 +15,7 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "coll
 # These start nothing on the device: names, views, and what stands still.
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "after-all",
         "partition-id", "replica-id", "opt-barrier"}  # fmt: skip
+NONE: Mapping[int, int] = {}
 TYPES = {"f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float16", "s8": "int8"}
 
 
@@ -35,24 +37,39 @@ class Step:
     """Of the loop over the steps of an epoch. launches: operations on arrays, each a kernel on a
     GPU. collectives, products: how many of each; a product is named by how it takes its operands.
     held, near: bytes of arrays that lie there through the loop, and those of them in a TPU's vector
-    memory."""
+    memory. moved: bytes that a step reads and writes in main memory. count: of steps."""
 
     launches: int
     collectives: dict[str, int]
     products: dict[str, int]
     held: int
     near: int
+    moved: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Around:
+    """What is done once an epoch: before the loop, after it, or in the place of it."""
+
+    launches: int
+    moved: int
 
 
 class Program:
     """computations: {name: its instructions}. platform: "tpu" or "cuda"."""
 
-    def __init__(self, text: str, platform: str) -> None:
+    def __init__(self, text: str, platform: str, steps: int = 1, examples: int = 1) -> None:
+        """steps, examples: of an epoch; a step takes its share of what has an entry for each."""
         self.platform = platform
+        # Where a last batch is smaller, the loop is a step shorter.
+        self.shares = {steps: steps, steps - 1: steps - 1, examples: steps}
+        self.entry = ""
         self.computations: dict[str, list[Instruction]] = {}
         current: list[Instruction] = []
         for line in text.splitlines():
             if head := COMPUTATION.match(line):
+                self.entry = head[1] if line.startswith("ENTRY") else self.entry
                 current = self.computations.setdefault(head[1], [])
             elif found := INSTRUCTION.match(line):
                 inside = found["rest"].split(")", 1)[0]
@@ -69,7 +86,7 @@ class Program:
             return None
         whole = max(bodies, key=lambda name: len(self._all(name)))
         own, every = self.computations[whole], self._all(whole)
-        launched = [i for i in own if i.op not in FREE and not i.scalar]
+        launched = [i for i in own if _is_launched(i)]
         carry = next(i for i in own if i.op == "parameter").type
         return Step(
             len(launched),
@@ -77,7 +94,26 @@ class Program:
             self._products(whole),
             _bytes(carry),
             _bytes(carry, near=True),
+            _moved(launched, own, self.shares),
+            self._trips(whole),
         )
+
+    def around(self) -> Around:
+        """What isn't in a loop."""
+        own = self.computations[self.entry]
+        launched = [i for i in own if _is_launched(i) and i.op != "while"]
+        return Around(len(launched), _moved(launched, own, {}))
+
+    def moved(self) -> int:
+        """Bytes that an epoch reads and writes in main memory."""
+        step = self.step()
+        return self.around().moved + (step.count * step.moved if step else 0)
+
+    def _trips(self, body: str) -> int:
+        every = (i.text for own in self.computations.values() for i in own if i.op == "while")
+        loop = next(text for text in every if re.search(rf"body=%?{re.escape(body)}\b", text))
+        found = re.search(r'known_trip_count":\{"n":"(\d+)"', loop)
+        return int(found[1]) if found else 1
 
     def _all(self, name: str) -> list[Instruction]:
         """The instructions of a computation, and of those that it calls."""
@@ -108,19 +144,43 @@ class Program:
         return " x ".join(TYPES.get(kind, kind) for kind in sorted(kinds))
 
 
+def _is_launched(instruction: Instruction) -> bool:
+    return instruction.op not in FREE and not instruction.scalar
+
+
+def _moved(
+    launched: Iterable[Instruction], around: Iterable[Instruction], shares: Mapping[int, int]
+) -> int:
+    """Bytes of operands and results in main memory, each read or written once by each launch.
+
+    shares: {length of the first axis: how many parts an array of it has, of which one is taken}.
+    """
+    types = {i.name: i.type for i in around}
+    total = 0
+    for i in launched:
+        if i.op.endswith("-done"):  # counted where it began
+            continue
+        named = () if i.op.endswith("-start") and i.type.startswith("(") else i.operands
+        for type_ in (i.type, *(types.get(name, "") for name in named)):
+            total += _bytes(type_, shares=shares) - _bytes(type_, near=True, shares=shares)
+    return total
+
+
 def _is_collective(op: str) -> bool:
     return op.removesuffix("-start") in COLLECTIVES
 
 
-def _bytes(type_: str, near: bool = False) -> int:
-    """Of the arrays of a type. near: only those in memory space 1, a TPU's VMEM."""
+def _bytes(type_: str, near: bool = False, shares: Mapping[int, int] = NONE) -> int:
+    """Of the arrays of a type. near: only those in memory space 1, a TPU's VMEM. shares: see
+    _moved."""
     total = 0
     for kind, shape, layout in re.findall(r"([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?", type_):
         if near and "S(1)" not in layout:
             continue
         bits = re.search(r"\d+", kind)
         size = int(bits[0]) / 8 if bits else 1
-        for n in filter(None, shape.split(",")):
-            size *= int(n)
-        total += int(size)
+        lengths = [int(n) for n in shape.split(",") if n]
+        for n in lengths:
+            size *= n
+        total += int(size / (shares.get(lengths[0], 1) if lengths else 1))
     return total

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mlp_core.files import write_atomically, write_json
+from mlp_core.limits import NotFused
 from parity.config import CompileConfig
 from parity.exits import Refused
-from parity.studies.ahead.program import Program, Step
+from parity.studies.ahead.program import Around, Program, Step
 from parity.studies.ahead.targets import Target
 from parity.studies.child import Child, ChildDied
 
@@ -24,25 +25,32 @@ QUIET = {  # libtpu asks the machine what it is, and complains where it is none 
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "JAX_ENABLE_COMPILATION_CACHE": "false",  # such a program is written, and can't be read
 }
-HEADER = ("target", "devices", "memory a device", "near", "launches a step",
-          "collectives a step", "products", "compiled")  # fmt: skip
+HEADER = ("target", "devices", "kernel", "memory a device", "near", "launches a step",
+          "once an epoch", "moved an epoch", "collectives a step", "products",
+          "compiled")  # fmt: skip
 NOTE = (
     "Compiled ahead of time; not run on any of these devices. Near: share of what the loop holds "
     "that lies in a TPU's vector memory. Launches: operations on arrays in a step, each a kernel "
-    "on a GPU. Products: how the matrix units are asked to take their operands."
+    "on a GPU; once an epoch: those outside the loop. Moved: operands and results of all launches "
+    "in main memory, each once. Products: how the matrix units are asked to take their operands; "
+    "those within a kernel of its own are not seen."
 )
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """memory: bytes a device, arguments, results and temporaries; step: of the loop."""
+    """memory: bytes a device, arguments, results and temporaries; step: of the loop, around: what
+    isn't in it; moved: bytes, by an epoch."""
 
     target: str
     kind: str
     devices: int
     memory: int
     has: int
+    kernel: str
     step: Step | None
+    around: Around
+    moved: int
     seconds: float
     versions: dict[str, str]
     text: str = ""
@@ -58,11 +66,14 @@ class Compiled:
         memory = f"{self.memory / 1e6:,.1f} MB, {share:.1%} of {self.has / 1e9:.0f} GB"
         if not self.fits:
             memory += ": TOO MUCH"
-        told: tuple[str, ...] = ("-",) * 4
+        near, launches, collectives, products = "-", "no loop", "-", "-"
         if step := self.step:
             near = f"{step.near / step.held:.0%}" if step.near else "-"
-            told = near, str(step.launches), _counted(step.collectives), _counted(step.products)
-        return self.target, str(self.devices), memory, *told, f"in {self.seconds:.1f} s"
+            launches = str(step.launches)
+            collectives, products = _counted(step.collectives), _counted(step.products)
+        first = self.target, str(self.devices), self.kernel, memory, near, launches
+        moved = str(self.around.launches), f"{self.moved / 1e6:,.0f} MB"
+        return *first, *moved, collectives, products, f"in {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,7 @@ class Failed:
 
     @property
     def row(self) -> tuple[str, ...]:
-        return self.target, *("-",) * 6, f"no: {self.why}"
+        return self.target, *("-",) * (len(HEADER) - 2), f"no: {self.why}"
 
 
 Outcome = Compiled | Failed
@@ -120,7 +131,7 @@ def compiled(tell: Any, config: CompileConfig, target: Target) -> Outcome:
         model: Any = jax_mlp.MLPScratch(784, 10, config.hiddens, config.lr)
     else:
         model = jax_mlp.MLP(10, config.hiddens, config.lr)
-    trainer = jax_mlp.Trainer(1, arithmetic=config.arithmetic)
+    trainer = jax_mlp.Trainer(1, arithmetic=config.arithmetic, kernel=config.kernel)
     with jax.default_matmul_precision(None if config.precision == "default" else config.precision):
         try:
             start = time.perf_counter()
@@ -128,12 +139,16 @@ def compiled(tell: Any, config: CompileConfig, target: Target) -> Outcome:
             seconds = time.perf_counter() - start
         except jax.errors.JaxRuntimeError as error:
             return Failed(str(target), str(error).strip().splitlines()[0][:200])
+        except NotFused as error:
+            return Failed(str(target), str(error))
     used: Any = program.memory_analysis()
     text = program.as_text() or ""
     memory = sum(
         getattr(used, f"{part}_size_in_bytes")
         for part in ("argument", "output", "temp", "generated_code")
     )
+    loader = data.train_dataloader()
+    read = Program(text, target.about.platform, len(loader), loader.schedule.num_examples)
     names = ("jax", "jaxlib", "flax", "libtpu", "jax-cuda13-plugin")
     return Compiled(
         str(target),
@@ -141,7 +156,10 @@ def compiled(tell: Any, config: CompileConfig, target: Target) -> Outcome:
         config.devices,
         memory - used.alias_size_in_bytes,
         target.about.memory,
-        Program(text, target.about.platform).step(),
+        config.kernel,
+        read.step(),
+        read.around(),
+        read.moved(),
         seconds,
         {name: found for name in names if (found := _version(name))},
         text,

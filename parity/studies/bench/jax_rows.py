@@ -93,6 +93,13 @@ def concise(size: Size, data: str | None, pace: Pace) -> None:
     pace.train(jax_mlp.Trainer, model=model, data=Training(size, data))
 
 
+def fused(size: Size, data: str | None, pace: Pace) -> None:
+    """The Pallas kernels, on what they were written for."""
+    if jax.default_backend() == "cpu":
+        raise ValueError("fused kernels are for GPUs and TPUs, a CPU only interprets them")
+    scratch(size, data, pace, kernel="fused")
+
+
 def batches(size: Size, data: str | None) -> Callable[[], Any]:
     """An iterator over an epoch of shuffled batches, made by NumPy: floats in [0, 1], labels."""
     train = fashion_mnist.load(data).train
@@ -162,6 +169,7 @@ ROWS: dict[str, Callable[..., None]] = {
     "peak": peak,
     "jax scratch": scratch,
     "jax mlp": concise,
+    "jax fused": fused,
     "jax reproducible": partial(scratch, arithmetic="reproducible"),
     "jax nnx.jit a step": stepwise,
     "keras on jax": keras,

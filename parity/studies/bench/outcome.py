@@ -13,6 +13,7 @@ ROWS = (
     "floor",
     "jax scratch",
     "jax mlp",
+    "jax fused",
     "jax reproducible",
     "jax nnx.jit a step",
     "torch scratch",

@@ -10,7 +10,7 @@ from jax import lax
 
 from parity.cli import main
 from parity.exits import Refused
-from parity.studies.ahead.program import Program
+from parity.studies.ahead.program import Around, Program
 from parity.studies.ahead.targets import CHIPS, Target
 
 TPU = """
@@ -44,6 +44,22 @@ def test_a_step_of_a_tpu_program_is_read_from_its_text():
     assert step.products == {"bfloat16": 1} and step.collectives == {"all-reduce": 1}
     assert (step.held, step.near) == (4 + 32 + 100, 32)
     assert step.launches == 3  # the fusion, and both ends of the sum; no scalar, no name
+
+
+def test_bytes_are_those_of_operands_and_results_that_main_memory_holds():
+    read = Program(TPU, "tpu")
+    # A step's fusion has its operands near; its result is written, read and summed to another.
+    assert (read.step().moved, read.step().count) == (64 + 128, 1)
+    assert read.around() == Around(0, 0) and read.moved() == 192
+    counted = 'body=%body, backend_config={"known_trip_count":{"n":"5"}}'
+    assert Program(TPU.replace("body=%body", counted), "tpu").moved() == 5 * 192
+    # Of an array with an entry for each of eight steps, each takes one.
+    assert Program(TPU, "tpu", steps=8).step().moved == 192 // 8
+
+
+def test_what_is_once_an_epoch_is_counted_apart():
+    text = TPU.replace("ROOT %r", "%a = f32[4,2]{1,0} copy(%p)\n  ROOT %r")
+    assert Program(text, "tpu").around() == Around(1, 64)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +108,17 @@ def test_the_epoch_is_compiled_for_a_device_that_is_not_here(name, tmp_path, cap
     found = json.loads((tmp_path / "compile.json").read_text())["targets"][0]
     assert found["step"]["products"].keys() == {"float32"} and found["step"]["launches"] > 5
     assert 0 < found["memory"] < CHIPS[Target.parsed(name).chip].memory
+
+
+@pytest.mark.parametrize("name, launches", [("tpu-v5e:2x2", None), ("h100:1x1x1", 3)])
+def test_fused_kernels_are_compiled_for_a_device_that_is_not_here(name, launches, tmp_path):
+    """A TPU's epoch has no loop but within its kernel; a GPU's step has three kernels."""
+    if missing := Target.parsed(name).missing():
+        pytest.skip(missing)
+    asked = ["--hiddens", "8", "--data", "sample", "--kernel", "fused"]
+    assert main(["compile", "--target", name, *asked, "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "compile.json").read_text())["targets"][0]
+    assert (found["step"] and found["step"]["launches"]) == launches and found["moved"] > 0
 
 
 def test_more_devices_than_a_target_has_are_refused():
