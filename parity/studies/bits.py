@@ -3,6 +3,7 @@
 Each side runs where the other's framework is missing: it is imported by name, when it is asked for.
 """
 
+import contextlib
 import hashlib
 import importlib
 import os
@@ -104,6 +105,7 @@ class Outcome:
         for run in self.runs:
             over = f" on {c.devices} devices" if run.side == "jax" and c.devices > 1 else ""
             over += f" in {c.processes} processes" if c.processes > 1 else ""
+            over += ", by integers alone" if c.integers and run.side == "jax" else ""
             accuracy = run.history.val("acc")[-1]
             note = f"accuracy {accuracy:.4f}, {run.history.seconds:.1f} s{over}"
             lines += [f"{run.side:6} weights {run.hashes[0]}  {note}"]
@@ -160,6 +162,8 @@ def run(config: BitsConfig) -> Outcome:
     sides = SIDES if config.side == "both" else (config.side,)
     if config.devices > 1 and "jax" not in sides:
         raise Refused("--devices simulates devices of JAX, and --side torch leaves JAX out")
+    if config.integers and "jax" not in sides:
+        raise Refused("--integers is JAX's: Torch needs float64, and --side torch leaves JAX out")
     if config.locate and len(sides) < 2:
         raise Refused("--locate compares two sides: --side both")
     for side in sides:
@@ -201,7 +205,7 @@ def train(side: str, config: BitsConfig) -> Trained:
     if side == "jax":
         refusals += (importlib.import_module("jax_mlp.sharding").DevicesError,)
     try:
-        with on(config.device, side) as options:
+        with on(config.device, side) as options, _arithmetic(side, config):
             trainer = _trainer(side, config, options | {"checkpoint": place})
             model, data = build(side, config)
             history = trainer.fit(model, data, config.resume)
@@ -212,6 +216,12 @@ def train(side: str, config: BitsConfig) -> Trained:
     except WeightsError:
         raise Refused(f"{side}: the training has diverged: its weights are not finite") from None
     return Trained(side, weights, np.array(history.train_loss, np.float32), history)
+
+
+def _arithmetic(side: str, config: BitsConfig) -> contextlib.AbstractContextManager[None]:
+    if config.integers and side == "jax":
+        return importlib.import_module("jax_mlp.exact").integers_alone()
+    return contextlib.nullcontext()
 
 
 def build(side: str, config: BitsConfig) -> tuple[Any, Any]:
@@ -257,7 +267,9 @@ def traced(side: str, config: BitsConfig) -> Iterator[dict[str, np.ndarray]]:
     loader = data.train_dataloader()
     for _ in range(config.epochs):
         for batch in loader:
-            yield tracer.step(*batch)
+            with _arithmetic(side, config):  # left while the other side takes its step
+                found = tracer.step(*batch)
+            yield found
 
 
 def first_difference(

@@ -14,6 +14,7 @@ ROWS = (
     "jax scratch",
     "jax mlp",
     "jax reproducible",
+    "jax reproducible, integers",
     "jax nnx.jit a step",
     "torch scratch",
     "torch mlp",
