@@ -9,6 +9,8 @@ from parity.comparison import Comparison
 from parity.levels import (
     accuracy,
     curve,
+    determinism,
+    devices,
     every_step,
     gradients,
     identity,
@@ -19,6 +21,7 @@ from parity.levels import (
     masks,
     precision,
     probes,
+    products,
     refit,
     same_bits,
     state,
@@ -36,6 +39,9 @@ LEVELS = (
     initial_weights.LEVEL,
     probes.LEVEL,
     precision.LEVEL,
+    products.LEVEL,
+    determinism.LEVEL,
+    devices.LEVEL,
     logits.LEVEL,
     masks.LEVEL,
     loss.LEVEL,
@@ -53,6 +59,8 @@ LEVELS = (
 def climb(pair: Pair, levels: Sequence[Level] = LEVELS) -> Iterator[Result]:
     """Judge every level at each of its precisions, from the first input to the last weight."""
     for level in levels:
+        if not (pair.chosen or level.applies(pair)):
+            continue
         for dtype in level.precisions:
             pair.on_start(f"{level.name} {dtype}")
             start = time.perf_counter()
