@@ -2,6 +2,7 @@
 # make test     set up if needed, then the tests, but for those marked slow
 # make test-all all of them: what CI runs
 # make lint     ruff, import-linter, mypy
+# make matrix the tests on Python 3.11, 3.12 and 3.13, each with other versions of JAX and Torch
 # make fuzz     a million mutated inputs to all that reads any; ARGS="--count 20000 --seed 7"
 # make docs     the site, into site/: strict, without a network once its tools are installed
 PYTHON ?= $(shell for v in 3.11 3.12 3.13 3; do p=$$(command -v python$$v) && \
@@ -11,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 TESTS := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: parity test test-all lint docs fuzz clean
+.PHONY: parity test test-all lint docs fuzz matrix clean
 parity: .venv/installed
 	$(BIN)/mlp-parity check $(ARGS)
 
@@ -46,6 +47,9 @@ docs: .venv/docs
 .venv/docs: .venv/installed
 	$(PIP) -e '.[docs]'
 	@touch $@
+
+matrix:
+	@$(or $(PYTHON),python3) scripts/matrix $(ARGS)
 
 fuzz: .venv/installed
 	$(BIN)/python scripts/fuzz $(ARGS)

@@ -68,3 +68,5 @@ def __getattr__(name: str) -> Any:
         if (line := advice(error.name, f"parity.{name}")) is None:
             raise
         raise ModuleNotFoundError(line, name=error.name) from None
+    except AttributeError as error:  # a library's, which `from parity import ...` would swallow
+        raise ImportError(f"parity.{name}: {error}") from error

@@ -152,6 +152,7 @@ def solve(
     pair = Pair.of(problem, on_start)
     jax, torch = pair.jax["float32"], pair.torch["float32"]
     refuse_unusable(jax, torch)
+    pair.chosen = tuple(levels) != LEVELS
     pair.outputs_alone = all(level.needs == "forward" for level in levels)
     results: list[Result] = []
     with saved_levels(place, resume, problem, pair, levels) as saved:

@@ -23,6 +23,8 @@ class BitsConfig(Perceptron, Checkpointed):
     mlp-parity bits --side jax --devices 8 --data sample
 
     mlp-parity bits --model mlp --hiddens 128 64 --epochs 1 --locate
+
+    mlp-parity bits --integers --side jax --data sample
     """
 
     side: Literal["jax", "torch", "both"] = "both"
@@ -38,6 +40,9 @@ class BitsConfig(Perceptron, Checkpointed):
     many devices."""
     processes: int = 1
     """How many train together, started by torchrun or srun; each takes a part of every batch."""
+    integers: bool = False
+    """JAX without float64, as on a device that lacks it: int8 products and 32-bit integers. Torch
+    has float64 on the CPU and on CUDA, needs it, and goes on using it."""
     locate: bool = False
     """Also repeat both runs step by step, and name the first operation and element that differ."""
     out: Path | None = None

@@ -9,6 +9,8 @@ from parity.comparison import Comparison
 from parity.levels import (
     accuracy,
     curve,
+    determinism,
+    devices,
     every_step,
     gradients,
     identity,
@@ -19,6 +21,7 @@ from parity.levels import (
     masks,
     precision,
     probes,
+    products,
     refit,
     same_bits,
     state,
@@ -36,6 +39,9 @@ LEVELS = (
     initial_weights.LEVEL,
     probes.LEVEL,
     precision.LEVEL,
+    products.LEVEL,
+    determinism.LEVEL,
+    devices.LEVEL,
     logits.LEVEL,
     masks.LEVEL,
     loss.LEVEL,
@@ -60,6 +66,8 @@ def climb(
     yield from before
     done = len(before)
     for level in levels:
+        if not (pair.chosen or level.applies(pair)):
+            continue
         for dtype in level.precisions:
             if done:
                 done -= 1

@@ -21,7 +21,7 @@ class Level:
     judge: (pair, precision) -> comparisons; raises Skipped where the level doesn't apply. note:
     what a reader should know beside the verdict. part: of the step from the shared weights that is
     judged, if it is one; what fails there can be located. needs: what both sides must be able to
-    do: "forward", "gradient" or "train".
+    do: "forward", "gradient" or "train". applies: whether it is climbed unless it is asked for.
 
         >>> from parity import LEVELS
         >>> step = next(level for level in LEVELS if level.name == "step")
@@ -37,6 +37,7 @@ class Level:
     note: Callable[["Pair", str], str] = lambda pair, precision: ""
     part: str = ""
     needs: str = "forward"
+    applies: Callable[["Pair"], bool] = lambda pair: True
 
     def __reduce__(self) -> tuple[Any, ...]:
         """To another process goes what a report says of a level: functions of a user's can't."""

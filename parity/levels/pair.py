@@ -35,6 +35,7 @@ class Pair:
     initial: Any = None
     infer: bool = False
     outputs_alone: bool = False  # no level that is asked needs more
+    chosen: bool = False  # the levels to climb were named
     certified: Any = None
     remarks: list[str] = field(default_factory=list)
     kept: dict[Any, Any] = field(default_factory=dict)
@@ -210,6 +211,13 @@ class Pair:
         """Slots of JAX's optimiser that no step reads."""
         ours = self.jax["float32"]
         return ours.idle(self.evaluate("jax", "float32", next(iter(self.batches))).gradients)
+
+    @property
+    def on_accelerator(self) -> bool:
+        """Whether either side computes elsewhere than on the CPU."""
+        where = [getattr(side, "device", None) for side in self.sides("float32").values()]
+        kinds = {getattr(d, "platform", getattr(d, "type", "cpu")) for d in where}
+        return kinds != {"cpu"}
 
     @property
     def unexercised(self) -> list[str]:

@@ -4,7 +4,7 @@ A row of the identity times W is a row of W, exactly, in any order of summation:
 as the product's input format holds it. So all layers but one are rectangular identities, that one
 has random weights of 24 bits, and the bits that survive are counted:
 
-    float32 24, TF32 and float16 11, bfloat16 8
+    float32 24, bfloat16 in three passes 16, TF32 and float16 11, bfloat16 8
 
 The products of the backward pass are measured with random cotangents in the same way. A product is
 seen through those that follow it, so a low figure belongs to the last product that has it.
@@ -29,7 +29,7 @@ from parity.trees import Arrays
 UNITS = (1.0, 2.0**7, 2.0**-30)
 INPUTS = "input gradient"
 FEWEST = 7  # bits: a format has more, for bfloat16 has 8
-FORMATS = {24: "float32", 11: "TF32 or float16", 8: "bfloat16"}
+FORMATS = {24: "float32", 16: "bfloat16 in three passes", 11: "TF32 or float16", 8: "bfloat16"}
 CURES = {
     "jax": "jax.default_matmul_precision('highest'), or a dtype or precision set in the model",
     "torch": "torch.set_float32_matmul_precision('highest'), or autocast or a dtype in the model",
@@ -49,7 +49,8 @@ class Product:
         """Effective bits: significant ones in what came out, the most of any element.
 
         Half of all numbers rounded to p bits use the last, so n elements show p but for a chance of
-        2^-n. What came out with all bits, but other ones, is counted by its error.
+        2^-n. What came out with more bits than its error has, but other ones, is counted by its
+        error: two numbers of 8 bits that are added (three passes of bfloat16) may lie far apart.
         """
         got = self.got.astype(np.float64)
         if not np.isfinite(got).all():
@@ -60,9 +61,8 @@ class Product:
         digits = np.abs(fraction * 2.0**24).astype(np.int64)
         lowest = np.where(digits, digits & -digits, 2**24)
         bits = 24 - math.log2(lowest.min())
-        if bits < 24:
-            return bits
-        return -math.log2(float(np.max(np.abs(got - self.given) / self.given)))
+        right = -math.log2(float(np.max(np.abs(got / self.given - 1))))
+        return right if bits == 24 or right < bits - 1 else bits  # rounded or cut: 2^(1-p)
 
     @property
     def rounded(self) -> bool:
@@ -154,29 +154,29 @@ def judge_precision(pair: Pair, precision: str) -> list[Comparison]:
     layers = range(1, len(own) // 2 + 1)  # Torch has no gradient of a frozen one
     frozen = {f"weight gradient {k}" for k in layers if own[f"W{k}"] in pair.frozen}
     return [
-        _judged(s, product)
+        measured(s, product, f"{s} product {product.name}")
         for s, side in pair.sides(precision).items()
         for product in measure(side, own, shape, unit)
         if product.name not in frozen
     ]
 
 
-def _judged(side: str, product: Product) -> Comparison:
+def measured(side: str, product: Product, label: str, full: int = 24) -> Comparison:
+    """Whether a product keeps all bits of its operand, or at least `full`; else which format."""
     bits = f": {product.bits:.1f} effective bits" if product.rounded else ""
-    label = f"{side} product {product.name}{bits}"
-    room = 2.0**-24 * np.abs(product.given)
+    room = 2.0**-full * np.abs(product.given)
     judged = compare(
         product.got.astype(np.float64),
         product.given.astype(np.float64),
         room,
-        name=label,
+        name=f"{label}{bits}",
         sides=(side, "given"),
     )
     if judged.ok:
         return judged
     if not product.rounded:
         return replace(judged, problem=_other(judged, product))
-    nearest = FORMATS[min(FORMATS, key=lambda bits: abs(bits - product.bits))]
+    nearest = FORMATS[min({*FORMATS} - {24}, key=lambda bits: abs(bits - product.bits))]
     return replace(judged, problem=f"as of {nearest}, expected 24. To cure it: {CURES[side]}")
 
 

@@ -1,6 +1,7 @@
 """A JAX model as a Side."""
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -19,6 +20,8 @@ from mlp_core.limits import NotFused
 from mlp_core.resuming import fingerprint
 from parity.kept import Keeper
 from parity.problem import PLAIN, Examples, Training
+from parity.sides.bilinear import Products
+from parity.sides.jax_bilinear import products_of
 from parity.sides.jax_data import JaxData
 from parity.sides.jax_device import jax_device
 from parity.sides.jax_models import as_module, turned_weights
@@ -203,6 +206,25 @@ class JaxSide(Keeper):
     def memory(self) -> Arrays:
         """The state of the optimiser before the first step."""
         return {name: leaf.copy() for name, leaf in self._memory[1].items()}
+
+    def products(self, inputs: Tree, targets: Tree, infer: bool = False) -> Products:
+        """The products of a training step, or of the forward pass alone."""
+        with self._settings():
+            if infer:
+                jaxpr = jax.make_jaxpr(self.outputs)(*self.held(), self.typed(inputs))
+            else:
+                start = *self.held(), self.memory()
+                jaxpr = jax.make_jaxpr(self.taken)(*start, self.repeated(inputs, targets))
+        return products_of(jaxpr.jaxpr, self._settings)
+
+    def on_the_cpu(self) -> "JaxSide":
+        """The same side, computing on the CPU, beside this one."""
+        other = copy.copy(self)
+        other._kept = {}
+        other.device = jax.devices("cpu")[0]
+        other._evaluate = programs.Quick(other.taken)
+        other._forward = jax.jit(other.outputs, static_argnames="training")
+        return other
 
     @told("in its backward pass")
     def pullback(

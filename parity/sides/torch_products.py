@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class Products(TorchDispatchMode):
+class Between(TorchDispatchMode):
     """While it lasts, keeps what lies between a matrix product and the next."""
 
     def __init__(self) -> None:

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 import torch_mlp
 from mlp_core.resuming import fingerprint
 from parity.problem import PLAIN, Examples, Training
+from parity.sides.bilinear import Products
 from parity.sides.memory import SLOTS
 from parity.sides.side import (
     Batch,
@@ -25,12 +26,13 @@ from parity.sides.side import (
     no_outputs,
     told,
 )
+from parity.sides.torch_bilinear import Recorded
 from parity.sides.torch_data import TorchData, numpy, tensor, view
 from parity.sides.torch_device import device_name, torch_device
 from parity.sides.torch_layers import layer_kinds
 from parity.sides.torch_parallel import of_type, plain_name, plainly_named, processes
 from parity.sides.torch_port import TorchPort
-from parity.sides.torch_products import Products
+from parity.sides.torch_products import Between
 from parity.sides.torch_trainer import TorchTrainer
 from parity.sides.torch_types import Touched, Types
 from parity.sides.torch_wide import Wide
@@ -286,10 +288,16 @@ class TorchSide:
 
         Read off the operations that run, so that it doesn't matter how the model is written.
         """
-        with self.borrowed(), torch.no_grad(), Products() as seen:
+        with self.borrowed(), torch.no_grad(), Between() as seen:
             self.model.train()
             self.model(self._typed(X))
         return seen.between
+
+    def products(self, inputs: Tree, targets: Tree, infer: bool = False) -> Products:
+        """The products of a training step, or of the forward pass alone."""
+        with Recorded(self._settings) as seen:
+            self.forward(inputs) if infer else self.evaluate(inputs, targets)
+        return seen.products()
 
     @told("in its backward pass")
     def pullback(

@@ -3,6 +3,7 @@
 Each side runs where the other's framework is missing: it is imported by name, when it is asked for.
 """
 
+import contextlib
 import hashlib
 import importlib
 import os
@@ -106,6 +107,7 @@ class Outcome:
             over = f" on {count} devices" if run.side == "jax" and count > 1 else ""
             over += f", units cut in {c.unit_devices}" if over and c.unit_devices > 1 else ""
             over += f" in {c.processes} processes" if c.processes > 1 else ""
+            over += ", by integers alone" if c.integers and run.side == "jax" else ""
             accuracy = run.history.val("acc")[-1]
             note = f"accuracy {accuracy:.4f}, {run.history.seconds:.1f} s{over}"
             lines += [f"{run.side:6} weights {run.hashes[0]}  {note}"]
@@ -162,6 +164,8 @@ def run(config: BitsConfig) -> Outcome:
     sides = SIDES if config.side == "both" else (config.side,)
     if config.devices * config.unit_devices > 1 and "jax" not in sides:
         raise Refused("--devices simulates devices of JAX, and --side torch leaves JAX out")
+    if config.integers and "jax" not in sides:
+        raise Refused("--integers is JAX's: Torch needs float64, and --side torch leaves JAX out")
     if config.locate and len(sides) < 2:
         raise Refused("--locate compares two sides: --side both")
     for side in sides:
@@ -203,7 +207,7 @@ def train(side: str, config: BitsConfig) -> Trained:
     if side == "jax":
         refusals += (importlib.import_module("jax_mlp.sharding").DevicesError,)
     try:
-        with on(config.device, side) as options:
+        with on(config.device, side) as options, _arithmetic(side, config):
             trainer = _trainer(side, config, options | {"checkpoint": place})
             model, data = build(side, config)
             history = trainer.fit(model, data, config.resume)
@@ -214,6 +218,12 @@ def train(side: str, config: BitsConfig) -> Trained:
     except WeightsError:
         raise Refused(f"{side}: the training has diverged: its weights are not finite") from None
     return Trained(side, weights, np.array(history.train_loss, np.float32), history)
+
+
+def _arithmetic(side: str, config: BitsConfig) -> contextlib.AbstractContextManager[None]:
+    if config.integers and side == "jax":
+        return importlib.import_module("jax_mlp.exact").integers_alone()
+    return contextlib.nullcontext()
 
 
 def build(side: str, config: BitsConfig) -> tuple[Any, Any]:
@@ -260,7 +270,9 @@ def traced(side: str, config: BitsConfig) -> Iterator[dict[str, np.ndarray]]:
     loader = data.train_dataloader()
     for _ in range(config.epochs):
         for batch in loader:
-            yield tracer.step(*batch)
+            with _arithmetic(side, config):  # left while the other side takes its step
+                found = tracer.step(*batch)
+            yield found
 
 
 def first_difference(

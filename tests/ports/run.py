@@ -11,6 +11,7 @@ from parity.levels.verdict import Verdict
 ORDER = [level.name for level in LEVELS]
 # Of a perceptron alone, or of the book's own classes; identity has tests of its own.
 LEFT_OUT = {"identity", "initial weights", "probes", "precision", "masks", "accuracy", "same bits"}
+LEFT_OUT |= {"products", "determinism", "devices"}  # of an accelerator
 
 
 def climbed(port: Port, until: str = ORDER[-1], **options: Any) -> Verdict:

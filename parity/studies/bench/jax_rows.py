@@ -13,6 +13,7 @@ from flax import nnx
 from jax import lax
 
 import jax_mlp
+from jax_mlp.exact import integers_alone
 from mlp_core import fashion_mnist
 from mlp_core.schedule import Schedule
 from parity.studies.bench.pace import Pace
@@ -86,6 +87,12 @@ def peak(size: Size, data: str | None, pace: Pace) -> None:
 def scratch(size: Size, data: str | None, pace: Pace, **options: Any) -> None:
     model = jax_mlp.MLPScratch(784, 10, size.hiddens, lr=0.1)
     pace.train(jax_mlp.Trainer, model=model, data=Training(size, data), **options)
+
+
+def integers(size: Size, data: str | None, pace: Pace) -> None:
+    """Reproducible arithmetic without float64: what a TPU computes."""
+    with integers_alone():
+        scratch(size, data, pace, arithmetic="reproducible")
 
 
 def concise(size: Size, data: str | None, pace: Pace) -> None:
@@ -171,6 +178,7 @@ ROWS: dict[str, Callable[..., None]] = {
     "jax mlp": concise,
     "jax fused": fused,
     "jax reproducible": partial(scratch, arithmetic="reproducible"),
+    "jax reproducible, integers": integers,
     "jax nnx.jit a step": stepwise,
     "keras on jax": keras,
     "scikit-learn": sklearn,

@@ -15,6 +15,7 @@ ROWS = (
     "jax mlp",
     "jax fused",
     "jax reproducible",
+    "jax reproducible, integers",
     "jax nnx.jit a step",
     "torch scratch",
     "torch mlp",

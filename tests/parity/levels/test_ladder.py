@@ -44,7 +44,10 @@ def test_a_faithful_port_passes_every_level(digits, pair):
     verdict = check(*pair(), data=digits, **SMALL)
     assert verdict.ok, verdict
     assert [(r.level.name, r.precision) for r in verdict.results] == [
-        (level.name, precision) for level in LEVELS for precision in level.precisions
+        (level.name, precision)
+        for level in LEVELS
+        for precision in level.precisions
+        if level.name not in ("products", "determinism", "devices")  # of an accelerator
     ]
     assert not any(r.vacuous for r in verdict.results)
     assert set(verdict.curves) >= {"jax float64", "torch float32", "yardstick"}

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 import torch_mlp.reproducible
-from jax_mlp.exact import integers_alone
+from jax_mlp import exact
 from mlp_core import fashion_mnist
 from mlp_core.weights import Weights
 from parity.cli import main
+from parity.exits import Refused
 from parity.studies import bits
 
 ROOT = Path(bits.__file__).parents[2]
@@ -99,9 +100,28 @@ def test_one_side_of_one_epoch_on_the_full_data_agrees_with_the_other(full_data,
 @pytest.mark.slow
 def test_without_float64_the_default_run_has_the_published_hashes():
     """What a TPU would compute: JAX's products by int8, all else by integers."""
-    with integers_alone():
-        run = bits.train("jax", bits.BitsConfig(data="sample"))
+    run = bits.train("jax", bits.BitsConfig(data="sample", integers=True))
     assert run.hashes == bits.PUBLISHED["sample"]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_integers_are_taken_where_they_are_asked_for_and_by_jax_alone(monkeypatch, asked):
+    seen = {}
+
+    def trainer(side, config, options):
+        seen[side] = exact.has_float64()
+        raise NotImplementedError("enough")
+
+    monkeypatch.setattr(bits, "_trainer", trainer)
+    for side in bits.SIDES:
+        with pytest.raises(Refused, match="enough"):
+            bits.train(side, bits.BitsConfig(data="sample", integers=asked))
+    assert seen == {"jax": not asked, "torch": True} and exact.has_float64()
+
+
+def test_torch_alone_has_no_integers(capsys):
+    assert main(["bits", "--integers", "--side", "torch", "--data", "sample"]) == 2
+    assert "Torch needs float64" in capsys.readouterr().err
 
 
 @pytest.mark.slow
