@@ -134,6 +134,8 @@ def solve(
     jax, torch = pair.jax["float32"], pair.torch["float32"]
     refuse_unusable(jax, torch)
     pair.outputs_alone = all(level.needs == "forward" for level in levels)
+    before = ("loss", "gradients")  # three numbers a weight less, in each of them
+    pair.without_step = all(x.needs == "forward" or x.part in before for x in levels)
     results = []
     for result in climb(pair, levels):
         results.append(result)

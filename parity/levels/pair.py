@@ -35,6 +35,7 @@ class Pair:
     initial: Any = None
     infer: bool = False
     outputs_alone: bool = False  # no level that is asked needs more
+    without_step: bool = False  # nor what comes behind the gradients
     certified: Any = None
     remarks: list[str] = field(default_factory=list)
     kept: dict[Any, Any] = field(default_factory=dict)
@@ -99,7 +100,7 @@ class Pair:
             if self.infer or self.outputs_alone or lacks(contestant, "gradient"):
                 self.kept[key] = Evaluation(contestant.forward(inputs), np.zeros(()), {}, {})
             else:
-                self.kept[key] = contestant.evaluate(inputs, targets)
+                self.kept[key] = contestant.evaluate(inputs, targets, not self.without_step)
         return self.kept[key]
 
     def unbounded(self, precision: str) -> str:
@@ -124,7 +125,7 @@ class Pair:
             self.kept[key] = (
                 reference.forward(batches[0])
                 if self.infer or self.outputs_alone
-                else reference.evaluate(*batches)
+                else reference.evaluate(*batches, not self.without_step)
             )
         return self.kept[key]
 
