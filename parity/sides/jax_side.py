@@ -208,6 +208,15 @@ class JaxSide(Keeper):
         with self._settings():
             return self._evaluate(params, state, memory, batches)
 
+    def moved(self, inputs: Tree, targets: Tree, count: int, spread: float) -> Iterator[Evaluation]:
+        """Evaluations up to the gradients, from weights w (1 + spread e), e uniform in [-1, 1]."""
+        with self._settings():
+            _, state = self.held()
+            batches = self.repeated(inputs, targets)
+            for params in self._nearby(count, spread):
+                found = self._differentiate(params, state, batches)
+                yield Evaluation(step={}, **jax.tree.map(_numpy, found))
+
     def repeated(self, inputs: Tree, targets: Tree) -> tuple[Batch, ...]:
         """One batch as often as batches make a step."""
         return ((self.typed(inputs), self.typed(targets)),) * self.accumulated
@@ -475,13 +484,11 @@ class JaxSide(Keeper):
         params = self._shared(self._flat(params), self._names)
         return Run(history, jax.tree.map(_numpy, params), jax.tree.map(_numpy, state))
 
-    def _nearby(self, count: int, spread: float) -> list[Arrays]:
+    def _nearby(self, count: int, spread: float) -> Iterator[Arrays]:
         """The twins' weights."""
         rng, own = np.random.default_rng(0), self.params()
-        return [
-            {name: w * (1 + spread * rng.uniform(-1, 1, w.shape)) for name, w in own.items()}
-            for _ in range(count)
-        ]
+        for _ in range(count):
+            yield {name: w * (1 + spread * rng.uniform(-1, 1, w.shape)) for name, w in own.items()}
 
     @property
     def _carries_more(self) -> bool:
