@@ -131,7 +131,7 @@ def weights(t: dict[str, np.ndarray]) -> dict[str, Any]:
 
 def data(full: bool) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Texts of two segments and of several lengths, filled up with padding."""
-    how, (count, length) = (FULL, (2, 128)) if full else (SMALL, (12, 8))
+    how, (count, length) = (FULL, (2, 32)) if full else (SMALL, (12, 8))
     rng = np.random.default_rng(0)
     at, size = np.arange(length), rng.integers(length // 2, length + 1, (count, 1))
     ids = np.where(at < size, rng.integers(1, how["vocab_size"], (count, length)), 0)

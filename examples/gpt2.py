@@ -114,7 +114,7 @@ def data(full: bool) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Each token's target is the next one."""
     how = FULL if full else SMALL
     rng = np.random.default_rng(0)
-    shape = (2, 128) if full else (12, how["n_positions"])
+    shape = (2, 32) if full else (12, how["n_positions"])
     ids = rng.integers(0, how["vocab_size"], (shape[0], shape[1] + 1)).astype(np.int32)
     return {"input_ids": ids[:, :-1]}, ids[:, 1:]
 

@@ -154,6 +154,8 @@ def solve(
     refuse_unusable(jax, torch)
     pair.chosen = tuple(levels) != LEVELS
     pair.outputs_alone = all(level.needs == "forward" for level in levels)
+    before = ("loss", "gradients")  # three numbers a weight less, in each of them
+    pair.without_step = all(x.needs == "forward" or x.part in before for x in levels)
     results: list[Result] = []
     with saved_levels(place, resume, problem, pair, levels) as saved:
         for result in climb(pair, levels, saved.before):

@@ -1,8 +1,11 @@
 """The notebooks run from the first cell to the last, and are kept with a full run's outputs."""
 
+import importlib.util
 import json
 import os
 import re
+import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -82,6 +85,44 @@ def test_the_first_cell_installs_only_what_is_missing_and_moves_no_framework(mon
     assert command[1:4] == ["-m", "pip", "install"] and command[-2:] == ["flax", "mlp-parity"]
     pins = Path(command[command.index("--constraint") + 1]).read_text()
     assert re.search(r"^jax==", pins, re.M) and re.search(r"^torch==", pins, re.M)
+
+
+def wheel(folder, name, version, needs=""):
+    """A package of nothing, as pip takes it."""
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as file:
+        needs = needs and f"Requires-Dist: {needs}\n"
+        head = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}"
+        file.writestr(f"{info}/METADATA", head)
+        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        file.writestr(f"{info}/RECORD", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("needs", "goes"), [("jax", True), ("jax>=99", False)])
+def test_pip_rather_fails_than_moves_a_framework(needs, goes, tmp_path, monkeypatch):
+    setup = next(c["source"] for c in cells("mlp_jax") if "setup" in c["metadata"].get("tags", ()))
+    wheel(tmp_path, "jax", "99.0")
+    wheel(tmp_path, "a_port", "1.0", needs)
+    options = {
+        "NO_INDEX": "1",
+        "FIND_LINKS": str(tmp_path),
+        "DRY_RUN": "1",
+        "CONFIG_FILE": os.devnull,
+    }
+    for option, value in options.items():
+        monkeypatch.setenv(f"PIP_{option}", value)
+    monkeypatch.delenv("PIP_CONSTRAINT", raising=False)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: find(name) if name != "parity" else None
+    )
+    cell = setup.replace('SOURCE = "mlp-parity"', 'SOURCE = "a_port"')
+    if goes:
+        exec(cell, {})
+    else:
+        with pytest.raises(subprocess.CalledProcessError):
+            exec(cell, {})
 
 
 def test_there_is_a_notebook_for_each_side():

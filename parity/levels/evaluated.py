@@ -20,6 +20,7 @@ from parity.sides.side import SIDES, Evaluation
 from parity.trees import Arrays
 
 NEARLY, ENOUGH = 4.0, 8  # times as far as the other side, of leaves with so many elements
+TWINS, FURTHER = 8, 4.0  # as `curve` has them, for the same reason
 
 
 def level_of(part: str, asks: str, name: str = "") -> Level:
@@ -167,8 +168,16 @@ def _by_bits(pair: Pair, part: str, precision: str, only: Collection[str] = ()) 
             else:
                 label = f"{name}: distance from the float64 value"
                 mixed = pair.narrower and value.size >= ENOUGH  # see _as_near
-                found += same_bits(value, float32, label, ratio=NEARLY if mixed else RATIO)
+                judged = same_bits(value, float32, label, ratio=NEARLY if mixed else RATIO)
+                if part in _TURNED and not all(c.ok for c in judged) and not (mixed or pair.narrow):
+                    # A ReLU's sign that rounding turns on one side outweighs all other rounding.
+                    far = pair.strayed(batch, part, TWINS, RATIO * FLOAT32).get(leaf, 0.0)
+                    judged = same_bits(value, float32, label, allowed=FURTHER * far)
+                found += judged
     return found
+
+
+_TURNED = ("logits", "loss", "gradients")
 
 
 def _note(pair: Pair, precision: str, part: str) -> str:
@@ -176,11 +185,18 @@ def _note(pair: Pair, precision: str, part: str) -> str:
 
     Above 1 rounding alone is an unlikely reason: suspicious, if still no proof.
     """
+    turned = ""
+    if precision == "float32" and any(pair.has_strayed(batch) for batch in pair.batches):
+        turned = (
+            f"; a ReLU's sign may have turned: as far off as {TWINS} float64 evaluations are, of "
+            f"weights off by up to {RATIO:.0f} roundings of float32"
+        )
     if why := pair.unbounded(precision):
-        return f"judged by effective bits, for there is no rounding bound: {why}"
+        return f"judged by effective bits, for there is no rounding bound: {why}{turned}"
     if without := _wide(pair, precision, part):
         how = "from each side's own gradients" if part == "step" else "by effective bits"
-        return f"judged {how}, for the bound says nothing: {', '.join(sorted(without))}"
+        named = ", ".join(sorted(without))
+        return f"judged {how}, for the bound says nothing: {named}{turned}"
     if precision == "float64":
         return ""
     share, kinks = 0.0, Counter[str]()

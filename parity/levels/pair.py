@@ -36,6 +36,7 @@ class Pair:
     infer: bool = False
     outputs_alone: bool = False  # no level that is asked needs more
     chosen: bool = False  # the levels to climb were named
+    without_step: bool = False  # nor what comes behind the gradients
     certified: Any = None
     remarks: list[str] = field(default_factory=list)
     kept: dict[Any, Any] = field(default_factory=dict)
@@ -101,7 +102,7 @@ class Pair:
             if self.infer or self.outputs_alone or lacks(contestant, "gradient"):
                 self.kept[key] = Evaluation(contestant.forward(inputs), np.zeros(()), {}, {})
             else:
-                self.kept[key] = contestant.evaluate(inputs, targets)
+                self.kept[key] = contestant.evaluate(inputs, targets, not self.without_step)
         return self.kept[key]
 
     def unbounded(self, precision: str) -> str:
@@ -126,7 +127,7 @@ class Pair:
             self.kept[key] = (
                 reference.forward(batches[0])
                 if self.infer or self.outputs_alone
-                else reference.evaluate(*batches)
+                else reference.evaluate(*batches, not self.without_step)
             )
         return self.kept[key]
 
@@ -145,6 +146,25 @@ class Pair:
             self.on_start(f"{epochs} epochs, {side} {precision}")
             self._runs[key] = self.sides(precision)[side].train(epochs, update_scale)
         return self._runs[key]
+
+    def strayed(self, batch: str, part: str, count: int, spread: float) -> dict[str, float]:
+        """{leaf: how far the furthest of so many float64 evaluations is from the float64 value}, of
+        JAX's model with weights moved by up to `spread` of themselves; kept."""
+        key = "strayed", batch
+        if key not in self.kept:
+            self.on_start(f"{count} twins of one batch in float64")
+            exact, far = self.evaluate("jax", "float64", batch), dict[Any, float]()
+            for twin in self.jax["float64"].moved(*self.batches[batch], count, spread):
+                for one in ("logits", "loss", "gradients"):
+                    for name, leaf in twin.part(one).items():
+                        apart = float(np.sqrt(np.mean(np.square(leaf - exact.part(one)[name]))))
+                        far[one, name] = max(far.get((one, name), 0.0), apart)
+            self.kept[key] = far
+        return {name: far for (one, name), far in self.kept[key].items() if one == part}
+
+    def has_strayed(self, batch: str) -> bool:
+        """Whether that was asked."""
+        return ("strayed", batch) in self.kept
 
     def twins(self, precision: str, count: int, spread: float) -> list[Run]:
         """So many float64 runs of JAX's model, from weights moved by up to `spread` of themselves;

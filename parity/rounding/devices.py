@@ -69,7 +69,7 @@ def _outside(eqn: core.JaxprEqn, operands: list[Any]) -> list[Any]:
     if eqn.primitive.name != NAME:
         if any(NAME in primitives_of(j) for j in core.jaxprs_in_params(eqn.params)):
             raise NotImplementedError(f"{NAME} within {eqn.primitive.name}")
-        return _bound(eqn, operands)
+        return bind_again(eqn, operands)
     grid = _Grid(dict(eqn.params["mesh"].shape))
     given = [grid.cut(x, spec) for x, spec in zip(operands, eqn.params["in_specs"], strict=True)]
     found = _walk(eqn.params["jaxpr"], [], given, grid.equation)
@@ -80,7 +80,8 @@ def _dtype(v: Any) -> Any:
     return v.aval.dtype
 
 
-def _bound(eqn: core.JaxprEqn, operands: list[Any]) -> list[Any]:
+def bind_again(eqn: core.JaxprEqn, operands: list[Any]) -> list[Any]:
+    """The results of an equation for other operands, on one device."""
     lies = {name: None for name in ("sharding", "out_sharding") if name in eqn.params}
     params = eqn.primitive.get_bind_params(eqn.params | lies)
     functions, params = params if isinstance(params, tuple) else ((), params)  # as versions have it
@@ -152,12 +153,12 @@ class _Grid:
         if {"axes", "axis_name"} & {*eqn.params} and name[0] == "p" and name != "pad":
             raise NotImplementedError(f"{eqn.primitive.name} over devices")
         if not any(isinstance(x, _Each) for x in operands):
-            return _bound(eqn, operands)
+            return bind_again(eqn, operands)
         if any(_COLLECTIVE_NAMES & primitives_of(j) for j in core.jaxprs_in_params(eqn.params)):
             raise NotImplementedError(f"a collective within {eqn.primitive.name}")
         axes = [0 if isinstance(x, _Each) else None for x in operands]
         stacks = [x.stack if isinstance(x, _Each) else x for x in operands]
-        found = jax.vmap(lambda *xs: _bound(eqn, [*xs]), axes)(*stacks)
+        found = jax.vmap(lambda *xs: bind_again(eqn, [*xs]), axes)(*stacks)
         return [_Each(x) for x in found]
 
     def reduced(self, names: Any, x: Any, along: Callable[..., Any], alone: Callable) -> Any:

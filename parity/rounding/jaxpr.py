@@ -38,8 +38,10 @@ class Interpreter(Generic[Value]):
         return self.open(closed.jaxpr, consts, inputs)
 
     def open(self, jaxpr: core.Jaxpr, consts: list[Value], inputs: list[Value]) -> list[Value]:
-        """The outputs of a jaxpr, each equation's results by `equation`."""
+        """The outputs of a jaxpr, each equation's results by `equation`, held until their last use:
+        all of a deep network's at once would take many times its memory."""
         known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs], strict=True))
+        last = last_uses(jaxpr)
 
         def read(v: Any) -> Value:
             return self.constant(v.val, v) if isinstance(v, core.Literal) else known[v]
@@ -56,6 +58,8 @@ class Interpreter(Generic[Value]):
             else:
                 results = self.open(inner, [], operands)
             known.update(zip(eqn.outvars, results, strict=True))
+            for variable in last.get(id(eqn), ()):
+                known.pop(variable, None)
         self.around = outside
         return [read(v) for v in jaxpr.outvars]
 
@@ -67,6 +71,17 @@ class Interpreter(Generic[Value]):
         equation has none of the user's, it's the call around it.
         """
         return frames_to_user(self.around)[1] or "an unknown line"
+
+
+def last_uses(jaxpr: core.Jaxpr) -> dict[int, list[Any]]:
+    """{id of an equation: the variables that nothing reads after it}."""
+    seen = {v for v in jaxpr.outvars if not isinstance(v, core.Literal)}
+    found: dict[int, list[Any]] = {}
+    for eqn in reversed(jaxpr.eqns):
+        used = {v for v in (*eqn.outvars, *eqn.invars) if not isinstance(v, core.Literal)} - seen
+        found[id(eqn)] = [*used]
+        seen |= used
+    return found
 
 
 def called(eqn: core.JaxprEqn) -> Any:

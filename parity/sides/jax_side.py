@@ -28,6 +28,7 @@ from parity.sides.jax_models import as_module, turned_weights
 from parity.sides.jax_port import JaxPort
 from parity.sides.jax_trainer import JaxTrainer, Step
 from parity.sides.jax_types import narrowness, products, results
+from parity.sides.jax_wide import widened
 from parity.sides.memory import slot_names
 from parity.sides.side import Batch, Evaluation, Narrowest, Pullback, Run, no_outputs, told
 from parity.trees import NOTHING, Arrays, Leaves, Tree, arguments, leaves, mapped
@@ -75,6 +76,7 @@ class JaxSide(Keeper):
         if self.fused:
             self._check_fused(own)
         self._evaluate = programs.Quick(self.taken_fused if self.fused else self.taken)
+        self._differentiate = programs.Quick(self.differentiated)
         self._pull_back: Any = jax.jit(self._pulled_back)
         self._forward: Any = jax.jit(self.outputs, static_argnames="training")
 
@@ -128,11 +130,35 @@ class JaxSide(Keeper):
         """The narrowest float that the forward pass computes; numbers go before constants."""
         with self._settings():
             given = *self.held(), self.typed(inputs)
-            jaxpr = jax.make_jaxpr(self.outputs)(*given).jaxpr
+            # A function of its own: JAX keeps a trace by function, and `widens` changes it.
+            jaxpr = jax.make_jaxpr(lambda *given: self.outputs(*given))(*given).jaxpr
         found = [Narrowest(), *results(jaxpr, set(jaxpr.invars))]
         kinds = {*products(jaxpr)}
         whole = bool(kinds) and "float64" not in kinds
         return replace(min(found, key=narrowness), whole=whole)
+
+    @property
+    def widens(self) -> bool:
+        """Whether the model turns float64 numbers into float32: then float32 asked for is float64.
+
+        Not of one that computes in less, where float32 is more than it was given; nor where a run
+        of many steps can't go by this step, see _own_step.
+        """
+        if self.dtype != "float64" or not isinstance(self.model, JaxPort):
+            return False
+        if (found := self._kept.get("widens")) is None:
+            self._kept["widens"] = False  # while it's asked
+            try:
+                with jax.ensure_compile_time_eval():  # it may be asked within a trace
+                    inputs = next(iter(self.batches()))[0]
+                narrow = self.narrowest(inputs)
+                found = narrow.kind == "float32" and not (narrow.constant or self._carries_more)
+                self._kept["widens"] = found
+                found = found and self.narrowest(inputs).kind == "float64"
+            except Exception:  # the model's own, told where it is called
+                found = False
+            self._kept["widens"] = found
+        return found
 
     def load(
         self, params: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray] = NOTHING
@@ -185,11 +211,14 @@ class JaxSide(Keeper):
         return not all(np.array_equal(one[n], other[n], equal_nan=True) for n in one)
 
     @told("in a training step")
-    def evaluate(self, inputs: Tree, targets: Tree) -> Evaluation:
+    def evaluate(self, inputs: Tree, targets: Tree, step: bool = True) -> Evaluation:
         with self._settings():
-            start = *self.held(), self.memory()
-            found = self._evaluate(*start, self.repeated(inputs, targets))
-            return Evaluation(**jax.tree.map(_numpy, found))
+            batches = self.repeated(inputs, targets)
+            if step:
+                found = self._evaluate(*self.held(), self.memory(), batches)
+            else:
+                found = self._differentiate(*self.held(), batches)
+            return Evaluation(**{"step": {}} | jax.tree.map(_numpy, found))
 
     def step(
         self, params: Leaves, state: Leaves, memory: Leaves, batches: Sequence[Batch]
@@ -197,6 +226,15 @@ class JaxSide(Keeper):
         """`taken`, by the program that `evaluate` compiled."""
         with self._settings():
             return self._evaluate(params, state, memory, batches)
+
+    def moved(self, inputs: Tree, targets: Tree, count: int, spread: float) -> Iterator[Evaluation]:
+        """Evaluations up to the gradients, from weights w (1 + spread e), e uniform in [-1, 1]."""
+        with self._settings():
+            _, state = self.held()
+            batches = self.repeated(inputs, targets)
+            for params in self._nearby(count, spread):
+                found = self._differentiate(params, state, batches)
+                yield Evaluation(step={}, **jax.tree.map(_numpy, found))
 
     def repeated(self, inputs: Tree, targets: Tree) -> tuple[Batch, ...]:
         """One batch as often as batches make a step."""
@@ -316,6 +354,7 @@ class JaxSide(Keeper):
     # --- pure functions, which can be compiled, bounded, mapped ----------------------------------
 
     @told("in a training step")
+    @widened
     def taken(
         self, params: Leaves, state: Leaves, memory: Leaves, batches: Sequence[Batch]
     ) -> dict[str, Any]:
@@ -365,7 +404,16 @@ class JaxSide(Keeper):
             "memory": self._memorised(carry.memory),
         }
 
+    def differentiated(
+        self, params: Leaves, state: Leaves, batches: Sequence[Batch]
+    ) -> dict[str, Any]:
+        """`taken`, as far as the gradients."""
+        memory = {n: jnp.zeros(leaf.shape, leaf.dtype) for n, leaf in self._memory[1].items()}
+        found = self.taken(params, state, memory, batches)
+        return {part: found[part] for part in ("outputs", "loss", "gradients")}
+
     @told("when it is called")
+    @widened
     def outputs(self, params: Leaves, state: Leaves, inputs: Tree, training: bool = True) -> Leaves:
         """The model's outputs alone."""
         model = self.assembled(params, state, training)
@@ -465,6 +513,7 @@ class JaxSide(Keeper):
         """Let go of what was compiled, and of what was computed for this side."""
         self._kept.clear()
         self._evaluate.forget()
+        self._differentiate.forget()
         for jitted in (self._pull_back, self._forward):
             jitted.clear_cache()
 
@@ -500,22 +549,26 @@ class JaxSide(Keeper):
         params = self._shared(self._flat(params), self._names)
         return Run(history, jax.tree.map(_numpy, params), jax.tree.map(_numpy, state))
 
-    def _nearby(self, count: int, spread: float) -> list[Arrays]:
+    def _nearby(self, count: int, spread: float) -> Iterator[Arrays]:
         """The twins' weights."""
         rng, own = np.random.default_rng(0), self.params()
-        return [
-            {name: w * (1 + spread * rng.uniform(-1, 1, w.shape)) for name, w in own.items()}
-            for _ in range(count)
-        ]
+        for _ in range(count):
+            yield {name: w * (1 + spread * rng.uniform(-1, 1, w.shape)) for name, w in own.items()}
+
+    @property
+    def _carries_more(self) -> bool:
+        """Whether more goes from step to step than `taken` returns."""
+        more = {*self._flat(split(self.model)[2])} - {*self._state_names}
+        return bool(more) or self.accumulated > 1
 
     def _own_step(self) -> Step | None:
-        """One step by the program that `evaluate` compiled, where it is large; None where it
-        isn't, or where more is carried from step to step than that program returns."""
-        more = {*self._flat(split(self.model)[2])} - {*self._state_names}
-        if more or self.accumulated > 1 or not isinstance(self.model, JaxPort):
+        """One step by the program that `evaluate` compiled, where it is large or widened; None
+        where it isn't, or where more is carried from step to step than that program returns."""
+        if self._carries_more or not isinstance(self.model, JaxPort):
             return None
         start = *self.held(), self.memory()
-        if not self._evaluate.large(*start, self.repeated(*next(iter(self.batches())))):
+        large = self._evaluate.large(*start, self.repeated(*next(iter(self.batches()))))
+        if not large and not self.widens:
             return None
 
         def step(carry: Carry, batch: Any) -> tuple[Carry, Any]:

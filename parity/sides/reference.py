@@ -49,16 +49,20 @@ class Reference(Keeper):
         self.side = side
         self.roundoff = ROUNDOFF[side.dtype]
 
-    def evaluate(self, inputs: Tree, targets: Tree) -> Expected:
+    def evaluate(self, inputs: Tree, targets: Tree, step: bool = True) -> Expected:
         """What `side.evaluate` should give. Raises UnsupportedPrimitive."""
         side = self.side
-        start = *side.held(), side.memory()
-        b = self._bound(side.taken, *start, side.repeated(inputs, targets))
+        batches = side.repeated(inputs, targets)
+        if step:
+            b = self._bound(side.taken, *side.held(), side.memory(), batches)
+        else:
+            b = self._bound(side.differentiated, *side.held(), batches)
         # A ReLU is a max, a comparison and a select on one line: the largest of them counts.
         kinks: dict[str, int] = {}
         for kink in b.kinks:
             kinks[kink.source] = max(kinks.get(kink.source, 0), kink.count)
-        value, worst, likely = (Evaluation(**part) for part in (b.value, b.bound, b.likely))
+        parts = (b.value, b.bound, b.likely)
+        value, worst, likely = (Evaluation(**{"step": {}} | part) for part in parts)
         never = tuple(map(str, getattr(b, "unexercised", ())))
         return Expected(value, worst, likely, kinks, never)
 

@@ -167,8 +167,9 @@ class Side(Protocol):
 class Differentiable(Side, Protocol):
     """A side that has gradients, and takes a step."""
 
-    def evaluate(self, inputs: Tree, targets: Tree) -> Evaluation:
-        """One batch, and one step from it by an optimiser that remembers nothing yet."""
+    def evaluate(self, inputs: Tree, targets: Tree, step: bool = True) -> Evaluation:
+        """One batch, and one step from it by an optimiser that remembers nothing yet; without the
+        step, its parts behind the gradients are empty."""
 
     def pullback(
         self, params: Mapping[str, np.ndarray], X: np.ndarray, cotangent: np.ndarray

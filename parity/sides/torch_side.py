@@ -239,14 +239,15 @@ class TorchSide:
         return _unequal(*found)
 
     @told("in a training step")
-    def evaluate(self, inputs: Tree, targets: Tree) -> Evaluation:
+    def evaluate(self, inputs: Tree, targets: Tree, step: bool = True) -> Evaluation:
         with self.borrowed(), self._optimising():
-            for i in range(getattr(self._optimizer, "count", 1)):
+            for i in range(getattr(self._optimizer, "count", 1) if step else 1):
                 found = self._backward(inputs, targets)
                 if i == 0:  # copied now: the optimiser may change them
                     (outputs, loss), gradients = found, self._gradients()
-                self._optimizer.step()
-            now = self._now(loss)
+                if step:
+                    self._optimizer.step()
+            now = self._now(loss) if step else Taken(numpy(loss), {}, {}, {})
         if not outputs:  # its training_step doesn't call what is compared
             outputs = self.forward(inputs)
         return Evaluation(outputs, now.loss, gradients, now.params, now.state, now.memory)

@@ -137,7 +137,8 @@ class Rearrangement:
         came = np.concatenate([numbers[:0], *(array.ravel() for array in sent.values())])
         if not np.array_equal(np.sort(came), numbers):
             raise ValueError(f"weights: {self._problem(sent)}")
-        self._places = {name: array.astype(np.int64) for name, array in sent.items()}
+        kind = np.int32 if len(numbers) < 2**31 else np.int64  # as large as the weights themselves
+        self._places = {name: array.astype(kind) for name, array in sent.items()}
         owners = np.array([*self._shapes])
         self.origins: dict[str, Collection[str]] = {
             name: {str(o) for o in owners[np.unique(np.searchsorted(self._ends, p, side="right"))]}

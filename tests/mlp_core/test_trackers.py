@@ -130,12 +130,40 @@ def test_a_library_that_is_not_there_is_named_with_what_installs_it(history, mon
         history.track("mlflow:ports")
 
 
-@pytest.mark.parametrize("kind, where", [("wandb", "offline"), ("mlflow", "file")])
-@pytest.mark.slow
-def test_the_library_itself_takes_it_without_a_network(history, kind, where, tmp_path, monkeypatch):
-    pytest.importorskip(kind, reason=f"{kind} isn't installed: pip install 'mlp-parity[{kind}]'")
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'runs.db'}")
-    history.track(f"{kind}:ports")
-    assert any(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    return tmp_path
+
+
+def library(name):
+    reason = f"{name} isn't installed: pip install 'mlp-parity[{name}]'"
+    return pytest.importorskip(name, reason=reason)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the library's own libraries
+def test_mlflow_itself_has_the_run_in_its_database(history, offline):
+    client = library("mlflow").MlflowClient()
+    history.track("mlflow:ports", name="mine")
+    (run,) = client.search_runs([client.get_experiment_by_name("ports").experiment_id])
+    assert (run.info.run_name, run.info.status) == ("mine", "FINISHED")
+    assert run.data.params["lr"] == "0.1" and run.data.params["side"] == "jax"
+    losses = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "train_loss")]
+    assert losses[:3] == [(1, 2.5), (2, 2.25), (3, 2.0)] and math.isnan(losses[3][1])
+    accuracy = client.get_metric_history(run.info.run_id, "val_acc")
+    assert [(m.step, m.value) for m in accuracy] == [(2, 0.5), (4, 0.625)]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_wandb_itself_writes_the_run_into_a_folder_offline(history, offline):
+    wandb = library("wandb")
+    history.track("wandb:ports", name="mine")
+    wandb.teardown()  # its own process writes on
+    (file,) = offline.glob("wandb/offline-run-*/run-*.wandb")
+    written = file.read_bytes()  # its records hold each figure by name, as JSON
+    for what in (b"ports", b"mine", b"train_loss", b"2.25", b"val_acc", b"0.625", b"NaN"):
+        assert what in written

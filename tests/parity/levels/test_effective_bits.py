@@ -1,11 +1,15 @@
 """parity.levels.effective_bits: what decides where no rounding bound can be had."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
 from parity import check
+from parity.levels import evaluated
 from parity.levels.effective_bits import same_bits, same_in_float64
 
 
@@ -109,3 +113,48 @@ def test_float64_may_differ_by_what_rounding_does_there_and_no_more():
     wrong[5] *= 1 + 1e-11
     found = same_in_float64({"jax": exact, "torch": wrong}, floats, "x")
     assert not found.ok and found.index == (5,)
+
+
+class Rectified(torch.nn.Module):
+    """off: what is added to the hidden units and taken off again, which only rounds them."""
+
+    def __init__(self, off=0.0):
+        super().__init__()
+        self.a, self.b, self.off = torch.nn.Linear(12, 6), torch.nn.Linear(6, 4), off
+
+    def forward(self, X):
+        H = torch.fft.fft(torch.relu(self.a(X) + self.off - self.off)).real
+        return self.b(H)
+
+
+def rectified(params, X, slip=0.0):
+    H = jax.nn.relu(X @ params["a.kernel"] + params["a.bias"])
+    H = jnp.fft.fft(H).real * (1 + slip * (H.dtype == np.float32))
+    return H @ params["b.kernel"] + params["b.bias"]
+
+
+def judged_beside_a_kink(theirs, ours):
+    """One example, whose first hidden unit is 3e-6: the rest of 1.0 and of the bias."""
+    torch.manual_seed(0)
+    model, rng = theirs, np.random.default_rng(0)
+    with torch.no_grad():
+        model.a.weight[0, 1:], model.a.weight[0, 0], model.a.bias[0] = 0, 1, -1 + 3e-6
+    X, y = rng.normal(size=(4, 12)).astype("float32"), rng.integers(0, 4, 4)
+    X[:, 0] = 1
+    options = {"weights": TABLE, "batch_size": 4, "levels": ("gradients",)}
+    verdict = check(model, (ours, PARAMS), (X, y), **options)
+    noted = verdict.results[-1].note.endswith("weights off by up to 91 roundings of float32")
+    assert noted or verdict.results[-1].ok
+    return {r.precision: r.ok for r in verdict.results}
+
+
+@pytest.mark.parametrize("further", [evaluated.FURTHER, 0])
+def test_a_sign_that_rounding_turns_on_one_side_is_no_difference(further, monkeypatch):
+    monkeypatch.setattr(evaluated, "FURTHER", further)
+    found = judged_beside_a_kink(Rectified(128.0), rectified)
+    assert found == {"float64": True, "float32": bool(further)}
+
+
+def test_a_float32_run_of_fewer_bits_is_one_beside_a_turned_sign_too():
+    found = judged_beside_a_kink(Rectified(128.0), partial(rectified, slip=2.0**-6))
+    assert found == {"float64": True, "float32": False}

@@ -11,6 +11,7 @@ from parity import check
 from parity.comparison import compare
 from parity.locate.divergence import Divergence
 from parity.sides.jax_types import narrowness, results
+from parity.sides.jax_wide import wide
 
 LEVELS = ("logits", "gradients")
 
@@ -70,6 +71,57 @@ class WithoutFloat64(Theirs):
 def test_a_side_that_asks_for_float32_by_name_is_judged_in_float64():
     verdict = judged(WithoutFloat64(), None)
     assert verdict.ok, verdict
+
+
+class Attends(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.qkv = torch.nn.Linear(8, 24)
+
+    def forward(self, X):
+        q, k, v = self.qkv(X).reshape(*X.shape[:2], 3, 2, 4).permute(2, 0, 3, 1, 4)
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v).sum((1, 2))
+
+
+@pytest.mark.parametrize(("scale", "same"), [(0.5, True), (0.50000006, False)])
+def test_jax_s_own_attention_which_asks_for_float32_is_judged_in_float64(scale, same):
+    def f(p, X):
+        qkv = (X @ p["qkv.weight"].T + p["qkv.bias"]).reshape(*X.shape[:2], 3, 2, 4)
+        return jax.nn.dot_product_attention(*jnp.moveaxis(qkv, 2, 0), scale=scale).sum((1, 2))
+
+    rng, theirs = np.random.default_rng(0), Attends()
+    X, y = rng.normal(size=(6, 3, 8)).astype("float32"), rng.integers(0, 4, 6)
+    given = {n: p.detach().numpy().copy() for n, p in theirs.named_parameters()}
+    options = {"weights": dict, "epochs": 1, "batch_size": 6, "levels": ("logits",)}
+    verdict = check(theirs, (f, given), (X, y), **options)
+    assert not any(r.skipped for r in verdict.results)
+    wrong = [(r.level.name, r.precision) for r in verdict.results if r.failed]
+    assert wrong == ([] if same else [("logits", "float64")]), verdict
+
+
+@pytest.mark.parametrize("holder", ["custom", "branch", "scan", "loop"])
+def test_float32_asked_for_by_name_is_float64_inside_whatever_holds_it(holder):
+    def third(x):
+        return (x.astype(jnp.float32) * 0.1 / jnp.float32(3)).astype(x.dtype)
+
+    rule = jax.custom_jvp(third)
+    rule.defjvp(lambda x, t: (third(*x), third(*t)))
+    f = {
+        "custom": jax.grad(lambda x: rule(x).sum()),
+        "branch": lambda x: jax.lax.cond(x[0] > 0, third, lambda x: x, x),
+        "scan": lambda x: jax.lax.scan(lambda c, _: (third(c), c[0]), x, length=2)[0],
+        "loop": lambda x: jax.lax.while_loop(lambda x: x[0] > 0.5, third, x),
+    }[holder]
+    with jax.enable_x64(True):
+        times = 2 if holder == "scan" else 1
+        np.testing.assert_allclose(wide(f, jnp.ones(2)), (0.1 / 3) ** times, rtol=1e-15)
+        assert abs(f(jnp.ones(2))[0] * 30**times - 1) > 1e-9  # without it
+
+
+def test_a_bit_pattern_of_float32_is_not_taken_for_one_of_float64():
+    with jax.enable_x64(True), pytest.raises(NotImplementedError, match="bitcast"):
+        wide(lambda x: x.astype(jnp.float32).view(jnp.int32), jnp.ones(2))
 
 
 class Digamma(Theirs):

@@ -1,5 +1,6 @@
 """The walk through a jaxpr: decisions that rounding could turn, control flow, what is refused."""
 
+import weakref
 from functools import partial
 
 import jax
@@ -12,6 +13,7 @@ from flax import nnx
 from jax import lax
 
 from parity.rounding.bound import UnsupportedPrimitive, bound, bounded
+from parity.rounding.jaxpr import Interpreter
 
 # --- kinks -----------------------------------------------------------------------------------
 
@@ -166,3 +168,34 @@ def test_the_core_runs_inside_jit_and_scan_and_asks_for_x64():
     # larger than it need be, on account of that.
     own = bound(update, w, batches[0]).bound
     np.testing.assert_allclose(found.bound[0], own, rtol=2.0**-50)
+
+
+class Held(Interpreter):
+    """Counts how many values are alive at most."""
+
+    def __init__(self):
+        self.alive, self.most = weakref.WeakSet(), 0
+
+    def value(self):
+        made = type("Value", (), {})()
+        self.alive.add(made)
+        self.most = max(self.most, len(self.alive))
+        return made
+
+    def constant(self, x, variable):
+        return self.value()
+
+    def equation(self, eqn, operands):
+        return [self.value() for _ in eqn.outvars]
+
+
+def test_a_value_is_held_until_its_last_use_and_no_longer():
+    def deep(x):
+        first = jnp.sin(x)
+        for _ in range(20):
+            x = jnp.cos(x)
+        return x + first
+
+    held, closed = Held(), jax.make_jaxpr(deep)(1.0)
+    assert len(held.closed(closed, [held.value()])) == 1
+    assert held.most <= 5 < len(closed.jaxpr.eqns)

@@ -1,5 +1,6 @@
 """The protocol: what a side that can do less is asked, and what it is not."""
 
+import numpy as np
 import pytest
 
 from parity.levels.ladder import climb, named
@@ -50,3 +51,18 @@ def test_a_side_with_outputs_alone_is_asked_for_outputs_alone(pair):
     assert skipped["curve"] == "torch: this side has no train"
     logits = [r for r in results if r.level.name == "logits"]
     assert len(logits) == 2 and all(r.comparisons for r in logits)
+
+
+def test_a_step_that_no_level_asks_for_is_not_taken(examples):
+    ours, theirs = book_pair("scratch", (6,), 0.1, 1, inputs=12, outputs=4, sigma=0.5)
+    whole, part = (Pair.of(Problem(theirs, ours, examples), precisions=["float32"]) for _ in "12")
+    part.without_step = True
+    (batch, *_) = whole.batches
+    for side in ("jax", "torch"):
+        one, other = (pair.evaluate(side, "float32", batch) for pair in (whole, part))
+        assert one.step and not (other.step or other.memory)
+        for name, gradient in one.gradients.items():
+            np.testing.assert_array_equal(gradient, other.gradients[name])
+    bounds = [pair.expected("float32", batch).bound for pair in (whole, part)]
+    np.testing.assert_array_equal(*(b.gradients["W1"] for b in bounds))
+    assert not bounds[1].step
