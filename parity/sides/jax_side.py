@@ -259,7 +259,7 @@ class JaxSide(Keeper):
         """The same side, computing on the CPU, beside this one."""
         other = copy.copy(self)
         other._kept = {}
-        other.device = jax.devices("cpu")[0]
+        other.device, other.fused = jax.devices("cpu")[0], False
         other._evaluate = programs.Quick(other.taken)
         other._forward = jax.jit(other.outputs, static_argnames="training")
         return other
@@ -407,9 +407,10 @@ class JaxSide(Keeper):
     def differentiated(
         self, params: Leaves, state: Leaves, batches: Sequence[Batch]
     ) -> dict[str, Any]:
-        """`taken`, as far as the gradients."""
+        """`taken`, or `taken_fused`, as far as the gradients."""
         memory = {n: jnp.zeros(leaf.shape, leaf.dtype) for n, leaf in self._memory[1].items()}
-        found = self.taken(params, state, memory, batches)
+        taken = self.taken_fused if self.fused else self.taken
+        found = taken(params, state, memory, batches)
         return {part: found[part] for part in ("outputs", "loss", "gradients")}
 
     @told("when it is called")
