@@ -68,7 +68,7 @@ def write_json(path: Path, value: Any) -> Path:
 
 
 @contextlib.contextmanager
-def together(folder: Path, names: Collection[str] = ()) -> Iterator[Path]:
+def taking_their_place(folder: Path, names: Collection[str] = ()) -> Iterator[Path]:
     """A folder to write a run's files into: when it is left, they take the place of the last run's.
 
     names: what a run may write. Files of two runs never lie side by side: first those of the last

@@ -103,7 +103,7 @@ def _train(
     config: TrainConfig, side: Any, checkpoint: Any, where: dict[str, Any], tells: bool
 ) -> int:
     from mlp_core.checkpoint import Checkpoints
-    from mlp_core.files import together
+    from mlp_core.files import taking_their_place
     from mlp_core.history import NotFinite
     from mlp_core.weights import WeightsError
 
@@ -134,7 +134,7 @@ def _train(
     if not tells:
         return code
     history = trainer.history
-    with together(config.out, TRAINED) as folder:
+    with taking_their_place(config.out, TRAINED) as folder:
         history.save(folder / "history.json")
         history.save(folder / "history.csv")
         history.plot(folder / "curve.png")
