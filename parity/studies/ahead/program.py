@@ -1,5 +1,6 @@
 """What a compiled program does in a step of its loop, read from its text (XLA's HLO)."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,7 @@ COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "coll
 # These start nothing on the device: names, views, and what stands still.
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "iota", "after-all",
         "partition-id", "replica-id", "opt-barrier"}  # fmt: skip
+PARTS = ("gather", "dynamic-slice", "slice")
 NONE: Mapping[int, int] = {}
 TYPES = {"f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float16", "s8": "int8"}
 
@@ -64,7 +66,7 @@ class Program:
         self.platform = platform
         # Where a last batch is smaller, the loop is a step shorter.
         self.shares = {steps: steps, steps - 1: steps - 1, examples: steps}
-        self.entry = ""
+        self.steps, self.entry = steps, ""
         self.computations: dict[str, list[Instruction]] = {}
         current: list[Instruction] = []
         for line in text.splitlines():
@@ -94,7 +96,7 @@ class Program:
             self._products(whole),
             _bytes(carry),
             _bytes(carry, near=True),
-            _moved(launched, own, self.shares),
+            self._moved(launched, own, self.shares),
             self._trips(whole),
         )
 
@@ -102,7 +104,7 @@ class Program:
         """What isn't in a loop."""
         own = self.computations[self.entry]
         launched = [i for i in own if _is_launched(i) and i.op != "while"]
-        return Around(len(launched), _moved(launched, own, {}))
+        return Around(len(launched), self._moved(launched, own, NONE))
 
     def moved(self) -> int:
         """Bytes that an epoch reads and writes in main memory."""
@@ -113,7 +115,35 @@ class Program:
         every = (i.text for own in self.computations.values() for i in own if i.op == "while")
         loop = next(text for text in every if re.search(rf"body=%?{re.escape(body)}\b", text))
         found = re.search(r'known_trip_count":\{"n":"(\d+)"', loop)
-        return int(found[1]) if found else 1
+        return int(found[1]) if found else self.steps
+
+    def _moved(
+        self, launched: Iterable[Instruction], own: Iterable[Instruction], shares: Mapping[int, int]
+    ) -> int:
+        """Bytes of operands and results in main memory, each read or written once by each launch.
+
+        shares: {length of the first axis: how many parts an array of it has, of which one is
+        taken}. Of what is gathered from, or sliced, no more is read than comes out.
+        """
+        types, total = {i.name: i.type for i in own}, 0
+
+        def far(type_: str) -> int:
+            return _bytes(type_, shares=shares) - _bytes(type_, near=True, shares=shares)
+
+        for i in launched:
+            operands = [types.get(name, "") for name in i.operands]
+            if i.op in ("copy-start", "slice-start"):  # (to, from, ...), ((from), to, ...)
+                arrays = re.findall(r"[a-z]\w*\[\d[^\]]*\](?:\{[^}]*\})?", i.type)
+                to = min(arrays, key=_bytes, default="")
+                total += far(to) + min(far(operands[0]), _bytes(to, shares=shares))
+            elif not i.op.endswith("-done"):  # counted where it began
+                most = _bytes(i.type, shares=shares) if self._takes_part(i) else math.inf
+                total += far(i.type) + sum(int(min(far(one), most)) for one in operands)
+        return total
+
+    def _takes_part(self, instruction: Instruction) -> bool:
+        inner = (one for name in INNER.findall(instruction.text) for one in self._all(name))
+        return any(i.op in PARTS for i in (instruction, *inner))
 
     def _all(self, name: str) -> list[Instruction]:
         """The instructions of a computation, and of those that it calls."""
@@ -146,24 +176,6 @@ class Program:
 
 def _is_launched(instruction: Instruction) -> bool:
     return instruction.op not in FREE and not instruction.scalar
-
-
-def _moved(
-    launched: Iterable[Instruction], around: Iterable[Instruction], shares: Mapping[int, int]
-) -> int:
-    """Bytes of operands and results in main memory, each read or written once by each launch.
-
-    shares: {length of the first axis: how many parts an array of it has, of which one is taken}.
-    """
-    types = {i.name: i.type for i in around}
-    total = 0
-    for i in launched:
-        if i.op.endswith("-done"):  # counted where it began
-            continue
-        named = () if i.op.endswith("-start") and i.type.startswith("(") else i.operands
-        for type_ in (i.type, *(types.get(name, "") for name in named)):
-            total += _bytes(type_, shares=shares) - _bytes(type_, near=True, shares=shares)
-    return total
 
 
 def _is_collective(op: str) -> bool:
