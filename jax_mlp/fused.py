@@ -174,12 +174,10 @@ def _ordered(params: State) -> list[tuple[tuple, Any]]:
     """(path, leaf) of W1, b1, W2, b2: of a dict of arrays, or of NNX's layers."""
 
     def place(one: tuple[tuple, Any]) -> tuple[int, bool]:
-        *_, layer, name = None, *one[0]
-        return (
-            (layer, name == "bias")
-            if name in ("kernel", "bias")
-            else (int(name[1:]), name[0] == "b")
-        )
+        *above, name = one[0]
+        if name in ("kernel", "bias"):
+            return above[-1], name == "bias"
+        return int(name[1:]), name[0] == "b"
 
     return sorted(nnx.to_flat_state(params), key=place)
 
