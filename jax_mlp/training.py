@@ -78,7 +78,9 @@ class Trainer(HyperParameters):
         Raises DevicesError for more devices than there are, TypeError, ValueError for what is no
         such number.
         """
-        self.save_hyperparameters(ignore=["checkpoint"])
+        # Checkpoints from before there were kernels know of none, and go on with the scan.
+        self.save_hyperparameters(["checkpoint", *(["kernel"] if kernel == "scan" else [])])
+        self.kernel = kernel
         self.checkpoint = checkpoints(checkpoint)
         checked(arithmetic)
         check_trainer(type(self).__name__, max_epochs, num_gpus, gradient_clip_val, at_nan)

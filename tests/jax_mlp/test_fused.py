@@ -110,6 +110,15 @@ def test_batches_one_at_a_time_and_other_devices_are_refused(blobs):
         fused.check(trainer, small(), jax.devices("cpu")[0])
 
 
+def test_a_run_says_which_kernel_it_had_unless_it_is_the_one_of_older_checkpoints():
+    assert d2l.Trainer(1, kernel="fused").hparams["kernel"] == "fused"
+    plain = d2l.Trainer(1)
+    assert plain.kernel == "scan" and {*plain.hparams} == {
+        "max_epochs", "num_gpus", "gradient_clip_val", "arithmetic", "devices", "processes",
+        "at_nan",
+    }  # fmt: skip
+
+
 def test_an_unknown_kernel_is_refused():
     with pytest.raises(ValueError, match="kernel = 'fast', expected one of"):
         d2l.Trainer(1, kernel="fast")
