@@ -14,7 +14,7 @@ from parity.identity.inequalities import Inequalities
 from parity.identity.renewals import Renewals
 
 LENGTHS = (2, 4, 6)  # of the chain of primes
-RENEWING, RENEWED = 4, 3  # the same where a deep model's tensors are renewed; draws to see which
+RENEWING = (3, 5)  # the same where a deep model's tensors are renewed
 TIES = 100
 COMPARING = 60.0  # for comparisons that went one way: as good as never needed
 MORE, SECONDS = 40, 6.0  # draws beyond those that must agree; of the processor
@@ -54,20 +54,18 @@ class Trials:
 
     def _renewing(self, fine: bool) -> tuple[list[Answer], bool]:
         """The answers of a deep model, if they are that it is identical: else none."""
-        renewals, answers_, coarse = Renewals(), list[Answer](), False
-        with contextlib.suppress(Undecided, BadDraw):
-            for draw in range(RENEWED):
-                of = Algebra(self.seed + draw, RENEWING, fine)
-                of.renewals = renewals
+        for length in RENEWING:
+            with contextlib.suppress(Undecided, BadDraw):
+                self.renewals = Renewals()
+                of = Algebra(self.seed, length, fine)
+                of.renewals = self.renewals
                 self.contest.evaluated(of, partly=True)
-                if renewals.learn():
-                    break
-            self.renewals = renewals
-            answers_, coarse = self._of(RENEWING, fine)
+                if self.renewals.learn():
+                    found, coarse = self._of(length, fine)
+                    if all(a.verdict == "identical" for a in found):
+                        return found, coarse
         self.renewals = None
-        if all(a.verdict == "identical" for a in answers_):
-            return answers_, coarse
-        return [], coarse
+        return [], False
 
     def _of(self, length: int, fine: bool) -> tuple[list[Answer], bool]:
         """The answers, and whether a function stood for what `fine` writes by exp."""
