@@ -222,7 +222,7 @@ def _without_seconds(value):
 @pytest.mark.slow
 def test_a_check_that_is_killed_goes_on_at_its_level_to_the_same_report(tmp_path):
     options = ["check", *SMALL, "--epochs", "1", "--model", "scratch"]
-    options += ["--levels", "inputs", "initial weights", "logits"]
+    options += ["--levels", "inputs", "weights", "logits"]
     saved = tmp_path / "saved" / "scratch"
     resumed = ["--checkpoint", str(tmp_path / "saved"), "--resume", "--out", str(tmp_path / "out")]
     command = [sys.executable, "-m", "parity.cli", *options, *resumed]
