@@ -4,6 +4,7 @@
 # make lint     ruff, import-linter, mypy
 # make matrix the tests on Python 3.11, 3.12 and 3.13, each with other versions of JAX and Torch
 # make fuzz     a million mutated inputs to all that reads any; ARGS="--count 20000 --seed 7"
+# make fuzz-coverage  ten minutes of atheris over the readers of files; ARGS="--seconds 60"
 # make docs     the site, into site/: strict, without a network once its tools are installed
 PYTHON ?= $(shell for v in 3.11 3.12 3.13 3; do p=$$(command -v python$$v) && \
   $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
@@ -12,7 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 TESTS := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: parity test test-all lint docs fuzz matrix clean
+.PHONY: parity test test-all lint docs fuzz fuzz-coverage matrix clean
 parity: .venv/installed
 	$(BIN)/mlp-parity check $(ARGS)
 
@@ -53,6 +54,10 @@ matrix:
 
 fuzz: .venv/installed
 	$(BIN)/python scripts/fuzz $(ARGS)
+
+fuzz-coverage: .venv/installed
+	$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) atheris
+	$(BIN)/python scripts/fuzz-coverage $(ARGS)
 
 clean:
 	rm -rf .venv report runs site

@@ -5,6 +5,7 @@ import importlib.util
 FRAMEWORKS = {
     "jax": ("jax", "jaxlib", "flax", "optax"),
     "torch": ("torch", "torchvision"),
+    "ray": ("ray",),
 }
 
 

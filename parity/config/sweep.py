@@ -26,6 +26,8 @@ class SweepConfig(Perceptron, Checkpointed):
 
     mlp-parity sweep depth --values 256 256-128 256-128-64
 
+    mlp-parity sweep width --engine ray --checkpoint /shared/sweep --resume
+
     mlp-parity sweep joint --values 256@0.1 512@0.3 --devices 2 --out /tmp/sweep
     """
 
@@ -51,6 +53,9 @@ class SweepConfig(Perceptron, Checkpointed):
     """The first seed."""
     devices: int | None = None
     """How many the runs are spread over, simulated on a CPU; the default is all that there are."""
+    engine: Literal["jax", "ray"] = "jax"
+    """jax: runs of one architecture at once, in this process. ray: each run a task of Ray's, begun
+    again where it was lost; on the cluster of $RAY_ADDRESS, or on this machine."""
     out: Path = Path("sweep")
     """Folder for sweep.json, sweep.csv and a picture an exercise."""
 
@@ -59,6 +64,8 @@ class SweepConfig(Perceptron, Checkpointed):
         numbers.check(self, seeds=1)
         if self.checkpoint_every:
             raise ValueError("--checkpoint-every: a sweep is saved after each epoch alone")
+        if self.engine == "ray" and self.devices is not None:
+            raise ValueError("--devices: of --engine jax; Ray gives each run a process of its own")
         numbers.check_last_seed(self, self.seed + self.seeds - 1)
         if self.values and self.exercise == "all":
             raise ValueError("--values belong to one exercise: name it")

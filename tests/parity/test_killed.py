@@ -167,6 +167,37 @@ def test_bits_goes_on_on_another_number_of_devices(tmp_path):
 
 
 @pytest.mark.slow
+def test_sigterm_under_torchrun_saves_one_checkpoint_for_all_to_go_on_from(tmp_path):
+    saved, options = tmp_path / "saved", ["bits", *SMALL, "--side", "torch", "--epochs"]
+    place = Checkpoints(saved / "torch")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*launch, "-m", "parity.cli", *options, "100000", "--processes", "2"]
+    command += ["--out", str(tmp_path / "out"), "--checkpoint", str(saved)]
+    settings = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}
+    with subprocess.Popen(
+        [*command, "--checkpoint-every", "3"], env=os.environ | settings, stderr=subprocess.PIPE,
+        text=True,
+    ) as process:  # fmt: skip
+        deadline = time.monotonic() + 120
+        while not place.paths() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.terminate()
+        _, err = process.communicate(timeout=120)
+    assert err.count("stopping after this step, with a checkpoint") == 2  # both have heard it
+    step = place.newest().step
+    assert step % 3 == 0
+    epochs = str(step // 24 + 1)
+    resumed = ["--checkpoint", str(saved), "--resume"]
+    hashes = []
+    for i, more in enumerate((resumed, [])):
+        # One process goes on with what two have begun: in reproducible arithmetic it may.
+        assert main([*options, epochs, *more, "--out", str(tmp_path / str(i))]) in (0, 2)
+        found = json.loads((tmp_path / str(i) / "bits.json").read_text())["runs"]["torch"]
+        hashes.append((found["weights"], found["losses"]))
+    assert hashes[0] == hashes[1]
+
+
+@pytest.mark.slow
 def test_a_trajectory_goes_on_to_the_same_report(tmp_path):
     saved = ["--checkpoint", str(tmp_path / "saved"), "--checkpoint-every", "5"]
     options = ["--model", "scratch", "--epochs", "1", "--copies", "3", "--copy-epochs", "1"]
@@ -191,7 +222,7 @@ def _without_seconds(value):
 @pytest.mark.slow
 def test_a_check_that_is_killed_goes_on_at_its_level_to_the_same_report(tmp_path):
     options = ["check", *SMALL, "--epochs", "1", "--model", "scratch"]
-    options += ["--levels", "inputs", "initial weights", "logits"]
+    options += ["--levels", "inputs", "weights", "logits"]
     saved = tmp_path / "saved" / "scratch"
     resumed = ["--checkpoint", str(tmp_path / "saved"), "--resume", "--out", str(tmp_path / "out")]
     command = [sys.executable, "-m", "parity.cli", *options, *resumed]

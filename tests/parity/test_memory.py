@@ -60,7 +60,7 @@ def megabytes():
 @LINUX
 @pytest.mark.slow
 def test_nothing_of_a_check_outlives_it():
-    levels = ["logits", "masks", "probes", "gradients", "step"]
+    levels = parity.LEVELS
     checked(levels)
     kept, before = alive(), maps()
     for _ in range(3):

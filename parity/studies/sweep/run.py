@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlp_core.files import write_atomically, write_json
+from mlp_core.history import History
 from parity.config import SweepConfig
 from parity.config.exercises import EXERCISES, Exercise, Setting
 from parity.studies.placing import on
@@ -42,20 +43,18 @@ def train(exercise: Exercise, settings: dict[str, Setting], config: SweepConfig)
     """Train every setting with every seed."""
     import jax_mlp
 
-    seeds, interrupted = range(config.seed, config.seed + config.seeds), False
+    seeds = range(config.seed, config.seed + config.seeds)
     with on(config.device, "jax"):
         data = jax_mlp.FashionMNIST(config.batch_size, data=config.data, seed=config.seed)
-        models = [
-            build(setting, config.model, seed) for setting in settings.values() for seed in seeds
-        ]
-        place = config.checkpoint and config.checkpoint / exercise.name
-        sweep = jax_mlp.Sweep(config.epochs, devices=config.devices, checkpoint=place)
-        try:
-            sweep.fit(models, data, [*seeds] * len(settings), config.resume)
-        except KeyboardInterrupt:
-            interrupted = True
+        found: Sequence[History]
+        if config.engine == "ray":
+            from parity.studies.sweep import on_ray
+
+            found, interrupted = on_ray.histories(settings, seeds, config, exercise.name)
+        else:
+            found, interrupted = _at_once(exercise, settings, seeds, config, data)
     each, n = len(seeds), len(data.val.labels)
-    histories = [sweep.histories[i : i + each] for i in range(0, len(models), each)]
+    histories = [found[i : i + each] for i in range(0, len(found), each)]
     rows = tuple(
         Row(value, setting, tuple(runs), n)
         for (value, setting), runs in zip(settings.items(), histories, strict=True)
@@ -66,6 +65,26 @@ def train(exercise: Exercise, settings: dict[str, Setting], config: SweepConfig)
     about = {key: rows[0].runs[0].about[key] for key in ("model", "device", "versions")}
     about |= {"data": data.dataset.source, "epochs": config.epochs, "validation examples": n}
     return Outcome(exercise, rows, about, interrupted)
+
+
+def _at_once(
+    exercise: Exercise,
+    settings: dict[str, Setting],
+    seeds: Sequence[int],
+    config: SweepConfig,
+    data: Any,
+) -> tuple[Sequence[History], bool]:
+    """(the History of each run, whether Ctrl-C ended them), in one process."""
+    import jax_mlp
+
+    models = [build(setting, config.model, seed) for setting in settings.values() for seed in seeds]
+    place = config.checkpoint and config.checkpoint / exercise.name
+    sweep = jax_mlp.Sweep(config.epochs, devices=config.devices, checkpoint=place)
+    try:
+        sweep.fit(models, data, [*seeds] * len(settings), config.resume)
+    except KeyboardInterrupt:
+        return sweep.histories, True
+    return sweep.histories, False
 
 
 def _offer_cpu_devices(count: int) -> None:

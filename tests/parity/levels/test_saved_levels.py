@@ -82,10 +82,10 @@ def killed_at(place, folder, **options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shift", [0.0, 1e-3], ids=["agree", "differ"])
-def test_killed_within_any_level_it_goes_on_at_that_level_to_the_same_verdict(shift, tmp_path):
+def test_killed_within_any_level_it_goes_on_at_that_level_to_the_same_verdict(tmp_path):
+    shift = 1e-3  # a pair that differs: what the verdict says of it is longer
     whole = ask(shift)
-    assert whole.ok == (shift == 0)
+    assert not whole.ok
     done = 0
     for place in PLACES[1], PLACES[3]:
         begun = killed_at(place, tmp_path, shift=shift, resume=True)
