@@ -78,9 +78,7 @@ FAMILIES = {
     "convnext": Family(theirs.ConvNext, "convnext", classified(4, 3, 4)),
     "autoencoder": Family(theirs.Autoencoder, "autoencoder", encoded, "evidence"),
     "towers": Family(theirs.TwoTowers, "two_towers", pairs, "contrast"),
-    "unet": Family(
-        theirs.UNet, "unet", partial(numbers, (2, 4, 6), (1, 8, 12), yes=True), "focal"
-    ),
+    "unet": Family(theirs.UNet, "unet", partial(numbers, (2, 4, 6), (1, 8, 12), yes=True), "focal"),
     "rmsprop": Family(
         theirs.Perceptron, "perceptron", classified(6), optimizer=(rmsprop, "rmsprop")
     ),
