@@ -213,7 +213,8 @@ def align(
     accumulate: each batch is taken so often, for one step.
     names: tensors that have a name on both sides, {JAX's: Torch's}: a hint, never needed, by which
     partners of the same numbers are told apart; those of other numbers are said to be. JAX's is a
-    name stack (jax.named_scope, a Linen module) or a checkpoint_name; Torch's a module's path.
+    name stack (jax.named_scope, a Linen module), a checkpoint_name or what an NNX module sows;
+    Torch's a module's path.
     Raises as `check` does; UnsupportedPrimitive for an operation of JAX's without a rounding rule;
     ValueError for a name that isn't there.
 

@@ -168,10 +168,12 @@ class Evidence:
 
     @property
     def stuck(self) -> bool:
-        """Whether some comparison took one way in all draws: a law may tell which."""
+        """Whether some comparison took one way in all draws, or still in most of many: a law may
+        tell which."""
         never = [0, self.draws, 0]
         unknown = [ways for ways in self.ways if ways is not None and ways != never]
-        return any(sorted(ways)[1] == 0 for ways in unknown)
+        late = self.draws >= 2 * self.need and self.one_way > 0
+        return late or any(sorted(ways)[1] == 0 for ways in unknown)
 
     @property
     def lacking(self) -> list[Tally]:

@@ -37,8 +37,9 @@ class Inequalities:
         return replace(self, constants=self.known_constants())
 
     def known_constants(self) -> tuple[float, ...]:
-        """Of this evaluation and those before."""
-        return tuple(sorted({*self.constants, *self.met}))
+        """Of all evaluations so far, and their negatives: x compares with c as -x with -c."""
+        both = {*self.constants, *self.met}
+        return tuple(sorted({*both, *(-c for c in both)}))
 
     def known(self, parts: dict[int, Array], sign: int) -> None:
         """A sign that a rule gave."""
@@ -73,6 +74,8 @@ class Inequalities:
         many constants lie below it as by themselves do, or as its known sign leaves: so x and
         abs(x), where they are the same number, lie between the same constants.
         """
+        if math.isinf(constant):
+            return sign
         self.met.add(constant)
         if constant not in self.constants or len(self.constants) < 2 or sign.size > LARGEST:
             return sign

@@ -226,10 +226,26 @@ def _traced(
     with jax.enable_x64(wide or (bool(double) and all(double))):
         closed, shapes = jax.make_jaxpr(fn, return_shape=True)(*structure.unflatten(specs))
         closed = on_one_device(closed)
-    jaxpr, _ = partial_eval.dce_jaxpr(
-        closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True
-    )
+    named = _names_used(closed.jaxpr)
+    jaxpr, _ = partial_eval.dce_jaxpr(named, [True] * len(closed.jaxpr.outvars), instantiate=True)
     return closed.replace(jaxpr=jaxpr), jax.tree.structure(shapes)
+
+
+def _names_used(jaxpr: core.Jaxpr) -> core.Jaxpr:
+    """What comes after a name takes the named value, which is the same: or it would be dead code,
+    as the name of what a module sows is."""
+    named: dict[Any, core.Var] = {}
+    eqns = []
+    for eqn in jaxpr.eqns:
+        taken = [x if isinstance(x, core.Literal) else named.get(x, x) for x in eqn.invars]
+        if eqn.primitive.name == "name" and not isinstance(taken[0], core.Literal):
+            named[eqn.invars[0]] = own = core.Var(eqn.outvars[0].aval)
+            named[eqn.outvars[0]] = own
+            eqns.append(eqn.replace(invars=taken, outvars=[own]))
+        else:
+            eqns.append(eqn.replace(invars=taken))
+    outs = [x if isinstance(x, core.Literal) else named.get(x, x) for x in jaxpr.outvars]
+    return jaxpr.replace(eqns=eqns, outvars=outs)
 
 
 def _input(x: Any, error: Delta, kind: Any, eager: bool) -> Approx:

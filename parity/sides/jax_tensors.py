@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -9,6 +11,8 @@ from weakref import WeakKeyDictionary
 
 import jax
 import numpy as np
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.extend import core
 
 from parity.rounding.arithmetic import Approx, dense
@@ -53,7 +57,8 @@ def jax_tensors(
         walks.append(Recording(worst, chance, base, eager, graph=graph))
         return walks[0]
 
-    outputs, shapes = walked(function, given, ROUNDOFF[side.dtype], make, labels)
+    with _sown_by_name():
+        outputs, shapes = walked(function, given, ROUNDOFF[side.dtype], make, labels)
     found = shapes.unflatten(map(walks[0].number, outputs))
     value = shapes.unflatten([np.asarray(x.value) for x in outputs])
     bound = shapes.unflatten([np.asarray(dense(x.bound, x.value)) for x in outputs])
@@ -70,6 +75,22 @@ def jax_tensors(
         "state": found["state"],
     }
     return graph, Evaluation(**value), Evaluation(**bound)
+
+
+@contextlib.contextmanager
+def _sown_by_name() -> Iterator[None]:
+    """While it lasts, what an NNX module sows has that name in the jaxpr."""
+    plain: Any = nnx.Module.sow
+
+    def sow(self: Any, kind: Any, name: str, value: Any, *rest: Any, **how: Any) -> Any:
+        named = jax.tree.map(lambda x: checkpoint_name(x, name), value)
+        return plain(self, kind, name, named, *rest, **how)
+
+    setattr(nnx.Module, "sow", sow)  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(nnx.Module, "sow", plain)  # noqa: B010
 
 
 ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53}

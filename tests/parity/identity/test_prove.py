@@ -188,6 +188,12 @@ def _expression(rng, depth, leaves):
     return (lambda v: (a(v) * b(v)) * c(v)), (lambda v: b2(v) * (c2(v) * a2(v)))
 
 
+def test_a_number_compares_with_a_constant_as_its_negative_does():
+    theirs = Net(lambda v: torch.maximum(v.clamp(-1, 2), torch.zeros(())))
+    proof = proven(port(lambda v: -jnp.minimum(-jnp.clip(v, -1, 2), 0)), theirs)
+    assert proof.verdict == "identical", proof
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_a_formula_written_in_another_way_is_never_different(seed):
     rng = np.random.default_rng(seed)
