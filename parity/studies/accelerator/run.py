@@ -1,5 +1,6 @@
 """All stages, one after the other, within the time given; each written when it ends."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -119,7 +120,7 @@ def _tried(stage: Stage, limit: float) -> tuple[Ended, bool]:
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", *stage.arguments],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", start_new_session=True,
+        errors="replace", start_new_session=True, preexec_fn=_ends_with_its_parent,
     )  # fmt: skip
     said = ""
     try:
@@ -135,6 +136,15 @@ def _tried(stage: Stage, limit: float) -> tuple[Ended, bool]:
     outcome = "stopped, out of time" if timed_out else "interrupted" if interrupted else outcome
     seconds = time.monotonic() - start
     return Ended(stage.name, stage.question, outcome, round(seconds, 1), _last(said)), interrupted
+
+
+def _ends_with_its_parent() -> None:
+    """A stage must not hold the device when this process was killed; Linux alone has a way."""
+    if _LIBC is not None:
+        _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def _stopped(process: subprocess.Popen) -> str:

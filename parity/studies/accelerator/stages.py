@@ -40,8 +40,9 @@ def stages(config: AcceleratorConfig, device: str) -> list[Stage]:
         kind, *rest = arguments
         return (*CLI, kind, "--device", device, *data, "--out", str(out / name), *rest)
 
-    def asked(name: str) -> tuple[str, ...]:
-        return ("-m", "parity.studies.accelerator.probes", name, device, str(out / name))
+    def asked(name: str, probe: str = "") -> tuple[str, ...]:
+        file = str(out / name / f"{name}.json")
+        return ("-m", "parity.studies.accelerator.probes", probe or name, device, file)
 
     sizes = ("16", "64") if small else ("64", "256", "1024", "4096", "16384")
     batches = ("64", "256") if small else ("64", "256", "1024", "4096", "16384", "65536")
@@ -79,6 +80,13 @@ def stages(config: AcceleratorConfig, device: str) -> list[Stage]:
             _bits,
         ),
         Stage(
+            "integers",
+            "And by integers alone, without float64?",
+            command("integers", "bits", "--integers", "--side", "jax", *short),
+            "bits.json",
+            _bits,
+        ),
+        Stage(
             "bench",
             "How fast is an epoch, against the floor?",
             command("bench", "bench", *rounds, *(rows if small else ("--quick",))),
@@ -99,6 +107,13 @@ def stages(config: AcceleratorConfig, device: str) -> list[Stage]:
             + (("--width", "16") if small else ()),
             "bench.json",
             _bench,
+        ),
+        Stage(
+            "launches",
+            "How many launches does a step take, and what lies between them?",
+            asked("launches", "launches of few steps" if small else ""),
+            "launches.json",
+            _launches,
         ),
         Stage(
             "every step",
@@ -160,6 +175,28 @@ def _bench(found: Mapping[str, Any]) -> Table:
         )
     rows += [(name, "-", "-", "not measured", reason[:80], "-") for name, reason in
              found["missing"].items()]  # fmt: skip
+    return rows
+
+
+def _launches(found: Mapping[str, Any]) -> Table:
+    rows: Table = [("side", "launches a step", "epoch ms", "busy", "median gap us", "longest us",
+                    "longest kinds")]  # fmt: skip
+    for side, one in found.items():
+        if "failed" in one:
+            rows.append((side, "-", "-", "-", "-", "-", one["failed"][:80]))
+            continue
+        kinds = (f"{k['name'][:40]} {k['seconds'] / one['busy']:.0%}" for k in one["longest kinds"])
+        rows.append(
+            (
+                side,
+                f"{one['launches a step']:.1f}",
+                f"{1e3 * one['span']:.2f}",
+                f"{one['busy'] / one['span']:.0%}",
+                f"{1e6 * one['median gap']:.2f}",
+                f"{1e6 * one['longest gap']:.0f}",
+                ", ".join(kinds),
+            )
+        )
     return rows
 
 
