@@ -144,8 +144,8 @@ def _fused(device: str) -> Iterator[tuple[str, str, Attention]]:
         return np.asarray(jax.jit(jax.nn.dot_product_attention)(*given)).swapaxes(1, 2)
 
     def theirs(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-        given = (torch.from_numpy(x).to(there) for x in (q, k, v))
-        return torch.nn.functional.scaled_dot_product_attention(*given).cpu().numpy()
+        Q, K, V = (torch.from_numpy(x).to(there) for x in (q, k, v))
+        return torch.nn.functional.scaled_dot_product_attention(Q, K, V).cpu().numpy()
 
     for setting in ("default", "highest"):
         with jax.default_matmul_precision(None if setting == "default" else setting):

@@ -21,6 +21,7 @@ from parity.studies.accelerator.stages import Stage, shown, stages
 
 GRACE = 15.0  # seconds from Ctrl-C, at which a command writes what it has, until it is killed
 NO_TIME = "no time left"
+SHARE = 0.5  # of the time left, which one stage may take: what hangs leaves as much to the others
 OUTCOMES = {0: "ok", 1: "differs", 2: "refused", 130: "interrupted"}
 
 
@@ -93,7 +94,8 @@ def run(config: AcceleratorConfig, tell: Callable[[str], None]) -> Iterator[Trie
     device = config.device or _default()
     end = time.monotonic() + 60 * config.minutes
     tried = Tried(device, environment() | {"minutes": config.minutes, "small": config.small})
-    for stage in stages(config, device):
+    all_stages = stages(config, device)
+    for stage in all_stages:
         left = end - time.monotonic()
         if left > 0:
             tell(f"{stage.name}: {stage.question} ({left / 60:.1f} minutes left)")
@@ -101,7 +103,8 @@ def run(config: AcceleratorConfig, tell: Callable[[str], None]) -> Iterator[Trie
         if left <= 0:
             one = Ended(stage.name, stage.question, NO_TIME, 0.0)
         else:
-            one, interrupted = _tried(stage, left)
+            share = 1.0 if stage is all_stages[-1] else SHARE
+            one, interrupted = _tried(stage, share * left)
         tables = dict(tried.tables)
         if (found := stage.read(config.out)) is not None and one.outcome != NO_TIME:
             tables[stage.name] = stage.table(found)

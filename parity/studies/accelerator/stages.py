@@ -10,6 +10,7 @@ from parity.config import AcceleratorConfig
 
 Table = list[tuple[str, ...]]  # the header first
 CLI = ("-m", "parity.cli")
+FAST = ("floor", "jax scratch", "torch mlp")  # what is measured again at other precisions
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,13 @@ def stages(config: AcceleratorConfig, device: str) -> list[Stage]:
             _ladder,
         ),
         Stage(
+            "bits",
+            "Are the bits of reproducible arithmetic the published ones?",
+            command("bits", "bits", *short),
+            "bits.json",
+            _bits,
+        ),
+        Stage(
             "precision",
             "How many bits of its operands does a product use?",
             asked("precision"),
@@ -73,11 +81,29 @@ def stages(config: AcceleratorConfig, device: str) -> list[Stage]:
             _determinism,
         ),
         Stage(
-            "bits",
-            "Are the bits of reproducible arithmetic the published ones?",
-            command("bits", "bits", *short),
-            "bits.json",
-            _bits,
+            "bench",
+            "How fast is an epoch, against the floor?",
+            command("bench", "bench", *rounds, *(rows if small else ("--quick",))),
+            "bench.json",
+            _bench,
+        ),
+        Stage(
+            "launches",
+            "How many launches does a step take, and what lies between them?",
+            asked("launches", "launches of few steps" if small else ""),
+            "launches.json",
+            _launches,
+        ),
+        *(
+            Stage(
+                precision,
+                f"How fast is an epoch with products in {precision}?",
+                command(precision, "bench", *rounds, "--precision", precision, "--rows", *FAST),
+                "bench.json",
+                _bench,
+            )
+            for precision in ("tf32", "bf16")
+            if device != "cpu"  # whose products have one precision
         ),
         Stage(
             "integers",
@@ -85,13 +111,6 @@ def stages(config: AcceleratorConfig, device: str) -> list[Stage]:
             command("integers", "bits", "--integers", "--side", "jax", *short),
             "bits.json",
             _bits,
-        ),
-        Stage(
-            "bench",
-            "How fast is an epoch, against the floor?",
-            command("bench", "bench", *rounds, *(rows if small else ("--quick",))),
-            "bench.json",
-            _bench,
         ),
         Stage(
             "widths",
@@ -107,13 +126,6 @@ def stages(config: AcceleratorConfig, device: str) -> list[Stage]:
             + (("--width", "16") if small else ()),
             "bench.json",
             _bench,
-        ),
-        Stage(
-            "launches",
-            "How many launches does a step take, and what lies between them?",
-            asked("launches", "launches of few steps" if small else ""),
-            "launches.json",
-            _launches,
         ),
         Stage(
             "every step",
@@ -134,7 +146,9 @@ def _ladder(report: Mapping[str, Any]) -> Table:
     rows: Table = [("pair", "level", "in", "found")]
     for pair in report["pairs"]:
         for r in pair["levels"]:
-            said = "skipped" if r.get("skipped") else "ok" if r["ok"] else "FAILED"
+            said = "ok" if r["ok"] else "FAILED"
+            if why := r.get("skipped"):
+                said = f"skipped: {why:.60}"
             rows.append((pair["pair"], r["level"], r["precision"], said))
     return rows
 
@@ -154,9 +168,9 @@ def _determinism(found: Mapping[str, Any]) -> Table:
 
 
 def _bits(found: Mapping[str, Any]) -> Table:
-    rows: Table = [("side", "weights", "losses")]
+    rows: Table = [("side", "SHA-256 of the weights", "of the losses")]
     rows += [(s, r["weights"][:16], r["losses"][:16]) for s, r in found["runs"].items()]
-    return rows
+    return [*rows, ("both", found["verdict"].splitlines()[0], "")]
 
 
 def _bench(found: Mapping[str, Any]) -> Table:

@@ -66,7 +66,14 @@ def test_what_takes_too_long_is_stopped_and_what_was_found_before_is_there(tried
     }
 
 
-def test_stages_for_which_no_time_is_left_say_so(tried, tmp_path):
+def test_a_stage_that_hangs_leaves_half_of_the_time_to_the_others(tried, tmp_path):
+    found = tried([stage("slow", SLEEPS), stage("good", wrote(tmp_path, "good"))], minutes=0.2)
+    assert [one.outcome for one in found[-1].ended] == ["stopped, out of time", "ok"]
+    assert 5 < found[-1].ended[0].seconds < 10
+
+
+def test_stages_for_which_no_time_is_left_say_so(tried, tmp_path, monkeypatch):
+    monkeypatch.setattr(accelerator, "SHARE", 1.0)
     found = tried([stage("slow", SLEEPS), stage("late", wrote(tmp_path, "late"))], minutes=0.02)
     assert found[-1].ended[1].outcome == "no time left" and "late" not in found[-1].tables
 
