@@ -317,7 +317,9 @@ def run_bench(config: BenchConfig) -> int:
             log.print(text.ljust(70), end="\r", highlight=False)
 
     try:
-        found = bench.run(config, tell)
+        found = bench.run(
+            config, tell, lambda found: bench.write_figures(found, config.out, config.json)
+        )
     except bench.Missing as reason:
         where = f"--device {config.device}" if config.device else "the default device"
         raise exits.Refused(

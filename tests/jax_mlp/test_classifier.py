@@ -21,8 +21,9 @@ def test_loss_is_the_mean_of_softmax_cross_entropy_in_both_models(seed, size, ba
     logits = (size * rng.standard_normal((batch, classes))).astype(np.float32)
     labels = rng.integers(0, classes, batch).astype(np.int32)
     exact = np.log(np.exp(logits.astype(float)).sum(1)) - logits[np.arange(batch), labels]
-    # Subtracting the largest logit costs half a unit of its size; exp and log a few units more.
-    bound = (np.abs(logits).max() + classes + 10) * 2**-23
+    # Half a unit of twice the largest logit where that is subtracted, and half a unit of the loss,
+    # which may be as large; exp and log a few units more.
+    bound = (2 * np.abs(logits).max() + classes + 10) * 2**-23
     for loss in (d2l.Classifier().loss, d2l.MLPScratch(6, 3, 4, lr=0.1).loss):
         each = loss(jnp.asarray(logits), jnp.asarray(labels), averaged=False)
         assert each.shape == (batch,)

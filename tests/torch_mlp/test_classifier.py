@@ -21,8 +21,9 @@ def test_loss_is_the_mean_of_softmax_cross_entropy(seed, batch, classes):
     tensors = torch.from_numpy(logits), torch.from_numpy(labels)
     each = d2l.Classifier().loss(*tensors, averaged=False)
     assert each.shape == (batch,)
-    # Subtracting the largest logit costs half a unit of its size; exp and log a few units more.
-    bound = (np.abs(logits).max() + classes + 10) * 2**-23
+    # Half a unit of twice the largest logit where that is subtracted, and half a unit of the loss,
+    # which may be as large; exp and log a few units more.
+    bound = (2 * np.abs(logits).max() + classes + 10) * 2**-23
     assert np.abs(each.numpy() - exact).max() <= bound
     assert abs(d2l.Classifier().loss(*tensors).item() - exact.mean()) <= bound + batch * 2**-22
 

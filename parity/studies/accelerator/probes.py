@@ -1,6 +1,6 @@
 """Questions to a device that no command asks: what it is, its products' bits, its determinism.
 
-Run as `python -m parity.studies.accelerator.probes NAME DEVICE FOLDER`; writes FOLDER/NAME.json.
+Run as `python -m parity.studies.accelerator.probes NAME DEVICE FILE`; writes FILE.
 """
 
 import os
@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from mlp_core.files import write_json
 from parity.device import NAMES, Device
 from parity.environment import environment
 from parity.levels.precision import Product
+from parity.levels.products import attended_scores, attended_values
+from parity.sides.bilinear import Attention
 from parity.sides.jax_device import jax_device
+from parity.studies.accelerator.launches import profiled
 from parity.studies.placing import on
 
 N = 64  # of a product; 64 x 64 random numbers show their last bit but for a chance of 2^-4096
@@ -55,6 +59,12 @@ def precision(device: str) -> dict[str, Any]:
             products.append(
                 {"side": side, "setting": setting, "operation": operation, "bits": bits}
             )
+    for side, setting, fused in _fused(device):
+        for what, measure in (("values", attended_values), ("scores", attended_scores)):
+            bits = measure(fused).bits
+            products.append(
+                {"side": side, "setting": setting, "operation": f"attention, {what}", "bits": bits}
+            )
     return {"products": products}
 
 
@@ -73,7 +83,7 @@ def _jax_products(device: str) -> Iterator[Case]:
         def product(a: Any, b: Any, chosen: Any = chosen) -> Any:
             return jnp.matmul(a, b, precision=chosen)
 
-        def attention(a: Any, b: Any, chosen: Any = chosen) -> Any:
+        def batched(a: Any, b: Any, chosen: Any = chosen) -> Any:
             return jnp.einsum("hqk,hkd->hqd", a[None], b[None], precision=chosen)[0]
 
         def convolution(a: Any, b: Any, chosen: Any = chosen) -> Any:
@@ -82,7 +92,7 @@ def _jax_products(device: str) -> Iterator[Case]:
             return out.reshape(N, N)
 
         yield f"precision={setting}", "product", case(product)
-        yield f"precision={setting}", "batched product", case(attention)
+        yield f"precision={setting}", "batched product", case(batched)
         yield f"precision={setting}", "convolution", case(convolution)
 
 
@@ -117,6 +127,31 @@ def _torch_products(device: str) -> Iterator[Case]:
     finally:
         torch.set_float32_matmul_precision(before)
         torch.backends.cudnn.allow_tf32 = default
+
+
+def _fused(device: str) -> Iterator[tuple[str, str, Attention]]:
+    """Attention as each framework offers it, [batch, heads, length, size]."""
+    import torch
+
+    from parity.sides.torch_device import torch_device
+
+    shape, here, there = (2, 4, 32, 32), jax_device(device), torch_device(device)
+
+    def ours(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+        given = (
+            jax.device_put(x.swapaxes(1, 2), here) for x in (q, k, v)
+        )  # [.., length, heads, ..]
+        return np.asarray(jax.jit(jax.nn.dot_product_attention)(*given)).swapaxes(1, 2)
+
+    def theirs(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+        Q, K, V = (torch.from_numpy(x).to(there) for x in (q, k, v))
+        return torch.nn.functional.scaled_dot_product_attention(Q, K, V).cpu().numpy()
+
+    for setting in ("default", "highest"):
+        with jax.default_matmul_precision(None if setting == "default" else setting):
+            one = Attention("", shape, shape, shape, shape[-1] ** -0.5, False, ours)
+            yield "jax", f"precision={setting}", one
+    yield "torch", "default", Attention("", shape, shape, shape, shape[-1] ** -0.5, False, theirs)
 
 
 def determinism(device: Device) -> dict[str, Any]:
@@ -164,8 +199,14 @@ def _known(name: str) -> Device:
     return next(one for one in NAMES if one == name)
 
 
-PROBES = {"found": found, "precision": precision, "determinism": determinism}
+PROBES: dict[str, Callable[[Device], dict[str, Any]]] = {
+    "found": found,
+    "precision": precision,
+    "determinism": determinism,
+    "launches": partial(profiled, small=False),
+    "launches of few steps": partial(profiled, small=True),
+}
 
 if __name__ == "__main__":
-    name, chosen, folder = sys.argv[1:]
-    write_json(Path(folder) / f"{name}.json", PROBES[name](_known(chosen)))
+    name, chosen, written = sys.argv[1:]
+    write_json(Path(written), PROBES[name](_known(chosen)))

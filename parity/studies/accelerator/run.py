@@ -1,5 +1,6 @@
 """All stages, one after the other, within the time given; each written when it ends."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from parity.studies.accelerator.stages import Stage, shown, stages
 
 GRACE = 15.0  # seconds from Ctrl-C, at which a command writes what it has, until it is killed
 NO_TIME = "no time left"
+SHARE = 0.5  # of the time left, which one stage may take: what hangs leaves as much to the others
 OUTCOMES = {0: "ok", 1: "differs", 2: "refused", 130: "interrupted"}
 
 
@@ -92,7 +94,8 @@ def run(config: AcceleratorConfig, tell: Callable[[str], None]) -> Iterator[Trie
     device = config.device or _default()
     end = time.monotonic() + 60 * config.minutes
     tried = Tried(device, environment() | {"minutes": config.minutes, "small": config.small})
-    for stage in stages(config, device):
+    all_stages = stages(config, device)
+    for stage in all_stages:
         left = end - time.monotonic()
         if left > 0:
             tell(f"{stage.name}: {stage.question} ({left / 60:.1f} minutes left)")
@@ -100,7 +103,8 @@ def run(config: AcceleratorConfig, tell: Callable[[str], None]) -> Iterator[Trie
         if left <= 0:
             one = Ended(stage.name, stage.question, NO_TIME, 0.0)
         else:
-            one, interrupted = _tried(stage, left)
+            share = 1.0 if stage is all_stages[-1] else SHARE
+            one, interrupted = _tried(stage, share * left)
         tables = dict(tried.tables)
         if (found := stage.read(config.out)) is not None and one.outcome != NO_TIME:
             tables[stage.name] = stage.table(found)
@@ -119,7 +123,7 @@ def _tried(stage: Stage, limit: float) -> tuple[Ended, bool]:
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", *stage.arguments],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", start_new_session=True,
+        errors="replace", start_new_session=True, preexec_fn=_ends_with_its_parent,
     )  # fmt: skip
     said = ""
     try:
@@ -135,6 +139,15 @@ def _tried(stage: Stage, limit: float) -> tuple[Ended, bool]:
     outcome = "stopped, out of time" if timed_out else "interrupted" if interrupted else outcome
     seconds = time.monotonic() - start
     return Ended(stage.name, stage.question, outcome, round(seconds, 1), _last(said)), interrupted
+
+
+def _ends_with_its_parent() -> None:
+    """A stage must not hold the device when this process was killed; Linux alone has a way."""
+    if _LIBC is not None:
+        _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def _stopped(process: subprocess.Popen) -> str:

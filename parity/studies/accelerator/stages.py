@@ -10,6 +10,7 @@ from parity.config import AcceleratorConfig
 
 Table = list[tuple[str, ...]]  # the header first
 CLI = ("-m", "parity.cli")
+FAST = ("floor", "jax scratch", "torch mlp")  # what is measured again at other precisions
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,9 @@ def stages(config: AcceleratorConfig, device: str) -> list[Stage]:
         kind, *rest = arguments
         return (*CLI, kind, "--device", device, *data, "--out", str(out / name), *rest)
 
-    def asked(name: str) -> tuple[str, ...]:
-        return ("-m", "parity.studies.accelerator.probes", name, device, str(out / name))
+    def asked(name: str, probe: str = "") -> tuple[str, ...]:
+        file = str(out / name / f"{name}.json")
+        return ("-m", "parity.studies.accelerator.probes", probe or name, device, file)
 
     sizes = ("16", "64") if small else ("64", "256", "1024", "4096", "16384")
     batches = ("64", "256") if small else ("64", "256", "1024", "4096", "16384", "65536")
@@ -58,6 +60,13 @@ def stages(config: AcceleratorConfig, device: str) -> list[Stage]:
             _ladder,
         ),
         Stage(
+            "bits",
+            "Are the bits of reproducible arithmetic the published ones?",
+            command("bits", "bits", *short),
+            "bits.json",
+            _bits,
+        ),
+        Stage(
             "precision",
             "How many bits of its operands does a product use?",
             asked("precision"),
@@ -70,13 +79,6 @@ def stages(config: AcceleratorConfig, device: str) -> list[Stage]:
             asked("determinism"),
             "determinism.json",
             _determinism,
-        ),
-        Stage(
-            "bits",
-            "Are the bits of reproducible arithmetic the published ones?",
-            command("bits", "bits", *short),
-            "bits.json",
-            _bits,
         ),
         Stage(
             "bench",
@@ -100,6 +102,31 @@ def stages(config: AcceleratorConfig, device: str) -> list[Stage]:
             + (("--width", "16") if small else ()),
             "bench.json",
             _bench,
+        ),
+        Stage(
+            "launches",
+            "How many launches does a step take, and what lies between them?",
+            asked("launches", "launches of few steps" if small else ""),
+            "launches.json",
+            _launches,
+        ),
+        *(
+            Stage(
+                precision,
+                f"How fast is an epoch with products in {precision}?",
+                command(precision, "bench", *rounds, "--precision", precision, "--rows", *FAST),
+                "bench.json",
+                _bench,
+            )
+            for precision in ("tf32", "bf16")
+            if device != "cpu"  # whose products have one precision
+        ),
+        Stage(
+            "integers",
+            "And by integers alone, without float64?",
+            command("integers", "bits", "--integers", "--side", "jax", *short),
+            "bits.json",
+            _bits,
         ),
         Stage(
             "widths",
@@ -135,7 +162,9 @@ def _ladder(report: Mapping[str, Any]) -> Table:
     rows: Table = [("pair", "level", "in", "found")]
     for pair in report["pairs"]:
         for r in pair["levels"]:
-            said = "skipped" if r.get("skipped") else "ok" if r["ok"] else "FAILED"
+            said = "ok" if r["ok"] else "FAILED"
+            if why := r.get("skipped"):
+                said = f"skipped: {why:.60}"
             rows.append((pair["pair"], r["level"], r["precision"], said))
     return rows
 
@@ -155,9 +184,9 @@ def _determinism(found: Mapping[str, Any]) -> Table:
 
 
 def _bits(found: Mapping[str, Any]) -> Table:
-    rows: Table = [("side", "weights", "losses")]
+    rows: Table = [("side", "SHA-256 of the weights", "of the losses")]
     rows += [(s, r["weights"][:16], r["losses"][:16]) for s, r in found["runs"].items()]
-    return rows
+    return [*rows, ("both", found["verdict"].splitlines()[0], "")]
 
 
 def _bench(found: Mapping[str, Any]) -> Table:
@@ -176,6 +205,28 @@ def _bench(found: Mapping[str, Any]) -> Table:
         )
     rows += [(name, "-", "-", "not measured", reason[:80], "-") for name, reason in
              found["missing"].items()]  # fmt: skip
+    return rows
+
+
+def _launches(found: Mapping[str, Any]) -> Table:
+    rows: Table = [("side", "launches a step", "epoch ms", "busy", "median gap us", "longest us",
+                    "longest kinds")]  # fmt: skip
+    for side, one in found.items():
+        if "failed" in one:
+            rows.append((side, "-", "-", "-", "-", "-", one["failed"][:80]))
+            continue
+        kinds = (f"{k['name'][:40]} {k['seconds'] / one['busy']:.0%}" for k in one["longest kinds"])
+        rows.append(
+            (
+                side,
+                f"{one['launches a step']:.1f}",
+                f"{1e3 * one['span']:.2f}",
+                f"{one['busy'] / one['span']:.0%}",
+                f"{1e6 * one['median gap']:.2f}",
+                f"{1e6 * one['longest gap']:.0f}",
+                ", ".join(kinds),
+            )
+        )
     return rows
 
 

@@ -19,8 +19,13 @@ from parity.studies.bench.timing import Figure, Row, Size, figure
 from parity.studies.bench.workers import Missing, Worker, measure
 
 
-def run(config: BenchConfig, tell: Callable[[str], None]) -> Bench:
-    """Measure what the configuration asks for. Ctrl-C keeps what there is.
+def run(
+    config: BenchConfig,
+    tell: Callable[[str], None],
+    keep: Callable[[Bench], None] = lambda bench: None,
+) -> Bench:
+    """Measure what the configuration asks for. Ctrl-C keeps what there is. keep: called with what
+    there is after each size of several.
 
     Raises Missing if not even a product can be measured, for instance for want of the device.
     """
@@ -48,6 +53,8 @@ def run(config: BenchConfig, tell: Callable[[str], None]) -> Bench:
                         bench.rows.append(row)
                     else:
                         bench.missing |= [row]
+            if len(sizes) > 1:
+                keep(bench)
         if len(sizes) == 1 and not config.quick and not config.rows:
             try:
                 bench.job = _job(config, tell)
@@ -103,8 +110,13 @@ def _job(config: BenchConfig, tell: Callable[[str], None], rounds: int = 6) -> d
     return {name: figure(values) for name, values in seconds.items()}
 
 
+def write_figures(found: Bench, folder: Path, json_path: Path | None) -> None:
+    """bench.json, or json_path, alone."""
+    write_json(json_path or folder / "bench.json", found.to_json())
+
+
 def write(found: Bench, folder: Path, json_path: Path | None) -> None:
     """bench.json (or json_path) and the pictures."""
-    write_json(json_path or folder / "bench.json", found.to_json())
+    write_figures(found, folder, json_path)
     for name, png in pictures.draw(found):
         write_atomically(folder / name, png)

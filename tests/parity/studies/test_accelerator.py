@@ -1,15 +1,22 @@
 """One run on a device: each stage written when it ends, whatever becomes of the others."""
 
 import json
+import subprocess
+import sys
 import time
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from parity.cli import main
 from parity.config import AcceleratorConfig
+from parity.studies.accelerator import launches
 from parity.studies.accelerator import run as accelerator
+from parity.studies.accelerator.launches import Launch, summary
 from parity.studies.accelerator.probes import precision
-from parity.studies.accelerator.stages import Stage, shown, stages
+from parity.studies.accelerator.stages import Stage, _launches, shown, stages
+from parity.studies.bench.timing import Size
 
 SLEEPS = "import sys, time; print('begun', flush=True); time.sleep(60)"
 
@@ -59,9 +66,86 @@ def test_what_takes_too_long_is_stopped_and_what_was_found_before_is_there(tried
     }
 
 
-def test_stages_for_which_no_time_is_left_say_so(tried, tmp_path):
+def test_a_stage_that_hangs_leaves_half_of_the_time_to_the_others(tried, tmp_path):
+    found = tried([stage("slow", SLEEPS), stage("good", wrote(tmp_path, "good"))], minutes=0.2)
+    assert [one.outcome for one in found[-1].ended] == ["stopped, out of time", "ok"]
+    assert 5 < found[-1].ended[0].seconds < 10
+
+
+def test_stages_for_which_no_time_is_left_say_so(tried, tmp_path, monkeypatch):
+    monkeypatch.setattr(accelerator, "SHARE", 1.0)
     found = tried([stage("slow", SLEEPS), stage("late", wrote(tmp_path, "late"))], minutes=0.02)
     assert found[-1].ended[1].outcome == "no time left" and "late" not in found[-1].tables
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from parity.config import AcceleratorConfig
+from parity.studies.accelerator import run as accelerator
+from parity.studies.accelerator.stages import Stage
+
+folder = Path(sys.argv[1])
+good = "import os; os.makedirs(%r, exist_ok=True);" % str(folder / "good")
+good += "open(%r, 'w').write('{}')" % str(folder / "good" / "found.json")
+slow = "import os, time; open(%r, 'w').write(str(os.getpid()));" % str(folder / "pid")
+slow += "time.sleep(60)"
+table = lambda found: [("a",), ("5",)]
+accelerator.stages = lambda *_: [
+    Stage(name, "?", ("-c", code), "found.json", table)
+    for name, code in (("good", good), ("slow", slow))
+]
+for _ in accelerator.run(AcceleratorConfig(device="cpu", out=folder), lambda text: None):
+    pass
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone ends children with their parent")
+def test_a_run_that_is_killed_leaves_what_it_has_and_no_process(tmp_path):
+    run = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)])
+    own, end = tmp_path / "pid", time.monotonic() + 60
+    while not (own.exists() and own.read_text()) and time.monotonic() < end:
+        time.sleep(0.05)
+    run.kill()
+    run.wait()
+    written = json.loads((tmp_path / "accelerator.json").read_text())
+    assert [one["stage"] for one in written["ended"]] == ["good"] and "good" in written["tables"]
+    assert "good" in (tmp_path / "DEVICE.md").read_text()
+    stage = Path(f"/proc/{own.read_text()}")
+    while stage.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not stage.exists()
+
+
+def test_launches_are_counted_and_the_gaps_are_what_lies_between_them():
+    times = [("a", 0.0, 2.0), ("b", 1.0, 3.0), ("a", 5.0, 6.0), ("c", 6.0, 7.0), ("a", 11.0, 12.0)]
+    found = summary([Launch(*one) for one in times], steps=2)
+    assert found["launches a step"] == 2.5 and found["span"] == 12 and found["busy"] == 6
+    assert (found["gaps"], found["median gap"], found["longest gap"]) == (2, 3, 4)
+    assert found["longest kinds"][0] == {"name": "a", "launches a step": 1.5, "seconds": 4}
+    with pytest.raises(ValueError, match="no launch"):
+        summary([], steps=1)
+
+
+def test_a_profile_that_cannot_be_taken_leaves_the_other_side(monkeypatch):
+    def broken(*_):
+        raise OSError("no CUPTI here")
+
+    monkeypatch.setattr(launches, "_jax", broken)
+    monkeypatch.setattr(launches, "_torch", lambda *_: [Launch("mm", 0.0, 1.0)])
+    found = launches.profiled("cpu", small=True)
+    assert "no CUPTI" in found["jax"]["failed"] and found["torch"]["launches"] == 1
+    assert "no CUPTI" in shown(_launches(found))
+
+
+@pytest.mark.slow
+def test_a_profile_of_an_epoch_counts_what_each_step_launches():
+    for side, count in (("jax", launches._jax), ("torch", launches._torch)):
+        steps = {}
+        for n in (2, 6):
+            kinds = Counter(one.name for one in count("cpu", Size(width=256, examples=256 * n)))
+            steps[n] = sum(kinds.values())
+        assert (steps[6] - steps[2]) / 4 > 5, (side, steps)
 
 
 def test_a_half_written_result_is_none(tmp_path):
@@ -81,8 +165,10 @@ def test_a_device_that_is_not_there_ends_the_run_in_one_line(tmp_path, capsys):
 def test_products_of_the_cpu_use_all_bits():
     found = precision("cpu")["products"]
     assert {p["side"] for p in found} == {"jax", "torch"}
-    assert {p["operation"] for p in found} == {"product", "batched product", "convolution"}
-    assert all(p["bits"] == 24 for p in found)
+    kinds = {"product", "batched product", "convolution", "attention, values"}
+    assert {p["operation"] for p in found} == kinds | {"attention, scores"}
+    for one in found:  # a score is told by its softmax, which rounds
+        assert one["bits"] > 17 if "scores" in one["operation"] else one["bits"] == 24, one
 
 
 def test_a_cell_with_a_bar_stays_one_cell():
