@@ -243,7 +243,7 @@ class JaxSide(Keeper):
     @told("in its optimiser")
     def memory(self) -> Arrays:
         """The state of the optimiser before the first step."""
-        return {name: leaf.copy() for name, leaf in self._memory[1].items()}
+        return {name: leaf.copy() for name, leaf in self._memory.items()}
 
     def products(self, inputs: Tree, targets: Tree, infer: bool = False) -> Products:
         """The products of a training step, or of the forward pass alone."""
@@ -408,7 +408,7 @@ class JaxSide(Keeper):
         self, params: Leaves, state: Leaves, batches: Sequence[Batch]
     ) -> dict[str, Any]:
         """`taken`, or `taken_fused`, as far as the gradients."""
-        memory = {n: jnp.zeros(leaf.shape, leaf.dtype) for n, leaf in self._memory[1].items()}
+        memory = {n: jnp.zeros(leaf.shape, leaf.dtype) for n, leaf in self._slots[1].items()}
         taken = self.taken_fused if self.fused else self.taken
         found = taken(params, state, memory, batches)
         return {part: found[part] for part in ("outputs", "loss", "gradients")}
@@ -482,29 +482,36 @@ class JaxSide(Keeper):
         return self.model.chosen.training.accumulate if isinstance(self.model, JaxPort) else 1
 
     @cached_property
-    def _memory(self) -> tuple[Any, Arrays]:
-        """(structure, {name: initial value}) of the optimiser's state."""
+    def _memory(self) -> Arrays:
+        """{name: initial value} of the optimiser's state."""
         with self._settings():
-            _, params, _ = split(self.model)
-            memory = jax.jit(self.model.configure_optimizers().init)(params)
+            memory = jax.jit(self.model.configure_optimizers().init)(split(self.model)[1])
+        return dict(zip(self._slots[1], map(np.asarray, jax.tree.leaves(memory)), strict=True))
+
+    @cached_property
+    def _slots(self) -> tuple[Any, dict[str, Any]]:
+        """(structure, {name: shape and type}) of the optimiser's state; may be asked in a trace."""
+        with self._settings():
+            init = self.model.configure_optimizers().init
+            memory = jax.eval_shape(init, split(self.model)[1])
         paths, structure = jax.tree_util.tree_flatten_with_path(memory)
         own = {tuple(name.split(".")): name for name in self._names}
         words = [
             tuple(w for w in map(_word, path) if w not in ("value", "net")) for path, _ in paths
         ]
-        named: Arrays = {}
+        named: dict[str, Any] = {}
         for (slot, param), (_, leaf) in zip(slot_names(words, own), paths, strict=True):
             name = f"{slot}.{self._names[own[param]]}" if param else slot
-            named[name if name not in named else f"{name}#{len(named)}"] = np.asarray(leaf)
+            named[name if name not in named else f"{name}#{len(named)}"] = leaf
         return structure, named
 
     # By name: jit sorts a dict, and the optimiser's own order is another.
     def _remembered(self, memory: Leaves) -> Any:
-        structure, named = self._memory
+        structure, named = self._slots
         return jax.tree.unflatten(structure, [memory[name] for name in named])
 
     def _memorised(self, memory: Any) -> Leaves:
-        return dict(zip(self._memory[1], jax.tree.leaves(memory), strict=True))
+        return dict(zip(self._slots[1], jax.tree.leaves(memory), strict=True))
 
     def typed(self, tree: Tree) -> Tree:
         """Floats as the side computes: in float64, or as they are up to float32. Integers too."""

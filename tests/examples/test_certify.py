@@ -32,6 +32,13 @@ def test_an_error_is_planted_in_the_line_that_it_is_said_to_be_in(name):
             assert text[line - 1].strip() and wrong.split("\n")[0] in text[line - 1]
 
 
+@pytest.mark.parametrize(("name", "last"), [("resnet18", "state"), ("vit", "gradients")])
+def test_a_published_size_is_asked_for_a_step_where_that_fits(name, last):
+    levels = certify.at("float64", certify.example(name))
+    assert levels[-1].name == last and levels[-1].precisions == ("float64",)
+    assert levels[0].precisions == ("bits",)
+
+
 def test_an_error_that_fits_no_line_is_refused():
     module = certify.example("gpt2")
     module.ERRORS["nowhere"] = ("not in the port", "")

@@ -1,8 +1,12 @@
 """The protocol: what a side that can do less is asked, and what it is not."""
 
 import numpy as np
+import optax
 import pytest
+import torch
+from flax import nnx
 
+from parity import check
 from parity.levels.ladder import climb, named
 from parity.levels.pair import Pair
 from parity.problem import Problem
@@ -51,6 +55,14 @@ def test_a_side_with_outputs_alone_is_asked_for_outputs_alone(pair):
     assert skipped["curve"] == "torch: this side has no train"
     logits = [r for r in results if r.level.name == "logits"]
     assert len(logits) == 2 and all(r.comparisons for r in logits)
+
+
+def test_gradients_alone_are_asked_of_a_model_whose_optimiser_remembers():
+    ours, theirs = nnx.Linear(3, 2, rngs=nnx.Rngs(0)), torch.nn.Linear(3, 2)
+    X = np.eye(3, dtype=np.float32)
+    adam = lambda p: torch.optim.AdamW(p, 1e-3), optax.adamw(1e-3, weight_decay=0.01)
+    options = {"loss": "mse", "weights": "guess", "optimizer": adam, "levels": ["gradients"]}
+    assert check(ours, theirs, (X, X[:, :2]), **options).ok
 
 
 def test_a_step_that_no_level_asks_for_is_not_taken(examples):
