@@ -101,6 +101,8 @@ class Evidence:
     ways: list[list[int] | None] = field(default_factory=list)
     degree: int = 1
     draws: int = 0
+    unaware: int = 0  # the first draws, in which not all constants were known that compare in order
+    early: list[list[int] | None] = field(default_factory=list)  # ways, of these alone
 
     def add(self, of: Algebra, seen: Iterable[Compared]) -> None:
         """What one more draw says."""
@@ -122,6 +124,8 @@ class Evidence:
                 self.ways[i] = None
             else:
                 self.ways[i] = [n + m for n, m in zip(before, went, strict=True)]
+        if self.unaware == self.draws - 1 and not of.laws.aware:
+            self.unaware, self.early = self.draws, self.ways[:]
 
     @property
     def assumed(self) -> bool:
@@ -162,18 +166,30 @@ class Evidence:
     @property
     def one_way(self) -> int:
         """Comparisons that went some way in too few draws; of what is always 0 there is one way."""
-        never = [0, self.draws, 0]
-        unknown = [ways for ways in self.ways if ways is not None and ways != never]
-        return sum(sorted(ways)[1] < self.need for ways in unknown)
+        return sum(sorted(ways)[1] < self.need for ways in self._unknown)
+
+    @property
+    def _unknown(self) -> list[list[int]]:
+        """Of each comparison that no law tells, and that isn't of what is 0 once constants are
+        known."""
+        found = []
+        for i, ways in enumerate(self.ways):
+            if ways is None:
+                continue
+            before = (self.early[i] if i < len(self.early) else None) or [0, 0, 0]
+            aware = self.draws - self.unaware
+            since = [n - m for n, m in zip(ways, before, strict=True)]
+            if since == [0, aware, 0] if aware else ways == [0, self.draws, 0]:
+                continue
+            found.append(ways)
+        return found
 
     @property
     def stuck(self) -> bool:
         """Whether some comparison took one way in all draws, or still in most of many: a law may
         tell which."""
-        never = [0, self.draws, 0]
-        unknown = [ways for ways in self.ways if ways is not None and ways != never]
         late = self.draws >= 2 * self.need and self.one_way > 0
-        return late or any(sorted(ways)[1] == 0 for ways in unknown)
+        return late or any(sorted(ways)[1] == 0 for ways in self._unknown)
 
     @property
     def lacking(self) -> list[Tally]:

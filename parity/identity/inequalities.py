@@ -36,6 +36,11 @@ class Inequalities:
         """For the second evaluation."""
         return replace(self, constants=self.known_constants())
 
+    @property
+    def aware(self) -> bool:
+        """Whether this evaluation knew all the constants from its start."""
+        return self.met <= {*self.constants}
+
     def known_constants(self) -> tuple[float, ...]:
         """Of all evaluations so far, and their negatives: x compares with c as -x with -c."""
         both = {*self.constants, *self.met}

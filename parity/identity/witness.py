@@ -42,8 +42,8 @@ def witness(contest: Contest, second: bool) -> Witness:
     for given in contest.starts[: 2 if second else 1]:
         inputs = filled(contest.inputs, _numbers(given.inputs))
         targets = filled(contest.targets, _numbers(given.targets))
-        held = [_numbers(fields) for fields in (given.params, given.state, given.memory)]
-        made.append(Start(held[0], held[1], held[2], inputs, targets))
+        params, state, memory = map(_numbers, (given.params, given.state, given.memory))
+        made.append(Start(params, state, memory, inputs, targets))
     return Witness(tuple(made))
 
 

@@ -218,8 +218,14 @@ def interrupted(arguments, stream, after, seconds):
 @pytest.mark.parametrize("side", ["jax", pytest.param("torch", marks=pytest.mark.slow)])
 def test_ctrl_c_keeps_weights_and_history(tmp_path, side):
     command = ["train", "--side", side, "--data", "sample", "--epochs", "100000", "--hiddens", "8"]
-    # When it has told where the data are, training is about to begin.
-    interrupted([*command, "--out", str(tmp_path)], "stdout", "Data", 6)
+    saved = tmp_path / "saved"  # once there is a checkpoint, it trains
+    with running([*command, "--out", str(tmp_path), "--checkpoint", str(saved)]) as process:
+        deadline = time.monotonic() + 60
+        while not list(saved.glob("step-*.safetensors")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
     history = History.load(tmp_path / "history.json")
     assert history.interrupted and history.train_loss
     assert load_file(tmp_path / "weights.safetensors")
