@@ -46,9 +46,10 @@ def summary(launches: Sequence[Launch], steps: int) -> dict[str, Any]:
             parts.append([one.start, one.end])
     gaps = np.array([b[0] - a[1] for a, b in zip(parts, parts[1:], strict=False)])
     busy = sum(end - start for start, end in parts)
-    seconds, counts = Counter[str](), Counter[str]()
+    seconds: dict[str, float] = {}
+    counts = Counter[str]()
     for one in launches:
-        seconds[one.name] += one.end - one.start
+        seconds[one.name] = seconds.get(one.name, 0.0) + one.end - one.start
         counts[one.name] += 1
     return {
         "launches": len(launches),
@@ -61,7 +62,7 @@ def summary(launches: Sequence[Launch], steps: int) -> dict[str, Any]:
         "longest gap": float(gaps.max()) if len(gaps) else 0.0,
         "longest kinds": [
             {"name": name, "launches a step": counts[name] / steps, "seconds": took}
-            for name, took in seconds.most_common(MOST)
+            for name, took in sorted(seconds.items(), key=lambda kind: -kind[1])[:MOST]
         ],
     }
 
