@@ -8,6 +8,7 @@ are what `parity.check` takes; ERRORS are {what is wrong: (text of the port, tex
 """
 
 import argparse
+import gc
 import importlib
 import importlib.util
 import resource
@@ -109,6 +110,7 @@ def main() -> int:
                   f"processor time), {peak:.1f} GiB at the peak", flush=True)  # fmt: skip
             failed |= not verdict.ok
             del verdict
+            gc.collect()  # what a check keeps is in circles
     return int(failed)
 
 
