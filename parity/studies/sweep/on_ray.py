@@ -21,6 +21,7 @@ from mlp_core.resuming import newest
 from parity.config import SweepConfig
 from parity.config.exercises import Setting
 from parity.studies.placing import on
+from parity.studies.sweep.model import build
 
 RETRIES = 5  # of a task whose worker dies; each goes on from the last epoch
 
@@ -28,7 +29,6 @@ RETRIES = 5  # of a task whose worker dies; each goes on from the last epoch
 def trained(setting: Setting, seed: int, config: SweepConfig, place: Path) -> History:
     """One run, in a worker. place: its checkpoints, on a disk that all workers see."""
     import jax_mlp
-    from parity.studies.sweep.run import build
 
     with on(config.device, "jax"):
         data = jax_mlp.FashionMNIST(config.batch_size, data=config.data, seed=seed)

@@ -13,7 +13,8 @@ from mlp_core.history import History
 from parity.config import SweepConfig
 from parity.config.exercises import EXERCISES, Exercise, Setting
 from parity.studies.placing import on
-from parity.studies.sweep.outcome import CLASSES, Outcome, Row
+from parity.studies.sweep.model import build
+from parity.studies.sweep.outcome import Outcome, Row
 
 
 def run(config: SweepConfig) -> Iterator[Outcome]:
@@ -93,18 +94,6 @@ def _offer_cpu_devices(count: int) -> None:
 
     with contextlib.suppress(RuntimeError):  # it has started: Sweep says what there is
         jax.config.update("jax_num_cpu_devices", count)
-
-
-def build(setting: Setting, kind: str, seed: int) -> Any:
-    """The model of a setting with the initial weights of a seed."""
-    import jax_mlp
-
-    jax_mlp.manual_seed(seed)
-    own = {} if setting.sigma is None else {"sigma": setting.sigma}
-    options: dict[str, Any] = {"activation": setting.activation, **own}
-    if kind == "scratch":
-        return jax_mlp.MLPScratch(784, CLASSES, setting.hiddens, setting.lr, **options)
-    return jax_mlp.MLP(CLASSES, setting.hiddens, setting.lr, **options)
 
 
 def write(folder: Path, outcomes: Sequence[Outcome]) -> None:
