@@ -8,7 +8,8 @@ import numpy as np
 from parity.identity import reals
 from parity.identity.answers import Answer, answers, without_numbers
 from parity.identity.contest import Contest
-from parity.identity.field import Algebra, BadDraw, Field, Undecided
+from parity.identity.field import Algebra
+from parity.identity.number import BadDraw, Field, Undecided
 from parity.identity.reals import Reals
 from parity.identity.witness import Witness, witness
 

@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from parity.identity.contest import Seen
-from parity.identity.field import Algebra, Field
+from parity.identity.field import Algebra
 from parity.identity.functions import MAXIMUM
+from parity.identity.number import Field
 from parity.identity.torch_step import Fields
 from parity.sides.memory import marked, paired
 

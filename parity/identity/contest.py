@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from parity.identity.field import Algebra, BadDraw, Field, Unclean, Undecided
+from parity.identity.field import Algebra
 from parity.identity.jax_graph import JaxGraph
 from parity.identity.lines import Lines
+from parity.identity.number import BadDraw, Field, Unclean, Undecided
 from parity.identity.torch_step import Fields, Given, TorchSteps
 from parity.rounding.devices import on_one_device
 from parity.sides.jax_side import JaxSide

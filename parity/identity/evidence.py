@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from parity.identity.answers import Answer, without_numbers
-from parity.identity.field import ROUGH, Algebra, Field
+from parity.identity.field import Algebra
+from parity.identity.number import ROUGH, Field
 
 ERROR = 60  # bits
 ASSUMED = 2**8  # the degree, where the computed one is too large to help

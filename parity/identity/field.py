@@ -16,58 +16,23 @@ from parity.identity.chain import Array, Prime, chain
 from parity.identity.degree import Degree, Degrees
 from parity.identity.inequalities import Inequalities
 from parity.identity.literals import constant
+from parity.identity.number import (
+    ROUGH,
+    UNKNOWN,
+    BadDraw,
+    Field,
+    Plain,
+    Unclean,
+    Undecided,
+    added_units,
+    both_units,
+    common,
+    refuse_nan,
+    same,
+    unknown_units,
+)
 
-Plain = Callable[..., Any]  # of float64 arrays
-ROUGH = "the root of what is no square"
-UNKNOWN = 2  # beside a unit: it comes from a part of a logarithm
 EXACT = 2**53  # integers below it are floats
-
-
-class Undecided(Exception):
-    """What the fields can't express; the message names the operation."""
-
-
-class BadDraw(Exception):
-    """A draw on which an operation isn't defined, as a division by 0: draw again."""
-
-
-class Unclean(BadDraw):
-    """The root of what is no square, in a draw that should have none; where: of its elements."""
-
-    def __init__(self, where: Array) -> None:
-        super().__init__("a root of what is no square")
-        self.where = where
-
-
-@dataclass(frozen=True, eq=False)
-class Field:
-    """parts: {k: residues modulo the k-th prime}. sign: those that its numbers can have, as bits.
-
-    const: the real numbers, if no draw reaches them. units: {k: 1 where exp of part k is minus a
-    square, 2 where nobody knows}; logarithms of what is no square bring them. inf: 1 and -1 at
-    infinities, 2 at a NaN. root: (x, n) where this is x^(n/2). soft: const was rounded, as cos(1)
-    is. rough: {k: where it comes from the root of what is no square}, see `roots`. doubt:
-    (part, or -1 for all; why a difference there proves nothing). degree: as a rational function.
-    """
-
-    parts: dict[int, Array]
-    sign: int = signs.ANY
-    const: Array | None = None
-    units: dict[int, Array] | None = None
-    inf: Array | None = None
-    root: "tuple[Field, int] | None" = None
-    rough: Mapping[int, Array] = field(default_factory=dict)
-    doubt: frozenset[tuple[int, str]] = frozenset()
-    soft: bool = False
-    degree: Degree = degree.ZERO
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return next(iter(self.parts.values())).shape
-
-    @property
-    def size(self) -> int:
-        return next(iter(self.parts.values())).size
 
 
 @dataclass
@@ -198,7 +163,7 @@ class Algebra:
 
     def add(self, a: Field, b: Field) -> Field:
         """a + b."""
-        parts = {k: (x + y) % self.primes[k].p for k, (x, y) in _common(a, b)}
+        parts = {k: (x + y) % self.primes[k].p for k, (x, y) in common(a, b)}
         inf = None
         if a.inf is not None or b.inf is not None:
             x, y = (np.zeros((), np.int8) if one.inf is None else one.inf for one in (a, b))
@@ -207,7 +172,7 @@ class Algebra:
                 raise Undecided("inf - inf")
             inf = np.sign(x + y).astype(np.int8)
         made = self._made(
-            parts, (a, b), signs.ADD[a.sign][b.sign], np.add, _added(a.units, b.units), inf
+            parts, (a, b), signs.ADD[a.sign][b.sign], np.add, added_units(a.units, b.units), inf
         )
         return _with(made, degree.added, a, b)
 
@@ -224,9 +189,9 @@ class Algebra:
 
     def mul(self, a: Field, b: Field) -> Field:
         """a b."""
-        parts = {k: x * y % self.primes[k].p for k, (x, y) in _common(a, b)}
+        parts = {k: x * y % self.primes[k].p for k, (x, y) in common(a, b)}
         sign = signs.MUL[a.sign][b.sign] & (signs.NOT_NEGATIVE if a is b else signs.ANY)
-        if a.root and b.root and _same(a.root[0], b.root[0]):
+        if a.root and b.root and same(a.root[0], b.root[0]):
             return self.power_of_root(a.root[0], a.root[1] + b.root[1])
         made = self._made(parts, (a, b), sign, np.multiply, self._multiplied(a, b))
         if a.inf is not None or b.inf is not None:
@@ -251,13 +216,13 @@ class Algebra:
         if a.units is None and b.units is None:
             return None
         if a.units is not None and b.units is not None:
-            return {k: np.maximum(*both) * UNKNOWN for k, both in _units(a, b)}
+            return {k: np.maximum(*both) * UNKNOWN for k, both in both_units(a, b)}
         one, factor = (a, b) if a.units is not None else (b, a)
         assert one.units is not None
         if factor.const is not None and np.all(factor.const == np.rint(factor.const)):
             odd = np.rint(factor.const).astype(np.int64) % 2
             return {k: u % 2 * odd + u // 2 * UNKNOWN for k, u in one.units.items()}
-        return _all_unknown(one.units)
+        return unknown_units(one.units)
 
     def inverse(self, a: Field) -> Field:
         """1 / a."""
@@ -268,7 +233,7 @@ class Algebra:
         if any(np.any((x == 0) & ~live) for x in a.parts.values()):
             raise BadDraw("1 / 0")
         parts = {k: np.where(live, 0, self.primes[k].inverse(x)) for k, x in a.parts.items()}
-        made = self._made(parts, (a,), a.sign, _reciprocal, _all_unknown(a.units))
+        made = self._made(parts, (a,), a.sign, _reciprocal, unknown_units(a.units))
         return replace(made, rough=a.rough, degree=self._under(a, a.degree))
 
     def div(self, a: Field, b: Field) -> Field:
@@ -289,7 +254,7 @@ class Algebra:
         sign = {0: signs.POSITIVE}.get(n, a.sign if n % 2 else signs.MUL[a.sign][a.sign])
         if n and n % 2 == 0:
             sign &= signs.NOT_NEGATIVE
-        made = self._made(parts, (a,), sign, lambda x: x**n, _all_unknown(a.units))
+        made = self._made(parts, (a,), sign, lambda x: x**n, unknown_units(a.units))
         return replace(made, rough=a.rough if n else {}, degree=degree.power(a.degree, n))
 
     def power_of_root(self, x: Field, n: int) -> Field:
@@ -410,7 +375,7 @@ class Algebra:
         if a.inf is not None or b.inf is not None:
             raise Undecided("a sum of infinities")
         parts = {}
-        for k, (x, y) in _common(a, b):
+        for k, (x, y) in common(a, b):
             parts[k] = _product(f, x, y, self.primes[k].p)
         each = signs.MUL[a.sign][b.sign]
         sign = signs.ADD[each][each] | signs.ZERO
@@ -502,37 +467,8 @@ class Algebra:
         return f"exponentials nested deeper than {self.length - 1}"
 
 
-def _same(a: Field, b: Field) -> bool:
-    return a is b or (
-        a.parts.keys() == b.parts.keys()
-        and all(np.array_equal(v, b.parts[k]) for k, v in a.parts.items())
-    )
-
-
 def _modulo(x: Fraction, p: int) -> int:
     return x.numerator * pow(x.denominator, -1, p) % p
-
-
-def _common(a: Field, b: Field) -> Iterable[tuple[int, tuple[Array, Array]]]:
-    return [(k, (x, b.parts[k])) for k, x in a.parts.items() if k in b.parts]
-
-
-def _units(a: Field, b: Field) -> Iterable[tuple[int, tuple[Array, Array]]]:
-    assert a.units is not None and b.units is not None
-    return [(k, (u, b.units[k])) for k, u in a.units.items() if k in b.units]
-
-
-def _added(u: dict[int, Array] | None, v: dict[int, Array] | None) -> dict[int, Array] | None:
-    if u is None or v is None:
-        return u or v
-    both = [(k, u[k], v[k]) for k in u if k in v]
-    return {k: ((a ^ b) & 1 | (a | b) & UNKNOWN).astype(np.int8) for k, a, b in both}
-
-
-def _all_unknown(units: dict[int, Array] | None) -> dict[int, Array] | None:
-    if units is None:
-        return None
-    return {k: np.where(u > 0, UNKNOWN, 0).astype(np.int8) for k, u in units.items()}
 
 
 def _with(made: Field, of: Callable[..., Degree], a: Field, b: Field) -> Field:
@@ -562,12 +498,6 @@ def _product(f: Plain, x: Array, y: Array, p: int) -> Array:
 
 def _tall(rows: Array, ndim: int) -> Array:
     return rows.reshape(-1, *(1,) * (ndim - 1))
-
-
-def refuse_nan(*xs: Field) -> None:
-    """Raises Undecided for one."""
-    if any(x.inf is not None and (x.inf == 2).any() for x in xs):
-        raise Undecided("a constant NaN")
 
 
 def _whole(x: Any) -> Array:

@@ -9,7 +9,8 @@ import numpy as np
 import scipy.special
 
 from parity.identity import degree, roots, signs
-from parity.identity.field import UNKNOWN, Algebra, Array, Field, Undecided, refuse_nan
+from parity.identity.field import Algebra, Array
+from parity.identity.number import UNKNOWN, Field, Undecided, refuse_nan
 from parity.identity.reals import MIDDLE, Reals
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from jax.extend import core
 
 from parity.identity import functions
-from parity.identity.field import Algebra, Array, Field, Undecided
+from parity.identity.field import Algebra, Array
 from parity.identity.lines import Lines
+from parity.identity.number import Field, Undecided
 from parity.rounding import primitives
 from parity.rounding.backend import evaluate
 from parity.rounding.jaxpr import Interpreter, frames_to_user

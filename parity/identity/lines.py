@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from parity.identity.chain import Prime
-from parity.identity.field import Field
+from parity.identity.number import Field
 from parity.lines import shortened
 
 Key = tuple[int, bytes]  # (part, its residues)

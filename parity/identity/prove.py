@@ -12,8 +12,9 @@ from parity.identity.among_reals import Search
 from parity.identity.answers import Answer, answers
 from parity.identity.contest import Contest
 from parity.identity.evidence import ASSUMED, in_the_field
-from parity.identity.field import Algebra, BadDraw, Field, Undecided
+from parity.identity.field import Algebra
 from parity.identity.lines import Lines, first_apart
+from parity.identity.number import BadDraw, Field, Undecided
 from parity.identity.trials import LENGTHS, Trials
 from parity.identity.witness import Locate
 from parity.sides.jax_side import JaxSide

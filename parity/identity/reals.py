@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from parity.identity import signs
-from parity.identity.field import Algebra, Array, BadDraw, Field, Plain
+from parity.identity.field import Algebra, Array
 from parity.identity.literals import constant
+from parity.identity.number import BadDraw, Field, Plain
 
 MIDDLE, RADIUS, LABEL = 0, 1, 2
 U = 2.0**-52  # twice the unit roundoff: room for the roundings of radii

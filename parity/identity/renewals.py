@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from parity.identity import degree, functions
-from parity.identity.field import Algebra, Field
+from parity.identity.field import Algebra
+from parity.identity.number import Field
 
 Kind = tuple[str, str]  # (operation, line): a repeated block gives tensors of the same kinds
 SIDES = ("JAX", "Torch")

@@ -15,8 +15,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from parity.identity import torch_norms
-from parity.identity.field import Algebra, Array, Field, Undecided
+from parity.identity.field import Algebra, Array
 from parity.identity.lines import Lines
+from parity.identity.number import Field, Undecided
 from parity.identity.torch_lines import TorchLines
 from parity.identity.torch_rules import MOVES, RULES, SUMS, plane
 

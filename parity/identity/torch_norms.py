@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 
 from parity.identity import functions
-from parity.identity.field import Algebra, Array, Field, Undecided
-from parity.identity.torch_rules import average, enter, total
+from parity.identity.field import Algebra, Array
+from parity.identity.number import Field, Undecided
+from parity.identity.torch_reductions import average, total
+from parity.identity.torch_rules import enter
 
 
 def _shaped(of: Algebra, x: Field | None, shape: tuple[int, ...]) -> Field | None:

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from parity.identity import degree
-from parity.identity.field import Algebra, Field
+from parity.identity.field import Algebra
 from parity.identity.lines import Lines
+from parity.identity.number import Field
 from parity.identity.torch_graph import TorchGraph, attention_taken_apart
 from parity.sides.memory import SLOTS
 from parity.sides.torch_side import TorchSide, _plain

@@ -9,8 +9,9 @@ from parity.identity.answers import Answer, answers, clear_of_maxima
 from parity.identity.chain import bits
 from parity.identity.contest import Contest
 from parity.identity.evidence import Compared, Evidence, in_the_field, worse
-from parity.identity.field import ROUGH, Algebra, BadDraw, Undecided
+from parity.identity.field import Algebra
 from parity.identity.inequalities import Inequalities
+from parity.identity.number import ROUGH, BadDraw, Undecided
 from parity.identity.renewals import Renewals
 
 LENGTHS = (2, 4, 6)  # of the chain of primes

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from parity.identity.contest import Contest, filled
-from parity.identity.field import Field
+from parity.identity.number import Field
 from parity.identity.reals import MIDDLE
 from parity.identity.torch_step import Fields
 from parity.trees import Leaves, Tree

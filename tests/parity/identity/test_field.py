@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from parity.identity import functions as f
 from parity.identity.chain import MODULUS, chain, is_prime
-from parity.identity.field import Algebra, BadDraw, Undecided
+from parity.identity.field import Algebra
+from parity.identity.number import BadDraw, Undecided
 
 seeds = st.integers(0, 2**32)
 
