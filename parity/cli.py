@@ -80,7 +80,7 @@ def run_train(config: TrainConfig) -> int:
 
     side = importlib.import_module(f"{config.side}_mlp")
     checkpoint = importlib.import_module(f"{config.side}_mlp.checkpoint")
-    _folder_of_first(config.out, config.processes)
+    _folder_of_first(config.out, config.processes, config.side)
     _check_trackers(config.track)
     side.manual_seed(config.seed)
     if config.kernel != "scan" and config.side == "torch":
@@ -163,11 +163,11 @@ def _train(
     return code
 
 
-def _folder_of_first(path: Path, processes: int) -> None:
+def _folder_of_first(path: Path, processes: int, side: str) -> None:
     """The folder for the results, of which the first of several processes alone writes any."""
     from mlp_core.processes import place
 
-    if processes == 1 or place(processes).rank == 0:
+    if processes == 1 or side == "both" or place(processes).rank == 0:
         exits.folder(path)
 
 
@@ -215,7 +215,7 @@ def run_bits(config: BitsConfig) -> int:
     from parity.studies.together import together
 
     if config.out is not None:
-        _folder_of_first(config.out, config.processes)
+        _folder_of_first(config.out, config.processes, config.side)
     with together(config.side, config.processes) as tells:
         outcome = run(config)
         print(outcome)

@@ -155,7 +155,8 @@ class Pair:
             self.on_start(f"{count} twins of one batch in float64")
             exact, far = self.evaluate("jax", "float64", batch), dict[Any, float]()
             for twin in self.jax["float64"].moved(*self.batches[batch], count, spread):
-                for one in ("logits", "loss", "gradients"):
+                alone = self.infer or self.outputs_alone
+                for one in ("logits",) if alone else ("logits", "loss", "gradients"):
                     for name, leaf in twin.part(one).items():
                         apart = float(np.sqrt(np.mean(np.square(leaf - exact.part(one)[name]))))
                         far[one, name] = max(far.get((one, name), 0.0), apart)

@@ -64,7 +64,8 @@ def _done_there(pairing: Pairing, side: str, t: Traced, others: Frontier) -> boo
     there = pairing.graph("torch" if side == "jax" else "jax")
     wide = [n for n in map(graph.origin, t.inputs) if graph.tensors[n].depends]
     same = [{*partners.get(n, ()), *scaled.get(n, ())[:1]} for n in wide]
-    if len(wide) == 1 and t.scalars:
+    # In an optimiser a scale may be put right before an epsilon is added, or after it.
+    if len(wide) == 1 and t.scalars and t.phase != "optimiser":
         alike = (o for o in others.region if kind(o) == kind(t) and factors(o) == factors(t))
         return any(size(o) == size(t) and o.phase == t.phase for o in alike)
     return any(n in partners for n in wide) and any(

@@ -77,7 +77,9 @@ def _replaced(pairing: Pairing, side: str, t: Traced, others: Frontier) -> list[
     graph, partners = pairing.graph(side), pairing.partners(side)
     there = pairing.graph("torch" if side == "jax" else "jax")
     own = [o for o in (graph.tensors[graph.origin(i)] for i in t.inputs) if o.depends]
-    for other in others.region if kind(t) in EACH and len(own) == 2 else ():
+    # Not in an optimiser, whose formulas are written in many orders.
+    each = kind(t) in EACH and len(own) == 2 and t.phase != "optimiser"
+    for other in others.region if each else ():
         left = [there.origin(i) for i in other.inputs if there.tensors[i].depends]
         if kind(other) != kind(t) or other.phase != t.phase or len(left) != 2:
             continue

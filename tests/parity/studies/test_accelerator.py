@@ -18,6 +18,8 @@ from parity.studies.accelerator.probes import precision
 from parity.studies.accelerator.stages import Stage, _launches, shown, stages
 from parity.studies.bench.timing import Size
 
+# A stage is forked from this process, in which JAX has started; from the command's it hasn't.
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 SLEEPS = "import sys, time; print('begun', flush=True); time.sleep(60)"
 
 
