@@ -54,7 +54,7 @@ def _puts_right(pairing: Pairing, side: str, t: Traced, others: Frontier) -> boo
     """Whether it's a sum with what the other side has, too, and doesn't add there."""
     graph, there = pairing.graph(side), pairing.agreeing[side] | pairing.scaled(side).keys()
     wide = [n for n in map(graph.origin, t.inputs) if graph.tensors[n].depends]
-    known = kind(t) in ("add", "sub") and all(n in there for n in wide)
+    known = kind(t) in ("add", "sub") and (t.phase == "optimiser" or all(n in there for n in wide))
     return known and not _done_there(pairing, side, t, others)
 
 

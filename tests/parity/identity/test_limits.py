@@ -19,7 +19,7 @@ TRUE = {  # of all real numbers
         lambda x: (x - 1) ** 2, lambda x: jnp.maximum(x * x - 2 * x + 1, 0)),
     "log(x^2) = 2 log|x|": (lambda x: (x * x).log(), lambda x: 2 * jnp.log(jnp.abs(x))),
 }  # fmt: skip
-DECIDED = {"(x - 1)^2 >= 0, written out", "x > 1 means x > 0", "log(x^2) = 2 log|x|"}
+DECIDED = {"|tanh| < 1", "(x - 1)^2 >= 0, written out", "x > 1 means x > 0", "log(x^2) = 2 log|x|"}
 FALSE = {
     "sqrt(x^2) = x": (lambda x: x, lambda x: jnp.sqrt(x * x)),
     "|x + 1| = |x| + 1": (lambda x: x.abs() + 1, lambda x: jnp.abs(x + 1)),
