@@ -23,7 +23,8 @@ def climbed(kind="scratch", **options):
     return check(theirs, ours, (X, y, X[:20], y[:20]), **given)
 
 
-@pytest.mark.parametrize("kernels", [pytest.param("tpu", marks=pytest.mark.slow), "gpu"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kernels", ["tpu", "gpu"])
 def test_loss_gradients_and_step_of_the_kernels_agree_with_torch(kernels, monkeypatch):
     monkeypatch.setattr(fused, "INTERPRETED", KERNELS[kernels])
     verdict = climbed(levels=OF_A_BATCH)

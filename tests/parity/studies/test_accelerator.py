@@ -68,6 +68,7 @@ def test_what_takes_too_long_is_stopped_and_what_was_found_before_is_there(tried
     }
 
 
+@pytest.mark.slow
 def test_a_stage_that_hangs_leaves_half_of_the_time_to_the_others(tried, tmp_path):
     found = tried([stage("slow", SLEEPS), stage("good", wrote(tmp_path, "good"))], minutes=0.2)
     assert [one.outcome for one in found[-1].ended] == ["stopped, out of time", "ok"]

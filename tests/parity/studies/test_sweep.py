@@ -72,7 +72,12 @@ def test_divergence_and_chance_are_marked_and_kept_out_of_the_means(tmp_path, ca
     assert found["rows"][0]["at_chance"] == 2 and "2 of 2 at chance" in found["answer"]
 
 
-@pytest.mark.parametrize("name", ["depth", "bottleneck", "joint", "activation"])
+SLOW = pytest.mark.slow  # one of a kind is enough for every day
+
+
+@pytest.mark.parametrize(
+    "name", ["joint", *(pytest.param(n, marks=SLOW) for n in ("depth", "bottleneck", "activation"))]
+)
 def test_every_exercise_takes_values(tmp_path, name):
     values = {
         "depth": ("8", "8-4"),
