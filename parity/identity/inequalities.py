@@ -28,7 +28,9 @@ class Inequalities:
 
     signed: dict[bytes, int] = field(default_factory=dict)
     sums: dict[int, dict[bytes, Array]] = field(default_factory=dict)  # of each part
-    spreads: dict[tuple[int, int], dict[bytes, int]] = field(default_factory=dict)  # of these
+    # Of these, {(part, size): what _spreads gives}, and of how many of them that is.
+    spreads: dict[tuple[int, int], set[bytes]] = field(default_factory=dict)
+    spread: dict[tuple[int, int], int] = field(default_factory=dict)
     constants: tuple[float, ...] = ()  # that comparisons are known to use, in order
     met: set[float] = field(default_factory=set)  # by those of this evaluation
 
@@ -101,11 +103,11 @@ class Inequalities:
         for some x that was added up."""
         if not v.size:
             return False
-        known, sums = self.spreads.setdefault((part, v.size), {}), self.sums.get(part, {})
-        for key in list(islice(sums, known.setdefault(b"", 0), None)):
-            for spread in _spreads(p, sums[key], v.size):
-                known[spread] = 1
-        known[b""] = len(sums)
+        key, sums = (part, v.size), self.sums.get(part, {})
+        known = self.spreads.setdefault(key, set())
+        for x in islice(sums.values(), self.spread.get(key, 0), None):
+            known.update(_spreads(p, x, v.size))
+        self.spread[key] = len(sums)
         return v.tobytes() in known
 
 

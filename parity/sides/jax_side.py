@@ -71,6 +71,10 @@ class JaxSide(JaxFunctions):
         self.fused = training.kernel == "fused" and dtype == "float32"
         if self.fused:
             self._check_fused(own)
+        self._make_programs()
+
+    def _make_programs(self) -> None:
+        """What this side compiles, for its own device and kernels."""
         self._evaluate = programs.Quick(self.taken_fused if self.fused else self.taken)
         self._differentiate = programs.Quick(self.differentiated)
         self._pull_back: Any = jax.jit(self._pulled_back)
@@ -249,8 +253,7 @@ class JaxSide(JaxFunctions):
         other = copy.copy(self)
         other._kept = {}
         other.device, other.fused = jax.devices("cpu")[0], False
-        other._evaluate = programs.Quick(other.taken)
-        other._forward = jax.jit(other.outputs, static_argnames="training")
+        other._make_programs()
         return other
 
     @told("in its backward pass")
