@@ -12,6 +12,7 @@ from parity.identity.field import Algebra
 from parity.identity.jax_graph import JaxGraph
 from parity.identity.lines import Lines
 from parity.identity.number import BadDraw, Field, Unclean, Undecided
+from parity.identity.torch_graph import Stale, Tape
 from parity.identity.torch_step import Fields, Given, TorchSteps
 from parity.rounding.devices import on_one_device
 from parity.sides.jax_side import JaxSide
@@ -40,6 +41,9 @@ class Contest:
         self.batches = list(_rows(inputs, targets, size))
         self.inputs, self.targets = self.batches[0]
         self.starts: list[Given] = []  # of the steps of the latest evaluation
+        self.rows = 0  # which of the batches
+        self.tapes: dict[int | None, list[Tape]] = {}  # Torch's steps; None: for any rows
+        self.bound = False  # whether they depend on the rows
 
     @staticmethod
     def traced(ours: JaxSide, inputs: Tree, targets: Tree, infer: bool) -> tuple[Any, Any, int]:
@@ -61,7 +65,8 @@ class Contest:
 
     def on_rows(self, number: int) -> None:
         """From now on, this few rows of the batch."""
-        self.inputs, self.targets = self.batches[number % len(self.batches)]
+        self.rows = number % len(self.batches)
+        self.inputs, self.targets = self.batches[self.rows]
 
     def evaluated(
         self,
@@ -75,7 +80,9 @@ class Contest:
         until exponentials are used up."""
         first = self._first(of, blank)
         self.starts = [first]
-        steps = TorchSteps(self.theirs, of, self.inputs, self.targets, lines[1])
+        rows = self.rows if self.bound else None
+        tapes = [] if lines[1] or partly else self.tapes.get(rows, [])
+        steps = TorchSteps(self.theirs, of, self.inputs, self.targets, lines[1], tapes)
         _given(lines, first)
         if partly:
             with contextlib.suppress(Undecided):
@@ -83,15 +90,31 @@ class Contest:
             with contextlib.suppress(Undecided), steps.training():
                 steps.outputs(first) if self.infer else steps.step(first)
             return []
+        try:
+            seen, whole = self._both(of, first, steps, blank, lines)
+        except Stale as why:
+            self.bound = True
+            self.tapes.clear()
+            raise BadDraw(f"Torch's operations depend on the integers: {why}") from None
+        if whole and not lines[1]:
+            self.bound |= any(tape.bound for tape in steps.tapes)
+            self.tapes[self.rows if self.bound else None] = steps.tapes
+        return seen
+
+    def _both(
+        self, of: Algebra, first: Given, steps: TorchSteps, blank: bool, lines: BothLines
+    ) -> tuple[Seen, bool]:
+        """(both sides' results, whether these are all steps)."""
         if self.infer:
             found, first = self._cleanly(of, first, lines[0])
-            return [("", {"outputs": found}, {"outputs": steps.outputs(first)})]
+            return [("", {"outputs": found}, {"outputs": steps.outputs(first)})], True
         with steps.training():
             mine, first = self._cleanly(of, first, lines[0], blank)
             other = steps.step(first)
             seen = [("blank input: " if blank else "", mine, other)]
-            if blank or not (mine["memory"] or other["memory"]):
-                return seen
+            lone = not (mine["memory"] or other["memory"])
+            if blank or lone:
+                return seen, lone
             kept = {n for n, f in mine["memory"].items() if isinstance(f, Field)}
             shared = kept if kept >= other["memory"].keys() else set()
             memory = {
@@ -109,7 +132,7 @@ class Contest:
             _given(lines, later)
             mine, later = self._cleanly(of, later, lines[0])
             other = steps.step(replace(later, memory=memory if shared else {}))
-            return [*seen, ("second step: ", mine, other)]
+            return [*seen, ("second step: ", mine, other)], True
 
     def _first(self, of: Algebra, blank: bool = False) -> Given:
         """What a first step is given."""
