@@ -54,20 +54,29 @@ class Degrees:
 
 def added(*each: Degree) -> Degree:
     """Of a sum; and of numbers that were put side by side."""
-    below: dict[Group, int] = {}
-    for one in each:
-        for group, n in one.below.items():
-            below[group] = max(below.get(group, 0), n)
-    return Degree(max(one.excess for one in each), below)
+    excess = max(one.excess for one in each)
+    first, *others = {id(one.below): one.below for one in each if one.below}.values() or ({},)
+    if not others:
+        return Degree(excess, first)
+    below = dict(first)
+    for one in others:
+        for group, n in one.items():
+            if n > below.get(group, 0):
+                below[group] = n
+    return Degree(excess, below)
 
 
 def multiplied(*each: Degree) -> Degree:
     """Of a product."""
-    below: dict[Group, int] = {}
-    for one in each:
-        for group, n in one.below.items():
+    excess = sum(one.excess for one in each)
+    first, *others = [one.below for one in each if one.below] or ({},)
+    if not others:
+        return Degree(excess, first)
+    below = dict(first)
+    for one in others:
+        for group, n in one.items():
             below[group] = below.get(group, 0) + n
-    return Degree(sum(one.excess for one in each), below)
+    return Degree(excess, below)
 
 
 def power(a: Degree, n: int) -> Degree:

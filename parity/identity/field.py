@@ -4,7 +4,7 @@ A value has a part for each prime that it still has: x mod p_0, x mod p_1, ... S
 quotients act on each part; what else there is lies in `functions`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
@@ -33,6 +33,7 @@ from parity.identity.number import (
 )
 
 EXACT = 2**53  # integers below it are floats
+NONE: roots.Rough = {}
 
 
 @dataclass
@@ -71,6 +72,7 @@ class Algebra:
         self.key = [int(k) for k in self.rng.integers(1, 2**62, self.length)]
         self._literals: dict[float, list[int]] = {}
         self._lifted: dict[float, Field] = {}
+        self._inverses: dict[float, Field] = {}  # of these
 
     # --- values ----------------------------------------------------------------------------------
 
@@ -171,17 +173,17 @@ class Algebra:
             if np.any(x * y < 0):
                 raise Undecided("inf - inf")
             inf = np.sign(x + y).astype(np.int8)
-        made = self._made(
-            parts, (a, b), signs.ADD[a.sign][b.sign], np.add, added_units(a.units, b.units), inf
-        )
-        return _with(made, degree.added, a, b)
+        return self._made(
+            parts, (a, b), signs.ADD[a.sign][b.sign], np.add, added_units(a.units, b.units),
+            degree.added(a.degree, b.degree), _rough(parts, a, b), inf,
+        )  # fmt: skip
 
     def neg(self, a: Field) -> Field:
         """-a."""
         parts = {k: -x % self.primes[k].p for k, x in a.parts.items()}
         inf = None if a.inf is None else -a.inf
-        made = self._made(parts, (a,), signs.neg(a.sign), np.negative, a.units, inf)
-        return replace(made, rough=a.rough, degree=a.degree)
+        sign = signs.neg(a.sign)
+        return self._made(parts, (a,), sign, np.negative, a.units, a.degree, a.rough, inf)
 
     def sub(self, a: Field, b: Field) -> Field:
         """a - b."""
@@ -193,10 +195,13 @@ class Algebra:
         sign = signs.MUL[a.sign][b.sign] & (signs.NOT_NEGATIVE if a is b else signs.ANY)
         if a.root and b.root and same(a.root[0], b.root[0]):
             return self.power_of_root(a.root[0], a.root[1] + b.root[1])
-        made = self._made(parts, (a, b), sign, np.multiply, self._multiplied(a, b))
+        made = self._made(
+            parts, (a, b), sign, np.multiply, self._multiplied(a, b),
+            degree.multiplied(a.degree, b.degree), _rough(parts, a, b),
+        )  # fmt: skip
         if a.inf is not None or b.inf is not None:
             made = self._infinite_product(made, a, b)
-        return _with(made, degree.multiplied, a, b)
+        return made
 
     def _infinite_product(self, made: Field, a: Field, b: Field) -> Field:
         refuse_nan(a, b)
@@ -226,15 +231,24 @@ class Algebra:
 
     def inverse(self, a: Field) -> Field:
         """1 / a."""
+        if a.const is not None and not a.shape and self._lifted.get(one := float(a.const)) is a:
+            if one not in self._inverses:
+                self._inverses[one] = self._inverse(a)
+            return self._inverses[one]
+        return self._inverse(a)
+
+    def _inverse(self, a: Field) -> Field:
         if a.root:
             return self.power_of_root(a.root[0], -a.root[1])
         refuse_nan(a)
         live = np.zeros((), bool) if a.inf is None else a.inf != 0
         if any(np.any((x == 0) & ~live) for x in a.parts.values()):
             raise BadDraw("1 / 0")
-        parts = {k: np.where(live, 0, self.primes[k].inverse(x)) for k, x in a.parts.items()}
-        made = self._made(parts, (a,), a.sign, _reciprocal, unknown_units(a.units))
-        return replace(made, rough=a.rough, degree=self._under(a, a.degree))
+        parts = {k: self.primes[k].inverse(x) for k, x in a.parts.items()}
+        if live.any():
+            parts = {k: np.where(live, 0, x) for k, x in parts.items()}
+        of = self._under(a, a.degree)
+        return self._made(parts, (a,), a.sign, _reciprocal, unknown_units(a.units), of, a.rough)
 
     def div(self, a: Field, b: Field) -> Field:
         """a / b."""
@@ -254,8 +268,10 @@ class Algebra:
         sign = {0: signs.POSITIVE}.get(n, a.sign if n % 2 else signs.MUL[a.sign][a.sign])
         if n and n % 2 == 0:
             sign &= signs.NOT_NEGATIVE
-        made = self._made(parts, (a,), sign, lambda x: x**n, unknown_units(a.units))
-        return replace(made, rough=a.rough if n else {}, degree=degree.power(a.degree, n))
+        return self._made(
+            parts, (a,), sign, lambda x: x**n, unknown_units(a.units),
+            degree.power(a.degree, n), a.rough if n else {},
+        )  # fmt: skip
 
     def power_of_root(self, x: Field, n: int) -> Field:
         """x^(n/2): a root, or a power of x, without roots multiplied by roots."""
@@ -360,8 +376,8 @@ class Algebra:
                 unsure = np.asarray(f((u // UNKNOWN).astype(float))) > 0
                 odd = _whole(f((u % 2).astype(float))) % 2
                 units[k] = (odd + UNKNOWN * unsure).astype(np.int8)
-        made = self._made(parts, (x,), signs.ADD[x.sign][x.sign] | signs.ZERO, f, units)
-        return replace(made, rough=roots.linear(f, x.rough), degree=x.degree)
+        sign = signs.ADD[x.sign][x.sign] | signs.ZERO
+        return self._made(parts, (x,), sign, f, units, x.degree, roots.linear(f, x.rough))
 
     def _summed(self, f: Plain, v: Array, k: int) -> Array:
         p = self.primes[k].p
@@ -383,8 +399,8 @@ class Algebra:
         if a.units is not None or b.units is not None:
             units = {k: np.full(v.shape, UNKNOWN, np.int8) for k, v in parts.items()}
         rough = roots.bilinear(f, a.rough, b.rough, a.shape, b.shape)
-        made = self._made(parts, (a, b), sign, f, units)
-        return replace(made, rough=rough, degree=degree.multiplied(a.degree, b.degree))
+        of = degree.multiplied(a.degree, b.degree)
+        return self._made(parts, (a, b), sign, f, units, of, rough)
 
     # --- signs -----------------------------------------------------------------------------------
 
@@ -428,6 +444,8 @@ class Algebra:
         sign: int,
         f: Plain,
         units: dict[int, Array] | None,
+        of: Degree = degree.ZERO,
+        rough: roots.Rough = NONE,
         inf: Array | None = None,
     ) -> Field:
         given = tuple(given)
@@ -438,7 +456,7 @@ class Algebra:
             with np.errstate(all="ignore"):
                 const = np.asarray(f(*(x.const for x in given)))
             if any(x.soft for x in given):
-                return self.rounded(const)
+                return replace(self.rounded(const), rough=rough, degree=of)
         doubt = frozenset[tuple[int, str]]().union(*(x.doubt for x in given))
         if units is not None and not any(u.any() for u in units.values()):
             units = None
@@ -449,7 +467,9 @@ class Algebra:
         inf = None if inf is None else np.broadcast_to(inf, shape)
         if const is None:
             self.laws.known(parts, sign)
-        return self.whole(Field(parts, sign, const, units, inf, doubt=doubt))
+        return self.whole(
+            Field(parts, sign, const, units, inf, rough=rough, doubt=doubt, degree=of)
+        )
 
     def rounded(self, x: Array) -> Field:
         """A constant that a function gave which has no exact value here."""
@@ -471,9 +491,9 @@ def _modulo(x: Fraction, p: int) -> int:
     return x.numerator * pow(x.denominator, -1, p) % p
 
 
-def _with(made: Field, of: Callable[..., Degree], a: Field, b: Field) -> Field:
-    rough = roots.joined(a.rough, b.rough, made.shape)
-    return replace(made, rough=rough, degree=of(a.degree, b.degree))
+def _rough(parts: Mapping[int, Array], a: Field, b: Field) -> roots.Rough:
+    """Of a sum or a product."""
+    return roots.joined(a.rough, b.rough, next(iter(parts.values())).shape) if parts else NONE
 
 
 def _product(f: Plain, x: Array, y: Array, p: int) -> Array:

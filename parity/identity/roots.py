@@ -17,9 +17,10 @@ def joined(a: Rough, b: Rough, shape: tuple[int, ...]) -> Rough:
     """Of a sum or a product."""
     if not a and not b:
         return {}
-    none = np.zeros((), bool)
-    keys = a.keys() | b.keys()
-    return {k: np.broadcast_to(a.get(k, none) | b.get(k, none), shape) for k in keys}
+    found = dict(a)
+    for k, r in b.items():
+        found[k] = found[k] | r if k in found else r
+    return {k: r if r.shape == shape else np.broadcast_to(r, shape) for k, r in found.items()}
 
 
 def linear(f: Callable[..., Any], a: Rough) -> Rough:

@@ -73,6 +73,7 @@ class Interpreter(Generic[Value]):
         return frames_to_user(self.around)[1] or "an unknown line"
 
 
+@lru_cache(maxsize=256)
 def last_uses(jaxpr: core.Jaxpr) -> dict[int, list[Any]]:
     """{id of an equation: the variables that nothing reads after it}."""
     seen = {v for v in jaxpr.outvars if not isinstance(v, core.Literal)}
