@@ -37,6 +37,7 @@ from parity.sides.side import SIDES, Batch
 from parity.trees import Leaves
 
 T = TypeVar("T")
+HOPELESS = 3  # steps without any finite bound, after which no further one is taken
 LAG = 4  # steps under way at a time: what waits for a result leaves the processor idle
 
 
@@ -133,15 +134,16 @@ def certify(
     *,
     reference: Reference | None = None,
     stop: bool = False,
+    give_up: int = 0,
     work: Work | None = None,
 ) -> Trajectory:
     """Take every step of `epochs` epochs on both sides from JAX's weights, and judge each.
 
     The sides, of one precision, start from JAX's loaded parameters; what they hold stays. Weights,
     statistics and the optimiser's state are shared before each step and compared after it. stop:
-    end at the first step that fails. work: saved at the end of each epoch, until a step fails, and
-    gone on from. Shows a progress bar. Ctrl-C raises Interrupted with the
-    Trajectory of the steps until then.
+    end at the first step that fails. give_up: end after so many steps if none has a finite bound.
+    work: saved at the end of each epoch, until a step fails, and gone on from. Shows a progress
+    bar. Ctrl-C raises Interrupted with the Trajectory of the steps until then.
     """
     start = time.perf_counter()
     reference = reference or Reference(jax_side)
@@ -163,7 +165,8 @@ def certify(
     def held(start_from: Any) -> Any:
         return saved_steps.held(start_from, found, judge, time.perf_counter() - start)
 
-    steps = _behind(_taken(take, judge, jax_side, torch_side, epochs, count, done, begin), LAG)
+    under_way = _taken(take, judge, jax_side, torch_side, epochs, count, done, begin)
+    steps = _behind(under_way, LAG, at_once=give_up)
     last: Any = begin
     try:
         bar = progress_bar(total, "step", f"certify {jax_side.dtype}")
@@ -179,6 +182,8 @@ def certify(
                 if at.judged is not None:
                     found.append(jax.device_get((at.loss, at.judged)))
                     bar.update()
+                    if len(found) == give_up and all(judge.blind(j) for _, j in found):
+                        break
                 if divergence is None and (at.judged is None or not found[-1][1].inside):
                     start_from = (at.params, at.state, at.memory)
                     divergence = locate(
@@ -229,7 +234,10 @@ def judge_every_step(pair: Pair, precision: str) -> list[Comparison]:
     pair.on_start(f"certifying every step of {pair.epochs} epochs")
     reference = pair.reference(precision)
     try:
-        t = certify(pair.jax[precision], pair.torch[precision], pair.epochs, reference=reference)
+        t = certify(
+            pair.jax[precision], pair.torch[precision], pair.epochs,
+            reference=reference, give_up=HOPELESS,
+        )  # fmt: skip
     except UnsupportedPrimitive as error:
         raise Skipped(f"no rounding bound: {error}") from None
     pair.certified = t
@@ -248,7 +256,8 @@ def judge_every_step(pair: Pair, precision: str) -> list[Comparison]:
             never = t.unjudged[leaf]
             found.append(replace(judged, relative=apart, elements=elements, unjudged=never))
     if found and all(c.ok and c.unjudged >= c.elements for c in found):
-        raise Skipped("the rounding bound of every step is infinite: too much is amplified")
+        steps = "every step" if t.steps < HOPELESS else f"each of the first {t.steps} steps"
+        raise Skipped(f"the rounding bound is infinite at {steps}: too much is amplified")
     return found
 
 
@@ -320,8 +329,9 @@ def _taken(
         group, first = following, False
 
 
-def _behind(items: Iterable[T], count: int) -> Iterator[T]:
-    """The items, each when `count` more have been drawn."""
+def _behind(items: Iterator[T], count: int, at_once: int) -> Iterator[T]:
+    """The items: the first few at once, others when `count` more have been drawn."""
+    yield from itertools.islice(items, at_once)
     waiting: deque[T] = deque()
     for item in items:
         waiting.append(item)

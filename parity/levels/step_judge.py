@@ -53,6 +53,7 @@ class StepJudge:
         self._bounds, self._judge = jax.jit(self._bounded), jax.jit(_judged)
         self.leaves: tuple[str, ...] = ()
         self.decisions: tuple[str, ...] = ()
+        self.sizes = np.array([])
 
     def __call__(
         self,
@@ -69,16 +70,23 @@ class StepJudge:
             else:
                 args = (params, state, memory, batches)
                 value, bounds, kinks = self._taken(
-                    bound(self.reference.step, *args, roundoff=self.reference.roundoff)
+                    bound(
+                        self.reference.step, *args, roundoff=self.reference.roundoff, likely=False
+                    )
                 )
             value, bounds = ({n: t[n] for n in sorted(shared & set(t))} for t in (value, bounds))
             self.leaves = tuple(value)
+            self.sizes = np.array([np.size(leaf) for leaf in value.values()])
             given = {s: {name: given[s][name] for name in value} for s in SIDES}
             if self.compiled:
                 return self._judge(params, value, bounds, given)._replace(kinks=kinks)
             params, given = jax.tree.map(np.asarray, (params, given))
             with np.errstate(all="ignore"):  # inf / inf: not finite, so never inside
                 return _judged(params, value, bounds, given, np)._replace(kinks=kinks)
+
+    def blind(self, judged: Judged) -> bool:
+        """Whether no element had a finite bound."""
+        return bool((np.asarray(judged.unjudged) >= self.sizes).all())
 
     def _bounded(self, params: Any, state: Any, memory: Any, batches: Any) -> tuple[Any, Any, Any]:
         """(leaves after the step, their bounds, kinks)."""

@@ -117,15 +117,19 @@ def add_at(x: Any, places: tuple[slice, ...], y: Any) -> Any:
 
 def settled(found: Any) -> Any:
     """In NumPy, except for random keys."""
-    return jax.tree.map(
-        lambda x: (
-            x
-            if isinstance(x, np.ndarray | np.generic)
-            or jax.numpy.issubdtype(x.dtype, jax.dtypes.extended)
-            else np.asarray(x)
-        ),
-        found,
-    )
+    kind = type(found)
+    if (
+        kind is np.ndarray or kind is np.float64
+    ):  # nearly always: a walk through a tree takes longer
+        return found
+    return jax.tree.map(_settled, found)
+
+
+def _settled(x: Any) -> Any:
+    plain = isinstance(x, np.ndarray | np.generic)
+    if plain or jax.numpy.issubdtype(x.dtype, jax.dtypes.extended):
+        return x
+    return np.asarray(x)
 
 
 def _compiled(primitive: core.Primitive, params: dict[str, Any]) -> Callable[..., Any]:

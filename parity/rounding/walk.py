@@ -176,7 +176,8 @@ class Walk(Interpreter[Approx]):
             r = here(r)
             return spread(r, *(r.of(x) for x in operands))
 
-        bound, likely = spreads(self.worst), spreads(self.chance)
+        bound = spreads(self.worst)
+        likely = bound if self.chance is self.worst else spreads(self.chance)
         if not eqn.primitive.multiple_results:
             huge = here(self.worst).huge
             checked = op.name in _IN_RANGE and huge == self.worst.huge
@@ -209,8 +210,11 @@ class Walk(Interpreter[Approx]):
             return jnp.where((d == 0) | (jnp.abs(value) + d < most), d, jnp.inf)
 
         if self.eager:
-            value, bound, likely = settled((value, bound, likely))
-        return Approx(value, sound(bound), sound(likely), tag)
+            alike = likely is bound
+            value, bound = settled(value), settled(bound)
+            likely = bound if alike else settled(likely)
+        sure = sound(bound)
+        return Approx(value, sure, sure if likely is bound else sound(likely), tag)
 
     def note(self, eqn: core.JaxprEqn, operands: list[Approx], found: Approx) -> None:
         name = eqn.primitive.name

@@ -25,9 +25,9 @@ ROUNDOFF = {"float32": 2.0**-24, "float64": 2.0**-53}
 class Expected:
     """What an evaluation should give, and how far rounding may move it.
 
-    bound: always. likely: unless rounding errors conspire (Higham & Mary 2019). kinks: how many
-    decisions rounding may turn, such as signs in a ReLU, by source line; the bounds allow for them.
-    unexercised: decisions that went one way for all the data.
+    bound: always. likely, in float32: unless rounding errors conspire (Higham & Mary 2019). kinks:
+    how many decisions rounding may turn, such as signs in a ReLU, by source line; the bounds allow
+    for them. unexercised: decisions that went one way for all the data.
     """
 
     value: Evaluation
@@ -52,11 +52,11 @@ class Reference(Keeper):
     def evaluate(self, inputs: Tree, targets: Tree, step: bool = True) -> Expected:
         """What `side.evaluate` should give. Raises UnsupportedPrimitive."""
         side = self.side
-        batches = side.repeated(inputs, targets)
+        batches, narrow = side.repeated(inputs, targets), side.dtype != "float64"
         if step:
-            b = self._bound(side.taken, *side.held(), side.memory(), batches)
+            b = self._bound(side.taken, *side.held(), side.memory(), batches, likely=narrow)
         else:
-            b = self._bound(side.differentiated, *side.held(), batches)
+            b = self._bound(side.differentiated, *side.held(), batches, likely=narrow)
         # A ReLU is a max, a comparison and a select on one line: the largest of them counts.
         kinks: dict[str, int] = {}
         for kink in b.kinks:
@@ -79,7 +79,7 @@ class Reference(Keeper):
 
     def update(self, params: Leaves, gradients: Leaves, memory: Leaves) -> Bounds:
         """Of (parameters, memory) after one step of the model's optimiser."""
-        return self._bound(self.side.updated, params, gradients, memory)
+        return self._bound(self.side.updated, params, gradients, memory, likely=False)
 
     def step(
         self, params: Leaves, state: Leaves, memory: Leaves, batches: Sequence[Batch]
@@ -98,7 +98,7 @@ class Reference(Keeper):
     ) -> Bounds:
         """Of every leaf after one step: the loss, parameters, "state." and "optimizer."."""
         typed = tuple((self.side.typed(x), self.side.typed(y)) for x, y in batches)
-        return self._bound(self._leaves_after, params, state, memory, typed)
+        return self._bound(self._leaves_after, params, state, memory, typed, likely=False)
 
     def _leaves_after(self, *given: Any) -> Leaves:
         return flat(*self.step(*given))
@@ -131,9 +131,9 @@ class Reference(Keeper):
         _, back = jax.vjp(lambda params: self.side.outputs(params, state, inputs), params)
         return back(cotangent)[0]
 
-    def _bound(self, function: Callable[..., Any], *args: Any) -> Bounds:
+    def _bound(self, function: Callable[..., Any], *args: Any, likely: bool = True) -> Bounds:
         with self.side._settings():
-            return bound(function, *args, roundoff=self.roundoff)
+            return bound(function, *args, roundoff=self.roundoff, likely=likely)
 
 
 def _after(taken: dict[str, Any]) -> tuple[Any, dict[str, Leaves]]:

@@ -48,7 +48,7 @@ def climbed(levels, **wrong):
     other, optimizer = port(**wrong)
     names = {f"W{i}": f"layers.{i}.weight" for i in range(DEPTH)}
     names |= {f"b{i}": f"layers.{i}.bias" for i in range(DEPTH)}
-    options = {"weights": names, "batch_size": 12, "epochs": 1, "optimizer": optimizer}
+    options = {"weights": names, "batch_size": 3, "epochs": 1, "optimizer": optimizer}
     return check(Deep(), other, (X, y), levels=levels, **options)
 
 
@@ -60,7 +60,8 @@ def test_an_honest_pair_agrees_and_says_by_what_it_was_judged():
         "judged by effective bits, for the bound says nothing"
     )
     assert notes["step", "float32"].startswith("judged from each side's own gradients")
-    assert verdict.results[-1].skipped.startswith("the rounding bound of every step is infinite")
+    never = "the rounding bound is infinite at each of the first 3 steps"
+    assert verdict.results[-1].skipped.startswith(never)
 
 
 @pytest.mark.parametrize(
