@@ -4,13 +4,15 @@ import contextlib
 import gc
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import jax
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from jax.extend import core
 
-from mlp_core import cache
+from mlp_core import cache as folders
 
 FOLDER = "jax_compilation_cache_dir"
 # JAX keeps by default only what took over a second.
@@ -34,7 +36,7 @@ def kept() -> Iterator[None]:
     global _users, _before
     with _lock:
         _users += 1
-        if _users == 1 and getattr(jax.config, FOLDER) is None and (folder := cache.programs()):
+        if _users == 1 and getattr(jax.config, FOLDER) is None and (folder := folders.programs()):
             _before = {name: getattr(jax.config, name) for name in (FOLDER, SECONDS)}
             _set({FOLDER: str(folder), SECONDS: 0})
     try:
@@ -73,11 +75,19 @@ class Quick:
         self._programs: dict[Any, Any] = {}
 
     def __call__(self, *args: Any) -> Any:
-        leaves, structure = jax.tree.flatten(args)
-        kind = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        kind = self._kind(args)
+        program = self._programs.get(kind)
+        if program is None or isinstance(program, Future):
+            program = program.result() if program else self.compiled(*args)
+            self._programs[kind] = program
+        return program(*args)
+
+    def prepare(self, *args: Any) -> None:
+        """Compile for such arguments beside what this thread does next."""
+        kind = self._kind(args)
         if kind not in self._programs:
-            self._programs[kind] = self.compiled(*args)
-        return self._programs[kind](*args)
+            lowered, options = self._lowered(*args)
+            self._programs[kind] = _beside().submit(lowered.compile, options)
 
     def forget(self) -> None:
         """Let go of the programs; the next call compiles again."""
@@ -85,13 +95,28 @@ class Quick:
 
     def compiled(self, *args: Any) -> Any:
         """The program for such arguments."""
+        lowered, options = self._lowered(*args)
+        return lowered.compile(options)
+
+    def _lowered(self, *args: Any) -> tuple[Any, dict[str, Any] | None]:
         unfused = self.large(*args) and jax.default_backend() == "cpu"
-        return self._jitted.trace(*args).lower().compile(UNFUSED if unfused else None)
+        return self._jitted.trace(*args).lower(), UNFUSED if unfused else None
+
+    @staticmethod
+    def _kind(args: tuple[Any, ...]) -> Any:
+        leaves, structure = jax.tree.flatten(args)
+        return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
 
     def large(self, *args: Any) -> bool:
         """Whether the program for such arguments has more equations than LARGE; JAX keeps what
         it has traced."""
         return equations(self._jitted.trace(*args).jaxpr.jaxpr) > LARGE
+
+
+@cache
+def _beside() -> ThreadPoolExecutor:
+    """One thread: XLA compiles without Python's lock, and uses all cores."""
+    return ThreadPoolExecutor(1, "compiling")
 
 
 def equations(jaxpr: core.Jaxpr) -> int:

@@ -10,7 +10,7 @@ that its own pipeline makes. Nothing but one step's arrays is kept in memory.
 import itertools
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar

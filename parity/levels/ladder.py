@@ -1,6 +1,7 @@
 """The levels, from the first input byte to the last weight, and the climb. Later levels join by a
 line in LEVELS."""
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -68,6 +69,11 @@ def climb(
     for level in levels:
         if not (pair.chosen or level.applies(pair)):
             continue
+        if level is identity.LEVEL and not done:
+            # Python computes there for seconds: XLA may compile meanwhile. What can't be compiled
+            # is told by the level that needs it.
+            with contextlib.suppress(Exception):
+                pair.prepare()
         for dtype in level.precisions:
             if done:
                 done -= 1

@@ -105,6 +105,14 @@ class Pair:
                 self.kept[key] = contestant.evaluate(inputs, targets, not self.without_step)
         return self.kept[key]
 
+    def prepare(self) -> None:
+        """Begin to compile JAX's programs for both batches, in the order in which levels ask."""
+        if self.infer or self.outputs_alone or self.on_accelerator:
+            return
+        for precision in ("float64", "float32"):
+            for inputs, targets in self.batches.values():
+                self.jax[precision].prepare(inputs, targets, not self.without_step)
+
     def unbounded(self, precision: str) -> str:
         """Why no rounding bound can be computed for this pair; empty if it can."""
         key = "unbounded", precision

@@ -213,6 +213,15 @@ class JaxSide(JaxFunctions):
                 found = self._differentiate(*self.held(), batches)
             return Evaluation(**{"step": {}} | jax.tree.map(_numpy, found))
 
+    def prepare(self, inputs: Tree, targets: Tree, step: bool = True) -> None:
+        """Begin to compile what `evaluate` will run, beside whatever comes before it."""
+        with self._settings():
+            batches = self.repeated(inputs, targets)
+            if step:
+                self._evaluate.prepare(*self.held(), self.memory(), batches)
+            else:
+                self._differentiate.prepare(*self.held(), batches)
+
     def step(
         self, params: Leaves, state: Leaves, memory: Leaves, batches: Sequence[Batch]
     ) -> dict[str, Any]:
