@@ -45,6 +45,13 @@ def only(tree: Tree) -> Any:
     return found[0] if len(found) == 1 else tree
 
 
+def shapes(tree: Tree) -> tuple[Any, ...]:
+    """(name, shape, type) of each leaf."""
+    return tuple(
+        (n, np.shape(x), str(getattr(x, "dtype", type(x)))) for n, x in leaves(tree).items()
+    )
+
+
 def length(tree: Tree) -> int:
     """Examples in a batch: the first axis of its first leaf."""
     return len(next(iter(leaves(tree).values())))

@@ -27,7 +27,7 @@ from parity.sides.jax_port import JaxPort
 from parity.sides.jax_trainer import JaxTrainer, Step
 from parity.sides.jax_types import narrowness, products, results
 from parity.sides.side import Batch, Evaluation, Narrowest, Pullback, Run, told
-from parity.trees import NOTHING, Arrays, Leaves, Tree, arguments, leaves
+from parity.trees import NOTHING, Arrays, Leaves, Tree, arguments, leaves, shapes
 
 
 class JaxSide(JaxFunctions):
@@ -121,6 +121,12 @@ class JaxSide(JaxFunctions):
 
     def narrowest(self, inputs: Tree) -> Narrowest:
         """The narrowest float that the forward pass computes; numbers go before constants."""
+        if "widens" not in self._kept:
+            _ = self.widens  # asks for it in turn
+        key = "narrowest", shapes(inputs), self._kept.get("widens")
+        return self.kept(key, lambda: self._narrowest(inputs))
+
+    def _narrowest(self, inputs: Tree) -> Narrowest:
         with self._settings():
             given = *self.held(), self.typed(inputs)
             # A function of its own: JAX keeps a trace by function, and `widens` changes it.
@@ -138,7 +144,7 @@ class JaxSide(JaxFunctions):
         of many steps can't go by this step, see _own_step.
         """
         if self.dtype != "float64" or not isinstance(self.model, JaxPort):
-            return False
+            self._kept["widens"] = False
         if (found := self._kept.get("widens")) is None:
             self._kept["widens"] = False  # while it's asked
             try:

@@ -37,7 +37,7 @@ from parity.sides.torch_trainer import TorchTrainer
 from parity.sides.torch_types import Touched, Types
 from parity.sides.torch_wide import Wide
 from parity.sides.weights import Rearrangement, Turned
-from parity.trees import NOTHING, Arrays, Tree, arguments, leaves, mapped
+from parity.trees import NOTHING, Arrays, Tree, arguments, leaves, mapped, shapes
 
 
 class TorchSide:
@@ -61,6 +61,7 @@ class TorchSide:
         """weights: from Torch's arrays, named and shaped as there, to those that the side shows.
         device: see torch_device. Raises ValueError if weights do more than move elements."""
         self.dtype, self.examples = dtype, examples
+        self._narrow: dict[Any, Narrowest] = {}
         self.device = torch_device(device, model)
         asked = training.loss is not None or training.optimizer is not None or training.mode
         own = isinstance(model, torch_mlp.Module) and not asked and training.accumulate == 1
@@ -148,6 +149,12 @@ class TorchSide:
 
     def narrowest(self, inputs: Tree) -> Narrowest:
         """The narrowest float that the forward pass computes; numbers go before constants."""
+        key = shapes(inputs), self._widens
+        if key not in self._narrow:
+            self._narrow[key] = self._narrowest(inputs)
+        return self._narrow[key]
+
+    def _narrowest(self, inputs: Tree) -> Narrowest:
         typed = self._typed(inputs)
         args, named = arguments(typed)
         with self.borrowed(), torch.no_grad():
