@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlp_core.files import write_atomically, write_json
-from mlp_core.limits import NotFused
+from mlp_core.limits import NotBytes, NotFused
 from parity.config import CompileConfig
 from parity.exits import Refused
 from parity.studies.ahead.program import Around, Program, Step
@@ -131,7 +131,8 @@ def compiled(tell: Any, config: CompileConfig, target: Target) -> Outcome:
         model: Any = jax_mlp.MLPScratch(784, 10, config.hiddens, config.lr)
     else:
         model = jax_mlp.MLP(10, config.hiddens, config.lr)
-    trainer = jax_mlp.Trainer(1, arithmetic=config.arithmetic, kernel=config.kernel)
+    ways = {"arithmetic": config.arithmetic, "kernel": config.kernel, "images": config.images}
+    trainer = jax_mlp.Trainer(1, **ways)
     with jax.default_matmul_precision(None if config.precision == "default" else config.precision):
         try:
             start = time.perf_counter()
@@ -139,7 +140,7 @@ def compiled(tell: Any, config: CompileConfig, target: Target) -> Outcome:
             seconds = time.perf_counter() - start
         except jax.errors.JaxRuntimeError as error:
             return Failed(str(target), str(error).strip().splitlines()[0][:200])
-        except NotFused as error:
+        except (NotBytes, NotFused) as error:
             return Failed(str(target), str(error))
     used: Any = program.memory_analysis()
     text = program.as_text() or ""
