@@ -6,7 +6,7 @@ A byte is exact in bfloat16, and a float32 matrix is the sum of three matrices o
 
 Each product of two of their elements is exact in float32, where they are summed. So a unit that
 multiplies bfloat16 passes three times, where a product of two float32 matrices takes six or more.
-It rounds elsewhere than a product of the float32 numbers k / 255 does: see parity.rounding.by_bytes.
+It rounds elsewhere than a product of the floats k / 255 does: see parity.rounding.by_bytes.
 """
 
 from collections.abc import Iterator
@@ -27,6 +27,7 @@ from jax_mlp.reproducible import Arithmetic
 from mlp_core.arithmetic import in_force
 from mlp_core.limits import NotBytes
 
+SCALE = np.float32(1 / 255)
 UPPER = np.uint32(0xFFFF0000)  # sign, exponent and the first 8 bits of a float32's 24
 
 
@@ -49,11 +50,16 @@ def _first_bits(B: Float[Array, "..."]) -> Float[Array, "..."]:
     return lax.bitcast_convert_type(lax.bitcast_convert_type(B, jnp.uint32) & UPPER, B.dtype)
 
 
+def as_bfloat16(K: UInt8[Array, "..."]) -> BFloat16[Array, "..."]:
+    """By float32, from which Pallas converts."""
+    return K.astype(jnp.float32).astype(jnp.bfloat16)
+
+
 def in_passes(
     K: UInt8[Array, "batch inputs"], B: Float[Array, "terms columns"], *, axis: int
 ) -> Float[Array, "rows columns"]:
     """K B, by the parts of B; for axis 0 the transpose of K."""
-    K = K.astype(jnp.bfloat16)
+    K = as_bfloat16(K)
     numbers = ((axis,), (0,)), ((), ())
     one_pass = {"precision": lax.Precision.DEFAULT, "preferred_element_type": jnp.float32}
     sums = [lax.dot_general(K, part, numbers, **one_pass) for part in reversed(parts(B))]
@@ -62,7 +68,7 @@ def in_passes(
 
 def scaled(K: Array, B: Array, *, axis: int) -> Array:
     """K B / 255, see in_passes."""
-    return in_passes(K, B, axis=axis) * np.float32(1 / 255)
+    return in_passes(K, B, axis=axis) * SCALE
 
 
 # A primitive of its own: in a jaxpr it is one product, whose rounding is known as a whole.
@@ -148,6 +154,9 @@ def _reasons(trainer: Any, model: Any) -> Iterator[str]:
 
 def holds_bytes(loader: Any) -> bool:
     """Whether it turns bytes to floats, so that it needn't."""
-    own = getattr(loader, "transform", None)
-    known = isinstance(own, partial) and own.func is images_and_labels
-    return isinstance(loader, ArrayLoader) and known
+    return isinstance(loader, ArrayLoader) and turns_bytes(loader.transform)
+
+
+def turns_bytes(transform: Any) -> bool:
+    """Whether rows of bytes become images, of floats or of bytes."""
+    return isinstance(transform, partial) and transform.func in (images_and_labels, kept)

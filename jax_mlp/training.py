@@ -82,8 +82,9 @@ class Trainer(HyperParameters):
         such number.
         """
         # Checkpoints from before there were these know of none, and go on with the first of them.
-        plain = {"kernel": kernel == KERNELS[0], "images": images == IMAGES[0]}
-        self.save_hyperparameters(["checkpoint", *(name for name, is_ in plain.items() if is_)])
+        self.save_hyperparameters(
+            ["checkpoint", *["kernel"] * (kernel == "scan"), *["images"] * (images == "floats")]
+        )
         self.kernel, self.images = kernel, images
         self.checkpoint = checkpoints(checkpoint)
         checked(arithmetic)
@@ -233,7 +234,7 @@ class Trainer(HyperParameters):
         from jax_mlp import fused  # here: others needn't wait until Pallas is imported
 
         fused.check(self, self.model, self.target or default_device())
-        return fused.epoch(self.model)
+        return fused.epoch(self.model, self.images == "bytes")
 
     def _train_step(self, structure: Any) -> Callable[[Carry, Any], tuple[Carry, Any]]:
         def clip(grads: State) -> State:

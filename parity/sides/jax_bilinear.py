@@ -82,7 +82,8 @@ def _bilinear(eqn: core.JaxprEqn, settings: Callable[[], AbstractContextManager]
 
 def _of_bytes(eqn: core.JaxprEqn, settings: Callable[[], AbstractContextManager]) -> Bilinear:
     """Without its division by 255, which rounds each result once more."""
-    (left, right), axis = ([*v.aval.shape] for v in eqn.invars), eqn.params["axis"]
+    given: Any = [v.aval for v in eqn.invars]
+    (left, right), axis = (tuple(aval.shape) for aval in given), eqn.params["axis"]
     own = jax.jit(partial(images.in_passes, axis=axis))
 
     def compute(K: np.ndarray, B: np.ndarray) -> np.ndarray:
@@ -93,7 +94,7 @@ def _of_bytes(eqn: core.JaxprEqn, settings: Callable[[], AbstractContextManager]
         K = K.astype(np.float64)
         return (K if axis else K.T) @ B.astype(np.float64)
 
-    operands = Operand(tuple(left), (1 - axis,), bits=8), Operand(tuple(right), (1,))
+    operands = Operand(left, (1 - axis,), bits=8), Operand(right, (1,))
     return Bilinear(_shown(eqn), *operands, compute, exact)
 
 

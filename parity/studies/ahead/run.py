@@ -131,8 +131,8 @@ def compiled(tell: Any, config: CompileConfig, target: Target) -> Outcome:
         model: Any = jax_mlp.MLPScratch(784, 10, config.hiddens, config.lr)
     else:
         model = jax_mlp.MLP(10, config.hiddens, config.lr)
-    ways = {"arithmetic": config.arithmetic, "kernel": config.kernel, "images": config.images}
-    trainer = jax_mlp.Trainer(1, **ways)
+    ways: dict[str, Any] = {"kernel": config.kernel, "images": config.images}
+    trainer = jax_mlp.Trainer(1, arithmetic=config.arithmetic, **ways)
     with jax.default_matmul_precision(None if config.precision == "default" else config.precision):
         try:
             start = time.perf_counter()
@@ -157,7 +157,7 @@ def compiled(tell: Any, config: CompileConfig, target: Target) -> Outcome:
         config.devices,
         memory - used.alias_size_in_bytes,
         target.about.memory,
-        config.kernel,
+        config.kernel + ", bytes" * (config.images == "bytes"),
         read.step(),
         read.around(),
         read.moved(),
