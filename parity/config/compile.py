@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from parity import defaults
-from parity.config import numbers
 from parity.config.network import Source
 
 
@@ -53,6 +52,4 @@ class CompileConfig(Source):
     """Folder for compile.json, compile.md and the compiled program's text; by default nothing is
     written."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        numbers.check(self, devices=0)
+    LEAST: ClassVar = {"devices": 0}

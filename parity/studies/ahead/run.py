@@ -126,6 +126,7 @@ def compiled(tell: Any, config: CompileConfig, target: Target) -> Outcome:
     devices = target.devices()
     if config.devices > len(devices):
         raise Refused(f"--devices {config.devices}: {target} has {len(devices)}")
+    devices = devices[: config.devices or len(devices)]
     data = jax_mlp.FashionMNIST(config.batch_size, data=config.data)
     if config.model == "scratch":
         model: Any = jax_mlp.MLPScratch(784, 10, config.hiddens, config.lr)
@@ -136,7 +137,7 @@ def compiled(tell: Any, config: CompileConfig, target: Target) -> Outcome:
     with jax.default_matmul_precision(None if config.precision == "default" else config.precision):
         try:
             start = time.perf_counter()
-            program = epoch(trainer, model, data, devices[: config.devices])
+            program = epoch(trainer, model, data, devices)
             seconds = time.perf_counter() - start
         except jax.errors.JaxRuntimeError as error:
             return Failed(str(target), str(error).strip().splitlines()[0][:200])
@@ -154,7 +155,7 @@ def compiled(tell: Any, config: CompileConfig, target: Target) -> Outcome:
     return Compiled(
         str(target),
         devices[0].device_kind,
-        config.devices,
+        len(devices),
         memory - used.alias_size_in_bytes,
         target.about.memory,
         config.kernel + ", bytes" * (config.images == "bytes"),
