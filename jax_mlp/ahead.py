@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jax_mlp import exact
+from jax_mlp.device import compiling_for
 from jax_mlp.sharding import Shares
 from jax_mlp.training import Trainer
 
@@ -29,7 +30,7 @@ def epoch(trainer: Trainer, model: Any, data: Any, devices: Sequence[Any]) -> ja
         if len(devices) > 1:
             trainer.shares = shares
         without = exact.integers_alone() if devices[0].platform == "tpu" else nullcontext()
-        with without:
+        with without, compiling_for(devices[0].platform):
             lowered = jax.jit(function).lower(*jax.tree.map(described, args))
         raise _Compiled(lowered.compile(trainer.compiler_options()))
 

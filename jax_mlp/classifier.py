@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from jax_mlp import layers
+from jax_mlp import images, layers
 from jax_mlp.reproducible import SGD, Arithmetic, arithmetic
 from jax_mlp.step import split
 from mlp_core.arithmetic import any_arithmetic, in_force, unmarked
@@ -60,8 +60,10 @@ class Module(nnx.Module, HyperParameters):
     @property
     def ops(self) -> Arithmetic:
         """What to compute with: the arithmetic of the trainer if it has one, else of the model."""
-        chosen = in_force(self, getattr(self, "trainer", None))
-        return arithmetic(chosen, self.native, self.relu_tie)
+        trainer = getattr(self, "trainer", None)
+        bytes_ = getattr(trainer, "images", "floats") == "bytes"
+        native = images.of_bytes(self.native) if bytes_ else self.native
+        return arithmetic(in_force(self, trainer), native, self.relu_tie)
 
     def not_reproducible(self, optimizer: Any = None) -> list[str]:
         """Why this model can't train in the reproducible arithmetic in force; empty if it can.

@@ -219,6 +219,9 @@ def product(
     q = 45 - log2 n bits, at least 32: each term errs by at most 2^-q max|B_j|.
     """
     room = EXACT - _length_bits(len(B))
+    # Turned before it is cut: on a CPU a product of turned float64 takes a fifth of a step longer.
+    if not inner and has_float64():
+        A, inner = A.T, 1
     if A.dtype == jnp.uint8:
         B64 = widen(B) * (1 / 255)
         unit = _unit(B64, 0, room - 8)

@@ -16,8 +16,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from jax_mlp import fused_gpu, fused_tpu
-from jax_mlp.data import ArrayLoader, images_and_labels
+from jax_mlp import fused_gpu, fused_tpu, images
+from jax_mlp.data import ArrayLoader
 from jax_mlp.fused_tpu import MIB, Weights
 from jax_mlp.mlp import MLP
 from jax_mlp.scratch import MLPScratch
@@ -87,7 +87,7 @@ def _reasons(trainer: Any, model: Any, device: Any) -> Iterator[str]:
     if asked not in PRECISIONS:
         yield f"its products take no precision {asked!r}, expected one of {PRECISIONS}"
     batch = loader.schedule.batch_size
-    itemsize = 1 if _holds_bytes(loader.transform) else 4
+    itemsize = 1 if images.turns_bytes(loader.transform) else 4
     needs = fused_tpu.needed(inputs, hidden, classes, batch, itemsize)
     if needs > (has := fused_tpu.VMEM.get(device.device_kind, fused_tpu.SMALLEST) * MIB):
         yield (
@@ -101,15 +101,16 @@ def _is_own(part: Any, name: str) -> bool:
     return name in vars(part) or not getattr(type(part), name).__module__.startswith("jax_mlp.")
 
 
-def epoch(model: Any) -> Callable[..., tuple[Carry, Any]]:
+def epoch(model: Any, as_bytes: bool = False) -> Callable[..., tuple[Carry, Any]]:
     """What scan_batches is for the Trainer's own step: (carry, arrays, order, batch size,
-    transform) -> (carry, (losses [steps], tape)). Traceable."""
+    transform) -> (carry, (losses [steps], tape)). Traceable. as_bytes: see jax_mlp.images."""
 
     def run(
         carry: Carry, arrays: tuple, order: Any, size: int, transform: Callable
     ) -> tuple[Carry, Any]:
         rows, labels, order = _laid(arrays, order, size, transform)
-        weights, losses = _kernels(model, _weights(carry.params), rows, labels, order, size)
+        given = _weights(carry.params), rows, labels, order, size
+        weights, losses = _kernels(model, *given, as_bytes=as_bytes)
         return carry._replace(params=_filled(carry.params, weights)), (losses, _tape(losses))
 
     return run
@@ -123,10 +124,10 @@ def step(model: Any, batch_size: int) -> Callable[[Carry, Any], tuple[Carry, Tak
 
     def run(carry: Carry, batch: Any) -> tuple[Carry, Taken]:
         X, y = batch
-        rows, weights = _flat(X), _weights(carry.params)
-        given = rows, y, jnp.arange(len(y), dtype=jnp.int32), batch_size
-        after, losses = _kernels(model, weights, *given)
-        gradients, _ = _kernels(model, weights, *given, lr=None)
+        as_bytes, weights = X.dtype == jnp.uint8, _weights(carry.params)
+        given = _flat(X), y, jnp.arange(len(y), dtype=jnp.int32), batch_size
+        after, losses = _kernels(model, weights, *given, as_bytes=as_bytes)
+        gradients, _ = _kernels(model, weights, *given, as_bytes=as_bytes, lr=None)
         taken = Taken(losses[0], None, _filled(carry.params, gradients), _tape(losses[0]))
         return carry._replace(params=_filled(carry.params, after)), taken
 
@@ -134,9 +135,9 @@ def step(model: Any, batch_size: int) -> Callable[[Carry, Any], tuple[Carry, Tak
 
 
 def _kernels(
-    model: Any, weights: Weights, rows: Array, labels: Array, order: Array, size: int, **lr: Any
+    model: Any, weights: Weights, rows: Array, labels: Array, order: Array, size: int, **ways: Any
 ) -> tuple[Weights, Float[Array, "steps"]]:
-    options = {"batch_size": size, "lr": float(model.lr), "tie": model.relu_tie} | lr
+    options = {"batch_size": size, "lr": float(model.lr), "tie": model.relu_tie} | ways
     return lax.platform_dependent(
         weights,
         rows,
@@ -150,7 +151,7 @@ def _kernels(
 
 def _laid(arrays: tuple, order: Array, size: int, transform: Callable) -> tuple[Array, ...]:
     """(rows, labels, order) for the kernels, which make floats of an image's bytes themselves."""
-    if _holds_bytes(transform):
+    if images.turns_bytes(transform):
         return *arrays, order
     whole = len(order) // size * size
     parts = []
@@ -162,12 +163,9 @@ def _laid(arrays: tuple, order: Array, size: int, transform: Callable) -> tuple[
     return rows, labels, jnp.arange(len(order), dtype=jnp.int32)
 
 
-def _holds_bytes(transform: Callable) -> bool:
-    return isinstance(transform, partial) and transform.func is images_and_labels
-
-
-def _flat(X: Array) -> Float[Array, "examples inputs"]:
-    return X.reshape(len(X), -1).astype(jnp.float32)
+def _flat(X: Array) -> Array:
+    flat = X.reshape(len(X), -1)
+    return flat if X.dtype == jnp.uint8 else flat.astype(jnp.float32)
 
 
 def _ordered(params: State) -> list[tuple[tuple, Any]]:

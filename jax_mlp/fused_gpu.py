@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Integer, Shaped
 
 from jax_mlp.data import to_float
 from jax_mlp.fused_tpu import Weights, slope
+from jax_mlp.images import SCALE, as_bfloat16, parts
 
 LEAST = 16  # of each side of a product of Triton's
 CHUNK = 32  # of what a product sums over
@@ -38,6 +39,7 @@ def epoch(
     batch_size: int,
     lr: float | None,
     tie: float,
+    as_bytes: bool = False,
     interpret: bool = False,
 ) -> tuple[Weights, Float[Array, "steps"]]:
     """As fused_tpu.epoch. What isn't a multiple of a block is filled up with zeros, which training
@@ -66,7 +68,7 @@ def epoch(
         at = jnp.reshape(i, (1,)).astype(jnp.int32)
         tile = _tile(batch, width)
         Z = call(
-            partial(_forward, tile=tile, inputs=inputs),
+            partial(_forward, tile=tile, inputs=inputs, as_bytes=as_bytes),
             (batch // tile[0], width // tile[1]),
             [Z_like],
             at, order, rows, W1, b1,
@@ -80,7 +82,7 @@ def epoch(
         )  # fmt: skip
         tile = _tile(height, width)
         new = call(
-            partial(_backward, tile=tile, inputs=inputs, lr=lr),
+            partial(_backward, tile=tile, inputs=inputs, lr=lr, as_bytes=as_bytes),
             (height // tile[0], width // tile[1]),
             [like(w.shape, w.dtype) for w in (W1, b1, W2, b2)],
             W1, b1, W2, b2, at, order, rows, Z, d, dZ,
@@ -119,17 +121,27 @@ def _call(
 
 
 def _forward(
-    at: Any, order: Any, rows: Any, W1: Any, b1: Any, Z: Any, *, tile: tuple[int, int], inputs: int
+    at: Any,
+    order: Any,
+    rows: Any,
+    W1: Any,
+    b1: Any,
+    Z: Any,
+    *,
+    tile: tuple[int, int],
+    inputs: int,
+    as_bytes: bool,
 ) -> None:
     """Z = X W1 + b1 of some rows and units."""
     these, units = (pl.ds(pl.program_id(k) * tile[k], tile[k]) for k in range(2))
     which = jnp.maximum(order[at[0], these], 0)
 
     def add(k: Any, total: Array) -> Array:
-        X = _images(rows, which, k * CHUNK, CHUNK, inputs)
-        return total + plgpu.dot(X, W1[pl.ds(k * CHUNK, CHUNK), units])
+        X = _images(rows, which, k * CHUNK, CHUNK, inputs, as_bytes)
+        return total + _of_images(X, W1[pl.ds(k * CHUNK, CHUNK), units])
 
     total = lax.fori_loop(0, W1.shape[0] // CHUNK, add, jnp.zeros(tile))
+    total = total * SCALE if as_bytes else total
     Z[these, units] = total + b1[units][None]
 
 
@@ -204,6 +216,7 @@ def _backward(
     tile: tuple[int, int],
     inputs: int,
     lr: float | None,
+    as_bytes: bool,
 ) -> None:
     """dW1 = X^T dZ of some pixels and units, and what else these units have; then the update."""
     row, column = pl.program_id(0), pl.program_id(1)
@@ -222,10 +235,11 @@ def _backward(
 
     def of_pixels(these: Any) -> Array:
         which = jnp.maximum(order[at[0], these], 0)
-        X = _images(rows, which, row * tile[0], tile[0], inputs)
-        return plgpu.dot(X, dZ[these, units], trans_a=True)
+        X = _images(rows, which, row * tile[0], tile[0], inputs, as_bytes)
+        return _of_images(X, dZ[these, units], trans_a=True)
 
-    taken(W1_in, W1, (pixels, units), summed(of_pixels, tile))
+    total = summed(of_pixels, tile)
+    taken(W1_in, W1, (pixels, units), total * SCALE if as_bytes else total)
 
     @pl.when(row == 0)
     def _() -> None:
@@ -241,12 +255,22 @@ def _backward(
         taken(b2_in, b2, every, summed(lambda these: d[these, :].sum(0), (d.shape[1],)))
 
 
-def _images(rows: Any, which: Array, first: Any, count: int, inputs: int) -> Array:
+def _of_images(X: Array, B: Array, **options: Any) -> Array:
+    """X B, in bfloat16 by the parts of B."""
+    if X.dtype != jnp.bfloat16:
+        return plgpu.dot(X, B, **options)
+    sums = [plgpu.dot(X, part, **options) for part in reversed(parts(B))]
+    return sum(sums[1:], start=sums[0])
+
+
+def _images(rows: Any, which: Array, first: Any, count: int, inputs: int, as_bytes: bool) -> Array:
     """Pixels `first` to `first + count` of some images; zeros past the last."""
     pixels = first + jnp.arange(count)
     there = jnp.broadcast_to((pixels < inputs)[None], (len(which), count))
     where = rows.at[which[:, None], jnp.minimum(pixels, inputs - 1)[None]]
     X = plgpu.load(where, mask=there, other=0)
+    if as_bytes:
+        return as_bfloat16(X)
     return to_float(X) if X.dtype == jnp.uint8 else X
 
 

@@ -11,6 +11,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Integer, Shaped
 
 from jax_mlp.data import to_float
+from jax_mlp.images import scaled
 
 MIB = 2**20
 # Vector memory of a core, by the kind that JAX gives. Source: pltpu.get_tpu_info of jax 0.10.2.
@@ -29,6 +30,7 @@ def epoch(
     batch_size: int,
     lr: float | None,
     tie: float,
+    as_bytes: bool = False,
     interpret: bool = False,
 ) -> tuple[Weights, Float[Array, "steps"]]:
     """Plain SGD over the batches of `order`, the last of which may be partial.
@@ -36,7 +38,7 @@ def epoch(
         W <- W - lr dW,   losses[i] = mean cross-entropy of batch i before its step
 
     rows: float32 or bytes. lr: None gives the gradients of the last batch in
-    the place of weights. tie: the gradient of ReLU at 0.
+    the place of weights. tie: the gradient of ReLU at 0. as_bytes: see jax_mlp.images.
     W2 lies [classes, hidden] here and logits [classes, batch]: 10 rows of 8 need 16, ten columns of
     128 would need 128. The rows that the last batch lacks are some row with the label -1.
     """
@@ -55,7 +57,7 @@ def epoch(
     fixed = [pl.BlockSpec(w.shape, lambda i: (0, 0)) for w in laid]
     scalar = pl.BlockSpec((None, 1, 1), lambda i: (i, 0, 0))
     *new, losses = pl.pallas_call(
-        partial(_step, lr=lr, tie=tie),
+        partial(_step, lr=lr, tie=tie, as_bytes=as_bytes),
         name="epoch",
         grid=(steps,),
         in_specs=[
@@ -106,6 +108,7 @@ def _step(
     *,
     lr: float | None,
     tie: float,
+    as_bytes: bool,
 ) -> None:
     @pl.when(pl.program_id(0) == 0)
     def _() -> None:
@@ -113,9 +116,12 @@ def _step(
             kept[...] = given[...]
 
     X, y = X_ref[...], y_ref[...]
-    if X.dtype == jnp.uint8:
-        X = to_float(X)
-    Z = _product(X, W1[...], 1, 0) + b1[...]
+    if as_bytes:
+        of_images = partial(scaled, X)
+    else:
+        X = to_float(X) if X.dtype == jnp.uint8 else X
+        of_images = partial(_of_images, X)
+    Z = of_images(W1[...], axis=1) + b1[...]
     H = jnp.maximum(Z, 0)
     logits = _product(W2[...], H, 1, 1) + b2[...]
 
@@ -132,7 +138,7 @@ def _step(
 
     dZ = _product(d, W2[...], 0, 0) * slope(Z, tie)
     for w, g in (
-        (W1, _product(X, dZ, 0, 0)),
+        (W1, of_images(dZ, axis=0)),
         (b1, dZ.sum(0, keepdims=True)),
         (W2, _product(d, H, 1, 0)),
         (b2, d.sum(1, keepdims=True)),
@@ -143,6 +149,10 @@ def _step(
 def slope(Z: Array, tie: float) -> Array:
     """The gradient of ReLU."""
     return jnp.where(Z > 0, 1.0, jnp.where(Z == 0, tie, 0.0))
+
+
+def _of_images(X: Array, B: Array, axis: int) -> Array:
+    return _product(X, B, axis, 0)
 
 
 def _product(A: Array, B: Array, a: int, b: int) -> Array:

@@ -62,8 +62,7 @@ def cross_entropy(
     logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]
 ) -> Float[Array, "batch"]:
     """Softmax cross-entropy of each example, in nats: logsumexp(logits) - logits[label]."""
-    chosen = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-    return jax.nn.logsumexp(logits, axis=1) - chosen
+    return jax.nn.logsumexp(logits, axis=1) - layers.of_labels(logits, labels)
 
 
 def softmax_cross_entropy(

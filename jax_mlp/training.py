@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from jax_mlp import programs
+from jax_mlp import images, programs
 from jax_mlp.classifier import Classifier
 from jax_mlp.data import ArrayLoader
 from jax_mlp.device import default_device
@@ -33,6 +33,7 @@ from mlp_core.shell import HyperParameters, progress_bar
 
 NO_JIT = "jax_disable_jit"
 KERNELS = ("scan", "fused")
+IMAGES = ("floats", "bytes")
 
 
 class Trainer(HyperParameters):
@@ -64,6 +65,7 @@ class Trainer(HyperParameters):
         checkpoint: str | os.PathLike | Checkpoints | None = None,
         at_nan: str = "warn",
         kernel: str = "scan",
+        images: str = "floats",
     ) -> None:
         """num_gpus: 0 leaves it to JAX, which takes the accelerator where there is one; more: so
         many accelerators. gradient_clip_val: largest global norm of the gradient; 0
@@ -75,19 +77,23 @@ class Trainer(HyperParameters):
         also every N steps. at_nan: what a loss that isn't finite does: "warn" warns with its step
         and goes on, "stop" warns and ends the training after that epoch, "ignore" goes on.
         kernel: "scan" over the steps of any model, or "fused", see jax_mlp.fused.
+        images: "floats" in [0, 1], or "bytes" that stay bytes, see jax_mlp.images.
         Raises DevicesError for more devices than there are, TypeError, ValueError for what is no
         such number.
         """
-        # Checkpoints from before there were kernels know of none, and go on with the scan.
-        self.save_hyperparameters(["checkpoint", *(["kernel"] if kernel == "scan" else [])])
-        self.kernel = kernel
+        # Checkpoints from before there were these know of none, and go on with the first of them.
+        self.save_hyperparameters(
+            ["checkpoint", *["kernel"] * (kernel == "scan"), *["images"] * (images == "floats")]
+        )
+        self.kernel, self.images = kernel, images
         self.checkpoint = checkpoints(checkpoint)
         checked(arithmetic)
         check_trainer(type(self).__name__, max_epochs, num_gpus, gradient_clip_val, at_nan)
-        if kernel not in KERNELS:
-            raise ValueError(
-                f"{type(self).__name__}: kernel = {kernel!r}, expected one of {KERNELS}"
-            )
+        for name, given, known in (("kernel", kernel, KERNELS), ("images", images, IMAGES)):
+            if given not in known:
+                raise ValueError(
+                    f"{type(self).__name__}: {name} = {given!r}, expected one of {known}"
+                )
         self.shares = Shares(devices, num_gpus)
 
     def prepare_data(self, data: Any) -> None:
@@ -130,9 +136,9 @@ class Trainer(HyperParameters):
         Raises CheckpointError for a checkpoint of another run or none that is whole, Forked in a
         process that was forked from one that computed, LabelError for a label that the model has
         no output for, NotReproducible for a model that computes by other means than the arithmetic
-        asked for, NotFused for what kernel="fused" doesn't train, Untraceable for steps that
-        change plain attributes of the model, ProcessesError where processes that were launched
-        together are not connected.
+        asked for, NotBytes and NotFused for what images="bytes" and kernel="fused" don't train,
+        Untraceable for steps that change plain attributes of the model, ProcessesError where
+        processes that were launched together are not connected.
         """
         forked.refuse(type(self).__name__)
         self.shares = Shares(self.devices, self.num_gpus)
@@ -142,6 +148,8 @@ class Trainer(HyperParameters):
         self.optim = model.configure_optimizers()
         if in_force(model, self) != "native" and (why := model.not_reproducible(self.optim)):
             raise NotReproducible(model, why)
+        if self.images == "bytes":
+            images.check(self, model)
         self.kernels = self._fused() if self.kernel == "fused" else None
         self.opt_state = self.shares.everywhere(self.optim.init(split(model)[1]))
         self.epoch = self.train_batch_idx = self.val_batch_idx = 0
@@ -226,7 +234,7 @@ class Trainer(HyperParameters):
         from jax_mlp import fused  # here: others needn't wait until Pallas is imported
 
         fused.check(self, self.model, self.target or default_device())
-        return fused.epoch(self.model)
+        return fused.epoch(self.model, self.images == "bytes")
 
     def _train_step(self, structure: Any) -> Callable[[Carry, Any], tuple[Carry, Any]]:
         def clip(grads: State) -> State:
@@ -275,7 +283,7 @@ class Trainer(HyperParameters):
     ) -> Iterator[tuple[Any, Any, list[int]]]:
         """Parts of an epoch over arrays, a compiled call each."""
         order = loader.next_order()
-        size, transform = loader.schedule.batch_size, loader.transform
+        size, transform = loader.schedule.batch_size, images.transform(loader, self.images)
         # One process's array on a device of its own is no array of a program of several.
         arrays = loader.arrays if self.shares.processes == 1 else loader.host_arrays
         sizes = [len(order[i : i + size]) for i in range(0, len(order), size)]

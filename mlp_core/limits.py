@@ -17,6 +17,15 @@ class NotFused(ValueError):
         )
 
 
+class NotBytes(ValueError):
+    """A training that jax_mlp.images doesn't do on bytes, and why."""
+
+    def __init__(self, model: Any, why: str) -> None:
+        super().__init__(
+            f'images="bytes": {type(model).__name__}: {why}; images="floats" takes any model'
+        )
+
+
 def whole(where: str, name: str, value: Any, least: int = 0) -> None:
     """Refuse anything but a whole number that is at least `least`. Raises TypeError, ValueError."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):

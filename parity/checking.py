@@ -45,6 +45,7 @@ def check(
     initial: tuple[Callable[[int], Any], Callable[[int], Any]] | None = None,
     gradient: Callable[..., Any] | None = None,
     kernel: Literal["scan", "fused"] = "scan",
+    images: Literal["floats", "bytes"] = "floats",
     accumulate: int = 1,
     epochs: int = defaults.EPOCHS,
     batch_size: int = defaults.BATCH_SIZE,
@@ -88,6 +89,8 @@ def check(
     step over devices under shard_map; of a (function, params) alone. None: jax.grad of the loss.
     kernel: what trains JAX's model in float32: "fused", the Pallas kernels of
     jax_mlp.Trainer(kernel="fused"), for the book's models alone; interpreted on a CPU.
+    images: what JAX's model gets in float32: "bytes", whose products take three passes of bfloat16,
+    of jax_mlp.Trainer(images="bytes"), for the book's models on Fashion-MNIST alone.
     levels: those to climb, or their names: ("logits", "step").
     epochs: length of the training curves. certify: whether every step of them is judged by its own
     rounding bound. device: "cpu", "cuda" or "tpu", where both compute, but Torch on the CPU beside
@@ -126,6 +129,7 @@ def check(
         initial=initial,
         gradient=gradient,
         kernel=kernel,
+        images=images,
         epochs=epochs,
         certify=certify,
         device=device,
@@ -319,6 +323,12 @@ def _notes(problem: Problem, pair: Pair, results: Sequence[Result]) -> Iterable[
         yield (
             "float32 losses, gradients, steps and runs of JAX are those of fused kernels; its "
             "logits, its float64 and every bound are those of the model's own formula"
+        )
+    if problem.training.images == "bytes":
+        yield (
+            "formula checked: float32 products of images in JAX are those of bytes K by W in three "
+            "parts of bfloat16, (K W) / 255, within the bound of that; its float64, probes and "
+            "identity are those of (K / 255) W"
         )
     if isinstance(problem.weights, Guess):
         yield "weights were guessed: the table was printed, and is in about['weights were guessed']"

@@ -83,8 +83,9 @@ def run_train(config: TrainConfig) -> int:
     _folder_of_first(config.out, config.processes, config.side)
     _check_trackers(config.track)
     side.manual_seed(config.seed)
-    if config.kernel != "scan" and config.side == "torch":
-        raise exits.Refused(f"--kernel {config.kernel} is JAX's")
+    for option, plain in (("kernel", "scan"), ("images", "floats")):
+        if (chosen := getattr(config, option)) != plain and config.side == "torch":
+            raise exits.Refused(f"--{option} {chosen} is JAX's")
     if (count := config.devices * config.unit_devices) > 1:
         if config.side == "torch":
             option = "--devices" if config.unit_devices == 1 else "--unit-devices"
@@ -120,7 +121,7 @@ def _train(
         where["checkpoint"] = Checkpoints(config.checkpoint, config.checkpoint_every)
     where["at_nan"] = config.at_nan
     if config.side == "jax":
-        where["kernel"] = config.kernel
+        where |= {"kernel": config.kernel, "images": config.images}
     trainer = side.Trainer(config.epochs, gradient_clip_val=config.clip, **where)
     code, diverged = 0, False
     try:

@@ -47,7 +47,7 @@ def guarded(command: Callable[[], int]) -> int:
     from mlp_core.checkpoint import CheckpointError
     from mlp_core.extras import advice
     from mlp_core.idx import DataError
-    from mlp_core.limits import NotFused
+    from mlp_core.limits import NotBytes, NotFused
     from mlp_core.processes import DevicesError, ProcessesError
     from mlp_core.weights import WeightsError
 
@@ -72,6 +72,7 @@ def guarded(command: Callable[[], int]) -> int:
         CheckpointError,
         DeviceMissing,
         DevicesError,
+        NotBytes,
         NotFused,
         ProcessesError,
         Refused,

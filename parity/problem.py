@@ -84,8 +84,8 @@ class Training:
     model's own, else plain SGD at rate lr. accumulate: batches whose gradients make one step.
     mode: "train" or "eval"; None: as the models are given. gradient: JAX's own
     (parameters, *inputs, targets) -> (loss, gradients like the parameters), as a step over devices
-    computes them; None: jax.grad of the loss. kernel: "scan" or "fused", of jax_mlp.Trainer, for
-    JAX's side in float32.
+    computes them; None: jax.grad of the loss. kernel: "scan" or "fused", and images: "floats" or
+    "bytes", of jax_mlp.Trainer, for JAX's side in float32.
     """
 
     loss: Loss = None
@@ -96,6 +96,7 @@ class Training:
     infer: bool = False  # no targets: outputs alone are compared
     gradient: Callable[..., Any] | None = None
     kernel: str = "scan"
+    images: str = "floats"
 
     def __post_init__(self) -> None:
         if isinstance(self.loss, str) and self.loss not in LOSSES:

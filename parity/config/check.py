@@ -40,6 +40,8 @@ class CheckConfig(AnyPerceptron, Resumable):
     """Length of the training curves."""
     kernel: Literal["scan", "fused"] = "scan"
     """What trains JAX's model in float32: a scan over its steps, or fused Pallas kernels."""
+    images: Literal["floats", "bytes"] = "floats"
+    """What JAX's model gets in float32: floats, or bytes, in products of three bfloat16 passes."""
     certify: bool = defaults.CERTIFY
     """Whether every step of all epochs is judged by its own rounding bound."""
     out: Path = Path("report")
@@ -69,7 +71,7 @@ class CheckConfig(AnyPerceptron, Resumable):
         if (self.torch is None) != (self.jax is None):
             raise ValueError("--torch and --jax: one alone is no pair, expected both or neither")
         changed = {f.name for f in fields(self) if getattr(self, f.name) != f.default}
-        book, own = (("model", "hiddens", "activation", "sigma", "kernel"),
+        book, own = (("model", "hiddens", "activation", "sigma", "kernel", "images"),
                      ("weights", "loss", "optimizer", "mode"))  # fmt: skip
         if self.torch is not None and (wrong := changed.intersection(book)):
             raise ValueError(f"{_options(wrong)}: of the book's models, not of your own")

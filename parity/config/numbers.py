@@ -35,8 +35,9 @@ RANGES: dict[str, tuple[float | int, float | int | None]] = {
 def check(config: Any, **least: float | int) -> None:
     """Refuse numbers out of range and names that aren't UTF-8, all at once: ValueError.
 
-    least: of numbers that have no entry in RANGES, for this command.
+    least: of numbers that have no entry in RANGES, for this command; or as config.LEAST.
     """
+    least = getattr(config, "LEAST", {}) | least
     ranges = RANGES | {name: (number, None) for name, number in least.items()}
     wrong = []
     for name, value in _given(config):

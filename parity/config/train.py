@@ -45,6 +45,8 @@ class TrainConfig(AnyPerceptron, Checkpointed):
     """Largest global norm of the gradient; 0 clips nothing."""
     kernel: Literal["scan", "fused"] = "scan"
     """Of JAX: a scan over any model's steps, or Pallas kernels for one hidden layer of ReLU."""
+    images: Literal["floats", "bytes"] = "floats"
+    """Of JAX: floats, or bytes, whose products take three passes of bfloat16."""
     at_nan: Literal["warn", "stop"] = "warn"
     """What a loss that isn't finite does: the exit code is 2, at the end or after that epoch."""
     out: Path = Path("runs/latest")

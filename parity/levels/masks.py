@@ -162,8 +162,8 @@ class _Products(Interpreter[Any]):
     def equation(self, eqn: core.JaxprEqn, operands: list[Any]) -> list[Any]:
         out: Any = eqn.primitive.bind(*operands, **eqn.params)
         results = out if eqn.primitive.multiple_results else [out]
-        if eqn.primitive.name == "dot_general":
-            turned = eqn.params["dimension_numbers"][0] == ((1,), (1,))
+        if eqn.primitive.name in ("dot_general", "by_bytes"):
+            turned = eqn.params.get("dimension_numbers", ((),))[0] == ((1,), (1,))
             self.products.append([operands[turned], out])
         elif eqn.primitive.name in _FOLLOWED and self.products:
             if any(x is self.products[-1][1] for x in operands):

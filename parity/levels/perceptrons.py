@@ -112,7 +112,7 @@ def of_relu(side: JaxSide, X: np.ndarray) -> None:
 @kept_with
 def _traced(side: JaxSide, shape: tuple[int, ...]) -> core.ClosedJaxpr:
     """The model's output, of its parameters and inputs of this shape."""
-    state = side.state()
+    state, side = side.state(), side.on_floats()
 
     def output(params: Leaves, X: Any) -> Any:
         outputs = side.outputs(params, state, X)

@@ -4,7 +4,7 @@ A row of the identity times W is a row of W, exactly, in any order of summation:
 as the product's input format holds it. So all layers but one are rectangular identities, that one
 has random weights of 24 bits, and the bits that survive are counted:
 
-    float32 24, bfloat16 in three passes 16, TF32 and float16 11, bfloat16 8
+    float32 24, bfloat16 in three passes or in two of bytes 16, TF32 and float16 11, bfloat16 8
 
 The products of the backward pass are measured with random cotangents in the same way. A product is
 seen through those that follow it, so a low figure belongs to the last product that has it.
@@ -29,7 +29,12 @@ from parity.trees import Arrays
 UNITS = (1.0, 2.0**7, 2.0**-30)
 INPUTS = "input gradient"
 FEWEST = 7  # bits: a format has more, for bfloat16 has 8
-FORMATS = {24: "float32", 16: "bfloat16 in three passes", 11: "TF32 or float16", 8: "bfloat16"}
+FORMATS = {
+    24: "float32",
+    16: "bfloat16 in three passes, or in two of bytes",
+    11: "TF32 or float16",
+    8: "bfloat16",
+}
 CURES = {
     "jax": "jax.default_matmul_precision('highest'), or a dtype or precision set in the model",
     "torch": "torch.set_float32_matmul_precision('highest'), or autocast or a dtype in the model",

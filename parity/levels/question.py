@@ -52,6 +52,8 @@ def question(problem: Problem, pair: Pair, levels: Sequence[Level]) -> Facts:
         "lr": training.lr,
         "accumulate": training.accumulate,
         "gradient": training.gradient,
+        "kernel": training.kernel,
+        "images": training.images,
         "initial": problem.initial,
         "weights": problem.weights,
         "state": problem.state,

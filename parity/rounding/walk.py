@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from . import choices, indexing, order, sequences, special, windows  # noqa: F401 (their rules)
+from . import by_bytes, choices, indexing, order, sequences, special, windows  # noqa: F401 (rules)
 from .arithmetic import EXACT, Approx, Arithmetic, Array, Delta, dense
 from .backend import evaluate, jnp, lax, settled
 from .coverage import Coverage

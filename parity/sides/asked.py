@@ -24,6 +24,7 @@ def asked(
     seed: int = defaults.SEED,
     gradient: Callable[..., Any] | None = None,
     kernel: str = "scan",
+    images: str = "floats",
     **others: Any,
 ) -> Problem:
     """The question about two models, in either order. others: of a Problem, as they are.
@@ -37,7 +38,7 @@ def asked(
         torch_model,
         jax_model,
         Examples(source, batch_size, seed),
-        Training(loss, optimizer, lr, accumulate, mode, infer, gradient, kernel),
+        Training(loss, optimizer, lr, accumulate, mode, infer, gradient, kernel, images),
         **others,
     )
 

@@ -14,10 +14,12 @@ Compute = Callable[..., np.ndarray]
 
 @dataclass(frozen=True)
 class Operand:
-    """kept: the axes that a sum doesn't run over, so that each index of theirs is a sum's own."""
+    """kept: the axes that a sum doesn't run over, so that each index of theirs is a sum's own.
+    bits: of its numbers; 8 are bytes, which have no sign."""
 
     shape: tuple[int, ...]
     kept: tuple[int, ...]
+    bits: int = 24
 
     @property
     def terms(self) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 
+from jax_mlp import images
 from parity.rounding.jaxpr import frames_to_user
 from parity.sides.bilinear import Bilinear, Operand, Products
 
@@ -29,7 +30,7 @@ def products_of(jaxpr: core.Jaxpr, settings: Callable[[], AbstractContextManager
             unknown[_shown(eqn)] = None
         elif name in UNORDERED and not eqn.params.get("unique_indices"):
             unordered[_shown(eqn)] = None
-        elif name in ("dot_general", "conv_general_dilated"):
+        elif name in ("dot_general", "conv_general_dilated", "by_bytes"):
             given: Any = [v.aval for v in eqn.invars]
             shapes = tuple((aval.shape, aval.dtype.name) for aval in given)
             key = name, shapes, str(eqn.params)
@@ -51,6 +52,8 @@ def _bilinear(eqn: core.JaxprEqn, settings: Callable[[], AbstractContextManager]
     given: Any = [v.aval for v in eqn.invars]
     left, right = (tuple(aval.shape) for aval in given)
     kinds = [aval.dtype for aval in given]
+    if eqn.primitive.name == "by_bytes":
+        return _of_bytes(eqn, settings)
     if eqn.primitive.name == "dot_general":
         contracted = eqn.params["dimension_numbers"][0]
         kept = [
@@ -75,6 +78,24 @@ def _bilinear(eqn: core.JaxprEqn, settings: Callable[[], AbstractContextManager]
     narrowest = min(kinds, key=lambda kind: jax.numpy.finfo(kind).bits if _floats(kind) else 0)
     operands = Operand(left, kept[0]), Operand(right, kept[1])
     return Bilinear(_shown(eqn), *operands, compute, exact, narrowest.name)
+
+
+def _of_bytes(eqn: core.JaxprEqn, settings: Callable[[], AbstractContextManager]) -> Bilinear:
+    """Without its division by 255, which rounds each result once more."""
+    given: Any = [v.aval for v in eqn.invars]
+    (left, right), axis = (tuple(aval.shape) for aval in given), eqn.params["axis"]
+    own = jax.jit(partial(images.in_passes, axis=axis))
+
+    def compute(K: np.ndarray, B: np.ndarray) -> np.ndarray:
+        with settings():
+            return np.asarray(own(K.astype(np.uint8), B))
+
+    def exact(K: np.ndarray, B: np.ndarray) -> np.ndarray:
+        K = K.astype(np.float64)
+        return (K if axis else K.T) @ B.astype(np.float64)
+
+    operands = Operand(left, (1 - axis,), bits=8), Operand(right, (1,))
+    return Bilinear(_shown(eqn), *operands, compute, exact)
 
 
 def _floats(kind: Any) -> bool:

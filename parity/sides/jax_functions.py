@@ -24,7 +24,8 @@ from parity.trees import NOTHING, Arrays, Leaves, Tree, arguments, leaves, mappe
 
 class JaxFunctions(Keeper):
     """model: in its type, wrapped as a JaxPort unless it is the book's. turned: own names of
-    matrices that lie [out, in]. fused: whether kernels take the steps."""
+    matrices that lie [out, in]. fused: whether kernels take the steps. images: "bytes", if the
+    model gets them instead of the floats k / 255."""
 
     model: Any
     dtype: str
@@ -32,6 +33,7 @@ class JaxFunctions(Keeper):
     examples: Examples
     turned: set[str]
     fused: bool
+    images: str
     _data: JaxData
     _names: dict[str, str]
     _state_names: dict[str, str]
@@ -83,7 +85,7 @@ class JaxFunctions(Keeper):
         )
         seen = []
         for inputs, targets in batches:
-            carry, taken = step(carry, self._data.joined(inputs, targets))
+            carry, taken = step(carry, self._data.joined(self._images(inputs), targets))
             seen.append(taken)
         first = seen[0]
         if first.outputs is None:  # its training_step doesn't call what is compared
@@ -113,12 +115,16 @@ class JaxFunctions(Keeper):
     def outputs(self, params: Leaves, state: Leaves, inputs: Tree, training: bool = True) -> Leaves:
         """The model's outputs alone."""
         model = self.assembled(params, state, training)
-        args, named = arguments(inputs)
+        args, named = arguments(self._images(inputs))
         found = leaves(plain(model(*args, **named)), "logits")
         for leaf in found.values():
             if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, int, float)):
                 raise no_outputs("jax", leaf)
         return found
+
+    def _images(self, inputs: Tree) -> Tree:
+        """Inputs as the model gets them."""
+        return jnp.round(inputs * 255).astype(jnp.uint8) if self.images == "bytes" else inputs
 
     def outputs_in_validation(self, params: Leaves, state: Leaves, inputs: Tree) -> Leaves:
         return self.outputs(params, state, inputs, training=False)

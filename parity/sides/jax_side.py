@@ -12,9 +12,9 @@ import numpy as np
 import optax
 
 import jax_mlp
-from jax_mlp import programs
+from jax_mlp import images, programs
 from jax_mlp.step import Carry, split
-from mlp_core.limits import NotFused
+from mlp_core.limits import NotBytes, NotFused
 from mlp_core.resuming import fingerprint
 from parity.problem import PLAIN, Examples, Training
 from parity.sides.bilinear import Products
@@ -61,16 +61,16 @@ class JaxSide(JaxFunctions):
             if not own:
                 self.model = JaxPort(self.model, training, given)
             self.model.board = jax_mlp.ProgressBoard(display=False)
+            self.images = training.images if dtype == "float32" else "floats"
             # One that a traced training_step can plot to; `fit` puts a real one in its place.
-            self.model.trainer = jax_mlp.Trainer(max_epochs=1, arithmetic="native")
+            self.model.trainer = jax_mlp.Trainer(1, arithmetic="native", images=self.images)
             self.model.trainer.tape = {}
         self._data = JaxData(examples, dtype, flat=own)
         _, params, rest = split(self.model)
         self._names = {name: name for name in self._flat(params)}
         self._state_names = {name: name for name in self._flat(rest, statistics=True)}
         self.fused = training.kernel == "fused" and dtype == "float32"
-        if self.fused:
-            self._check_fused(own)
+        self._check_ways(own)
         self._make_programs()
 
     def _make_programs(self) -> None:
@@ -80,16 +80,27 @@ class JaxSide(JaxFunctions):
         self._pull_back: Any = jax.jit(self._pulled_back)
         self._forward: Any = jax.jit(self.outputs, static_argnames="training")
 
-    def _check_fused(self, own: bool) -> None:
-        """Raises NotFused for a model, or a training, that fused kernels don't compute."""
-        from jax_mlp import fused
-
-        if not own:
-            why = "expected a book's model, with the loss and the optimiser that it has"
-            raise NotFused(self.model, why)
-        trainer = JaxTrainer(1, 1.0, self.dtype, kernel="fused")
+    def _check_ways(self, own: bool) -> None:
+        """Raises NotFused and NotBytes for a model, or a training, that fused kernels and products
+        of bytes don't compute."""
+        refused = {NotFused: self.fused, NotBytes: self.images == "bytes"}
+        for error in (kind for kind, asked in refused.items() if asked and not own):
+            raise error(self.model, "expected a book's model, with its own loss and optimiser")
+        if not any(refused.values()):
+            return
+        trainer = self._trainer(1)
         trainer.prepare_data(self._of(self.examples))
-        fused.check(trainer, self.model, self.device)
+        if self.images == "bytes":
+            images.check(trainer, self.model)
+        if self.fused:
+            from jax_mlp import fused
+
+            fused.check(trainer, self.model, self.device)
+
+    def _trainer(self, epochs: int, update_scale: float = 1.0, step: Step | None = None) -> Any:
+        """Of this side's kernel and images."""
+        kernel = "fused" if self.fused else "scan"
+        return JaxTrainer(epochs, update_scale, self.dtype, step, kernel, self.images)
 
     # --- names -----------------------------------------------------------------------------------
 
@@ -263,6 +274,13 @@ class JaxSide(JaxFunctions):
                 jaxpr = jax.make_jaxpr(self.taken)(*start, self.repeated(inputs, targets))
         return products_of(jaxpr.jaxpr, self._settings)
 
+    def on_floats(self) -> "JaxSide":
+        """The same side, whose model gets floats, whatever they are."""
+        other = copy.copy(self)
+        other._kept, other.images = {}, "floats"
+        other._make_programs()
+        return other
+
     def on_the_cpu(self) -> "JaxSide":
         """The same side, computing on the CPU, beside this one."""
         other = copy.copy(self)
@@ -286,8 +304,7 @@ class JaxSide(JaxFunctions):
     def train(self, epochs: int, update_scale: float = 1.0) -> Run:
         with self._settings():
             model = nnx.clone(self.model)
-            kernel = "fused" if self.fused else "scan"
-            trainer = JaxTrainer(epochs, update_scale, self.dtype, self._own_step(), kernel)
+            trainer = self._trainer(epochs, update_scale, self._own_step())
             history = trainer.fit(model, self._of(self.examples))
             return self._run(history, model)
 

@@ -31,9 +31,10 @@ class JaxTrainer(jax_mlp.Trainer):
         dtype: str,
         step: Step | None = None,
         kernel: str = "scan",
+        images: str = "floats",
     ) -> None:
-        options: dict[str, Any] = {"processes": 1, "at_nan": "ignore", "kernel": kernel}
-        super().__init__(max_epochs, arithmetic="native", **options)
+        ways: dict[str, Any] = {"arithmetic": "native", "kernel": kernel, "images": images}
+        super().__init__(max_epochs, processes=1, at_nan="ignore", **ways)
         self.update_scale, self.dtype, self.step = update_scale, dtype, step
 
     def _compile(self, key: Any, function: Callable, args: tuple) -> Callable:

@@ -77,6 +77,7 @@ def climbed(tell: Tell, config: CheckConfig, data: str | None, name: str) -> Cli
         certify=config.certify,
         device=config.device,
         kernel=config.kernel,
+        images=config.images,
         levels=config.levels or LEVELS,
         checkpoint=config.checkpoint and config.checkpoint / name,
         resume=config.resume,

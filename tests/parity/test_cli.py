@@ -132,6 +132,13 @@ def test_a_folder_that_is_not_there_is_exit_code_2(tmp_path, capsys):
         assert "nowhere" in err and "Traceback" not in err
 
 
+@pytest.mark.parametrize("option, way", [("--kernel", "fused"), ("--images", "bytes")])
+def test_a_way_of_jax_is_refused_for_torch(option, way, tmp_path, capsys):
+    command = ["train", *QUICK, "--side", "torch", "--out", str(tmp_path / "out")]
+    assert main([*command, option, way]) == 2
+    assert f"{option} {way} is JAX's" in capsys.readouterr().err
+
+
 def test_a_tracker_that_cannot_be_meant_is_refused_before_the_training(tmp_path, capsys):
     (tmp_path / "file").touch()
     for target, said in [

@@ -97,8 +97,9 @@ def stages(config: AcceleratorConfig, device: str) -> list[Stage]:
         ),
         Stage(
             "fused",
-            "How much faster are they than the scan?",
+            "How much faster are they than the scan, and bytes than floats?",
             command("fused", "bench", *rounds, "--rows", "floor", "jax scratch", "jax fused")
+            + ("jax scratch, bytes", "jax fused, bytes")
             + (("--width", "16") if small else ()),
             "bench.json",
             _bench,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlp_core.files import write_atomically, write_json
-from mlp_core.limits import NotFused
+from mlp_core.limits import NotBytes, NotFused
 from parity.config import CompileConfig
 from parity.exits import Refused
 from parity.studies.ahead.program import Around, Program, Step
@@ -126,20 +126,22 @@ def compiled(tell: Any, config: CompileConfig, target: Target) -> Outcome:
     devices = target.devices()
     if config.devices > len(devices):
         raise Refused(f"--devices {config.devices}: {target} has {len(devices)}")
+    devices = devices[: config.devices or len(devices)]
     data = jax_mlp.FashionMNIST(config.batch_size, data=config.data)
     if config.model == "scratch":
         model: Any = jax_mlp.MLPScratch(784, 10, config.hiddens, config.lr)
     else:
         model = jax_mlp.MLP(10, config.hiddens, config.lr)
-    trainer = jax_mlp.Trainer(1, arithmetic=config.arithmetic, kernel=config.kernel)
+    ways: dict[str, Any] = {"kernel": config.kernel, "images": config.images}
+    trainer = jax_mlp.Trainer(1, arithmetic=config.arithmetic, **ways)
     with jax.default_matmul_precision(None if config.precision == "default" else config.precision):
         try:
             start = time.perf_counter()
-            program = epoch(trainer, model, data, devices[: config.devices])
+            program = epoch(trainer, model, data, devices)
             seconds = time.perf_counter() - start
         except jax.errors.JaxRuntimeError as error:
             return Failed(str(target), str(error).strip().splitlines()[0][:200])
-        except NotFused as error:
+        except (NotBytes, NotFused) as error:
             return Failed(str(target), str(error))
     used: Any = program.memory_analysis()
     text = program.as_text() or ""
@@ -153,10 +155,10 @@ def compiled(tell: Any, config: CompileConfig, target: Target) -> Outcome:
     return Compiled(
         str(target),
         devices[0].device_kind,
-        config.devices,
+        len(devices),
         memory - used.alias_size_in_bytes,
         target.about.memory,
-        config.kernel,
+        config.kernel + ", bytes" * (config.images == "bytes"),
         read.step(),
         read.around(),
         read.moved(),

@@ -100,11 +100,11 @@ def concise(size: Size, data: str | None, pace: Pace) -> None:
     pace.train(jax_mlp.Trainer, model=model, data=Training(size, data))
 
 
-def fused(size: Size, data: str | None, pace: Pace) -> None:
+def fused(size: Size, data: str | None, pace: Pace, **options: Any) -> None:
     """The Pallas kernels, on what they were written for."""
     if jax.default_backend() == "cpu":
         raise ValueError("fused kernels are for GPUs and TPUs, a CPU only interprets them")
-    scratch(size, data, pace, kernel="fused")
+    scratch(size, data, pace, kernel="fused", **options)
 
 
 def batches(size: Size, data: str | None) -> Callable[[], Any]:
@@ -176,7 +176,9 @@ ROWS: dict[str, Callable[..., None]] = {
     "peak": peak,
     "jax scratch": scratch,
     "jax mlp": concise,
+    "jax scratch, bytes": partial(scratch, images="bytes"),
     "jax fused": fused,
+    "jax fused, bytes": partial(fused, images="bytes"),
     "jax reproducible": partial(scratch, arithmetic="reproducible"),
     "jax reproducible, integers": integers,
     "jax nnx.jit a step": stepwise,

@@ -46,7 +46,7 @@ def three_passes(compute):
 FORMATS = {
     "bfloat16, expected": narrow(8),
     "TF32 or float16, expected": narrow(11),
-    "bfloat16 in three passes, expected": three_passes,
+    "bfloat16 in three passes, or in two of bytes, expected": three_passes,
 }
 
 

@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 
 from parity.cli import main
+from parity.config.compile import CompileConfig
 from parity.exits import Refused
 from parity.studies.ahead.program import Around, Program
 from parity.studies.ahead.targets import CHIPS, Target
@@ -119,6 +120,12 @@ def test_fused_kernels_are_compiled_for_a_device_that_is_not_here(name, launches
     assert main(["compile", "--target", name, *asked, "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "compile.json").read_text())["targets"][0]
     assert (found["step"] and found["step"]["launches"]) == launches and found["moved"] > 0
+
+
+def test_all_devices_of_a_target_may_be_asked_for():
+    assert CompileConfig(devices=0).devices == 0
+    with pytest.raises(ValueError, match="devices = -1, expected at least 0"):
+        CompileConfig(devices=-1)
 
 
 def test_more_devices_than_a_target_has_are_refused():
