@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -41,7 +42,7 @@ def lab(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    cell = {"cell_type": "code", "id": "a", "metadata": {}, "outputs": [], "execution_count": None}
+    cell = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     folders = {f"JUPYTER_{what}_DIR": str(tmp_path / what) for what in ("CONFIG", "RUNTIME")}
     options = ["--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token="]
@@ -65,8 +66,9 @@ def lab(tmp_path):
                 continue
 
         def at(text):
-            book = {"cells": [cell | {"source": text}], "metadata": kernel}
-            book |= {"nbformat": 4, "nbformat_minor": 5}
+            sources = {"first": "'the kernel answers'", "trains": text}
+            cells = [cell | {"id": name, "source": source} for name, source in sources.items()]
+            book = {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
             (tmp_path / "board.ipynb").write_text(json.dumps(book))
             return f"{address}/doc/tree/board.ipynb"
 
@@ -88,19 +90,28 @@ def watched(address):
         page.set_default_timeout(120_000)
         page.goto(address)
         page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
-        pictures, prompt = [], page.locator(".jp-Cell .jp-InputPrompt").first
-        while prompt.inner_text().strip() == "[ ]:":  # until the page listens
-            prompt.click()
+        first, trains = (page.locator(".jp-Cell").nth(i) for i in range(2))
+
+        def execute(cell):
+            cell.locator(".jp-InputPrompt").click()
             page.keyboard.press("Control+Enter")
-            page.wait_for_timeout(1000)
+
+        for _ in range(30):  # what is sent before the kernel listens is lost
+            execute(first)
+            page.wait_for_timeout(2000)
+            if "answers" in "".join(first.locator(".jp-OutputArea").all_inner_texts()):
+                break
+        execute(trains)
+        pictures, prompt = [], trains.locator(".jp-InputPrompt")
         end = time.monotonic() + 300
-        while time.monotonic() < end and prompt.inner_text().strip() != "[1]:":
-            source = page.evaluate("document.querySelector('.jp-Cell img')?.src")
-            if source and source not in pictures:
-                pictures.append(source)
+        while time.monotonic() < end and not re.match(r"\[\d+\]", prompt.inner_text().strip()):
+            for source in trains.locator("img").evaluate_all("found => found.map(i => i.src)"):
+                if source not in pictures:
+                    pictures.append(source)
             page.wait_for_timeout(50)
         page.wait_for_timeout(500)
-        found = page.locator(".jp-Cell img").count(), page.locator(".jp-OutputArea").inner_text()
+        text = "".join(trains.locator(".jp-OutputArea").all_inner_texts())
+        found = trains.locator("img").count(), text
         window.close()
         return pictures, *found
 
