@@ -130,7 +130,9 @@ def large(example: ModuleType) -> bool:
 
 
 def said(result: Any) -> None:
-    print(f"  {result.seconds:6.1f} s  {result.level.name} {result.precision}", flush=True)
+    """A level as it ends; the note tells what was judged without a bound."""
+    seconds, level = f"{result.seconds:6.1f} s", f"{result.level.name} {result.precision}"
+    print(f"  {seconds}  {level:<18} {result.note[:90]}", flush=True)
 
 
 def found(module: ModuleType, error: str) -> bool:

@@ -1,7 +1,8 @@
 """Llama of `transformers`, and its port to Flax NNX.
 
-A decoder with RMS norms, rotary places in halves, queries that share keys and values, and a gated
-silu. Touvron et al. 2023; Ainslie et al. 2023 for shared keys; Su et al. 2021 for rotary places.
+A decoder with RMS norms, rotary places in halves, queries that share keys and values, a gated silu,
+and either a head of its own or the table of tokens again. Touvron et al. 2023; Ainslie et al. 2023
+for shared keys; Su et al. 2021 for rotary places.
 """
 
 from functools import partial
@@ -22,14 +23,18 @@ SMALL = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
 }
-FULL = {  # llama2.c's stories110M, with a head of its own; Meta's own begin at ten times that
-    "vocab_size": 32000,
-    "hidden_size": 768,
-    "intermediate_size": 2048,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 12,
+FULL = {  # SmolLM-135M; Meta's own begin at nine times that
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
 }
 
 
@@ -44,13 +49,14 @@ def jax_model(full: bool) -> nnx.Module:
 
 
 class Layer(nnx.Module):
-    def __init__(self, how: dict[str, int], *, rngs: nnx.Rngs) -> None:
+    def __init__(self, how: dict[str, Any], *, rngs: nnx.Rngs) -> None:
         width, hidden, self.heads = (
             how[name] for name in ("hidden_size", "intermediate_size", "num_attention_heads")
         )
         shared = width // self.heads * how["num_key_value_heads"]
         linear = partial(nnx.Linear, use_bias=False, rngs=rngs)
-        self.norm1, self.norm2 = (nnx.RMSNorm(width, epsilon=1e-6, rngs=rngs) for _ in range(2))
+        norm = partial(nnx.RMSNorm, epsilon=how["rms_norm_eps"], rngs=rngs)
+        self.norm1, self.norm2 = norm(width), norm(width)
         self.q, self.out = linear(width, width), linear(width, width)
         self.k, self.v = linear(width, shared), linear(width, shared)
         self.gate, self.up = linear(width, hidden), linear(width, hidden)
@@ -74,21 +80,24 @@ class Layer(nnx.Module):
 
 
 class Llama(nnx.Module):
-    def __init__(self, how: dict[str, int], *, rngs: nnx.Rngs) -> None:
+    def __init__(self, how: dict[str, Any], *, rngs: nnx.Rngs) -> None:
         vocabulary, width = how["vocab_size"], how["hidden_size"]
         size = width // how["num_attention_heads"]
         self.tokens = nnx.Embed(vocabulary, width, rngs=rngs)
         self.speeds = nnx.Cache(1 / 10000 ** (jnp.arange(0, size, 2) / size))
         self.layers = nnx.List(Layer(how, rngs=rngs) for _ in range(how["num_hidden_layers"]))
-        self.norm = nnx.RMSNorm(width, epsilon=1e-6, rngs=rngs)
-        self.head = nnx.Linear(width, vocabulary, use_bias=False, rngs=rngs)
+        self.norm = nnx.RMSNorm(width, epsilon=how["rms_norm_eps"], rngs=rngs)
+        self.tied = how["tie_word_embeddings"]
+        if not self.tied:
+            self.head = nnx.Linear(width, vocabulary, use_bias=False, rngs=rngs)
 
     def __call__(self, input_ids: Int[Array, "batch length"]) -> dict[str, jax.Array]:
         H = self.tokens(input_ids)
         angles = jnp.arange(input_ids.shape[1])[:, None] * self.speeds[...]
         for layer in self.layers:
             H = layer(H, angles)
-        return {"logits": self.head(self.norm(H))}
+        H = self.norm(H)
+        return {"logits": self.tokens.attend(H) if self.tied else self.head(H)}
 
 
 def turned(A: Float[Array, "batch length heads size"], angles: jax.Array) -> jax.Array:
@@ -121,7 +130,7 @@ def weights(t: dict[str, np.ndarray]) -> dict[str, Any]:
         "tokens": {"embedding": t["model.embed_tokens.weight"]},
         "layers": {i: layer(f"model.layers.{i}") for i in range(count)},
         "norm": norm("model.norm"),
-        "head": dense("lm_head"),
+        **({"head": dense("lm_head")} if "lm_head.weight" in t else {}),
     }
 
 

@@ -155,6 +155,7 @@ OPTIONS = {
 ERRORS = {
     "pooled as SAME": ("padding=((1, 1), (1, 1))", 'padding="SAME"'),
     "momentum .99": ("0.9 * self.var[...] + 0.1 * var", "0.99 * self.var[...] + 0.01 * var"),
+    "epsilon of 1e-6": ("rsqrt(var + 1e-5)", "rsqrt(var + 1e-6)"),
     "ReLU before the sum": (
         "nnx.relu(H + (self.around(X) if self.around else X))",
         "nnx.relu(H) + (self.around(X) if self.around else X)",

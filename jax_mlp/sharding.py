@@ -15,7 +15,10 @@ from mlp_core.processes import DevicesError
 
 
 def host_devices(count: int) -> None:
-    """Let the CPU count as so many devices, where nothing faster is there. Before JAX starts."""
+    """Let the CPU count as so many devices, where nothing faster is there. Before JAX starts.
+
+    >>> host_devices(jax.config.jax_num_cpu_devices)
+    """
     jax.config.update("jax_num_cpu_devices", count)
 
 
@@ -23,6 +26,8 @@ def simulate(count: int) -> None:
     """Let the CPU count as so many devices, in this process.
 
     Raises DevicesError if JAX has started and has fewer: then it can't be changed any more.
+
+    >>> simulate(jax.device_count())  # 8, say, in a process where JAX hasn't started yet
     """
     try:
         jax.config.update("jax_platforms", "cpu")
@@ -52,6 +57,9 @@ class Shares:
 
     `shard_map` is avoided: pmean of a gradient inside it gives the gradient times the number of
     devices, silently.
+
+    >>> Shares(devices=1).mesh.devices.shape
+    (1, 1)
     """
 
     outputs: int | None = None  # of the model: an axis of this length is no axis of hidden units
@@ -195,6 +203,13 @@ def scan_rows(
     """`step` over the batches that `own_rows` gives, whose true sizes are `sizes` of each stack.
 
     Returns the last carry and what the steps gave, stacked to [steps, ...], as scan_batches does.
+
+    >>> rows, last = jnp.ones((2, 4, 3)), jnp.ones((1, 4, 3))  # a batch of 2 comes as 4 rows
+    >>> total, means = scan_rows(
+    ...     lambda s, X: (s + X.sum(), X.mean()), 0.0, [(rows,), (last,)], [4, 2], lambda X: X
+    ... )
+    >>> float(total), means.shape
+    (30.0, (3,))
     """
     found = []
     for stack, size in zip(stacks, sizes, strict=True):

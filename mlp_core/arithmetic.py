@@ -19,20 +19,35 @@ class NotReproducible(TypeError):
 
 
 def checked(arithmetic: Any) -> Any:
-    """The argument, unless it is a string that names no arithmetic: ValueError."""
+    """The argument, unless it is a string that names no arithmetic: ValueError.
+
+    >>> checked("exact")
+    Traceback (most recent call last):
+    ValueError: arithmetic = 'exact', expected 'native' or 'reproducible'
+    """
     if isinstance(arithmetic, str) and arithmetic not in NAMES:
         raise ValueError(f"arithmetic = {arithmetic!r}, expected 'native' or 'reproducible'")
     return arithmetic
 
 
 def in_force(model: Any, trainer: Any) -> Any:
-    """The arithmetic of a run: the trainer's if it has one, else the model's."""
+    """The arithmetic of a run: the trainer's if it has one, else the model's.
+
+    >>> from types import SimpleNamespace as Has
+    >>> in_force(Has(arithmetic="native"), Has(arithmetic="reproducible"))
+    'reproducible'
+    """
     given = getattr(trainer, "arithmetic", None)
     return getattr(model, "arithmetic", NAMES[0]) if given is None else given
 
 
 def missing(name: str) -> Callable[..., Any]:
-    """An operation that an arithmetic doesn't have: called, it raises TypeError."""
+    """An operation that an arithmetic doesn't have: called, it raises TypeError.
+
+    >>> missing("tanh")(0.5)
+    Traceback (most recent call last):
+    TypeError: tanh has no reproducible form, as relu has; use arithmetic='native'
+    """
 
     def refuse(*_: Any) -> Any:
         raise TypeError(f"{name} has no reproducible form, as relu has; use arithmetic='native'")
@@ -58,12 +73,20 @@ def any_arithmetic(function: F) -> F:
 
 
 def is_marked(function: Any) -> bool:
-    """Whether a function, or the one that a bound method binds, is marked."""
+    """Whether a function, or the one that a bound method binds, is marked.
+
+    >>> is_marked(len), is_marked(any_arithmetic(lambda X: X))
+    (False, True)
+    """
     return getattr(function, "any_arithmetic", False)
 
 
 def unmarked(model: Any) -> list[str]:
-    """A reason for each method of a model that computes by arithmetic of its own."""
+    """A reason for each method of a model that computes by arithmetic of its own.
+
+    >>> print(unmarked(object())[0])
+    'forward' is not marked @any_arithmetic; compute by self.ops (linear, relu, ...
+    """
     return [
         f"'{name}' is not marked @any_arithmetic; compute by self.ops (linear, relu, "
         "softmax_cross_entropy, mean) and mark it"

@@ -106,6 +106,10 @@ def search(data: Data = None, sources: Sources = DEFAULT) -> Iterator[tuple[str,
     """Each place in turn with why it has no data, up to the one that has: with its Dataset.
 
     Raises DataError for a place that the user named, or if the sample itself is damaged.
+
+        >>> *missed, (place, dataset) = search("sample")
+        >>> place, dataset.is_sample
+        ('data argument', True)
     """
     for place, step in STEPS:
         try:
@@ -141,7 +145,10 @@ def check_labels(labels: npt.ArrayLike, num_classes: int = 10, where: object = "
 
 
 def check_in_memory(dataset: Dataset) -> None:
-    """Refuse arrays that are no longer what was read and verified. Raises DataError."""
+    """Refuse arrays that are no longer what was read and verified. Raises DataError.
+
+    >>> check_in_memory(load("sample"))  # nothing wrote to it
+    """
     for file, array in zip(dataset.manifest.files, dataset.arrays, strict=True):
         if (found := _sha256(array)) != file.sha256:
             where, remedy = f"{file.name} in memory", "something wrote to it; is the memory faulty?"
@@ -154,7 +161,11 @@ def _sha256(array: UInt8[np.ndarray, "..."]) -> str:
 
 
 def describe(dataset: Dataset) -> str:
-    """The files with sizes, shapes and SHA-256, and how many images of each class, as text."""
+    """The files with sizes, shapes and SHA-256, and how many images of each class, as text.
+
+    >>> print(describe(load("sample")).splitlines()[0])
+    Fashion-MNIST: embedded sample (...
+    """
     lines = [f"Fashion-MNIST: {dataset.source}", f"{dataset.root / LAYOUT}"]
     for file, array in zip(dataset.manifest.files, dataset.arrays, strict=True):
         shape = " x ".join(map(str, array.shape))

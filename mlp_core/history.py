@@ -204,6 +204,10 @@ def ends(history: History, at_nan: str) -> bool:
     """Whether a training ends with its last epoch, the first whose loss isn't finite; warns of it.
 
     at_nan: "warn", "stop", which ends it, or "ignore". Warns with NotFinite.
+
+    >>> history = History([2.3, math.nan], [Epoch(steps=2, samples=12, seconds=0.5)])
+    >>> ends(history, "ignore"), ends(History([2.3], [Epoch(1, 6, 0.5)]), "stop")
+    (False, False)
     """
     last = len(history.epochs) - 1
     if at_nan == "ignore" or history._not_finite(last) is None:
@@ -224,7 +228,11 @@ def ends(history: History, at_nan: str) -> bool:
 def about(
     side: str, model: Any, data: Any, trainer: Any, device: str, packages: list[str]
 ) -> dict[str, Any]:
-    """What was run, as JSON: hyperparameters of the three objects, device, versions."""
+    """What was run, as JSON: hyperparameters of the three objects, device, versions.
+
+    >>> about("jax", object(), object(), object(), "cpu", [])["model"]
+    'object'
+    """
     chosen = {"arithmetic": in_force(model, trainer)}  # trainer and model have an argument each
     return {
         "side": side,

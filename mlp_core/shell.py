@@ -151,14 +151,23 @@ class ProgressBoard(HyperParameters):
 
 
 def in_notebook() -> bool:
-    """Whether a Jupyter kernel runs this process. Imports nothing."""
+    """Whether a Jupyter kernel runs this process. Imports nothing.
+
+    >>> in_notebook()
+    False
+    """
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython and hasattr(ipython, "get_ipython") else None
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 def progress_bar(total: int, unit: str, label: str = "", **options: Any) -> Any:
-    """A tqdm bar on stderr; silent where none would be seen: no terminal, or a notebook's board."""
+    """A tqdm bar on stderr; silent where none would be seen: no terminal, or a notebook's board.
+
+    >>> with progress_bar(total=2, unit="step") as bar:  # a file's reader sees nothing
+    ...     for _ in range(2):
+    ...         _ = bar.update()
+    """
     from tqdm import tqdm
 
     seen = sys.stderr is not None and sys.stderr.isatty() and not in_notebook()

@@ -56,6 +56,9 @@ def layer_sizes(
     """Widths of all layers. num_hiddens: the width of the hidden layer, or one for each of many.
 
     Raises ValueError for a width below 1.
+
+    >>> layer_sizes(784, 256, 10), layer_sizes(784, [256, 128], 10)
+    ((784, 256, 10), (784, 256, 128, 10))
     """
     hiddens = [num_hiddens] if isinstance(num_hiddens, (int, np.integer)) else num_hiddens
     sizes = (num_inputs, *hiddens, num_outputs)
@@ -72,6 +75,9 @@ def initial(sizes: Sequence[int], seed: int) -> "Weights":
     From the raw bits of NumPy's Philox, which NumPy keeps fixed (NEP 19): an odd integer over 2^24,
     exact, times s, rounded once. Layer i takes the stream (seed, 2^64 - i); a Schedule of the same
     seed takes those of its epochs, 0, 1, ...
+
+    >>> initial((784, 256, 10), seed=0)
+    Weights(784-256-10)
     """
     arrays = {}
     for i, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False), 1):
@@ -208,6 +214,11 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     The types are read from the header first: NumPy lacks some of them, and nothing is allocated
     for a file that is refused.
+
+    >>> import tempfile
+    >>> path = initial((6, 4, 3), seed=0).save(tempfile.mkdtemp() + "/w.safetensors", "torch")
+    >>> {name: array.shape for name, array in read_safetensors(path).items()}
+    {'net.1.bias': (4,), 'net.1.weight': (4, 6), 'net.3.bias': (3,), 'net.3.weight': (3, 4)}
     """
     from safetensors import SafetensorError, safe_open
 
@@ -239,6 +250,9 @@ def canonical_names(
 
     Names that belong to no layer are left out, and a layer may be named whose array is absent.
     Raises WeightsError if no layout fits.
+
+    >>> canonical_names(["net.1.weight", "net.1.bias"])[1]
+    {'W1': 'net.1.weight', 'b1': 'net.1.bias'}
     """
     fits = {
         key: [m for name in names if (m := re.fullmatch(layout.pattern, name))]

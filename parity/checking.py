@@ -315,10 +315,8 @@ def _notes(problem: Problem, pair: Pair, results: Sequence[Result]) -> Iterable[
         if isinstance(side.model, (JaxPort, TorchPort)) and side.model.assumes_cross_entropy
     ]
     if assumed and not pair.infer:
-        yield (
-            "cross-entropy was assumed: no loss= was given, and the model of "
-            f"{' and '.join(assumed)} has none of its own"
-        )
+        lacks = "neither model has" if len(assumed) == 2 else f"the {assumed[0]} model lacks"
+        yield f"cross-entropy was assumed: no loss= was given, and {lacks} one of its own"
     if problem.training.kernel == "fused":
         yield (
             "float32 losses, gradients, steps and runs of JAX are those of fused kernels; its "

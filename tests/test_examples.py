@@ -1,31 +1,41 @@
 """Everything that a user imports has an example in its docstring, which runs as it stands."""
 
+import ast
 import doctest
 import importlib
 import inspect
 import sys
+from pathlib import Path
 
 import pytest
 
-ALSO = {
-    "mlp_core.extras": ("advice", "needs"),
-    "mlp_core.fashion_mnist": ("check_labels", "load"),
-    "mlp_core.schedule": ("Schedule",),
-    "mlp_core.shell": ("summary",),
-    "mlp_core.weights": ("Weights",),
-}
+PACKAGES = "parity", "jax_mlp", "torch_mlp", "mlp_core"
+CLASSES = {"mlp_core.schedule": ("Schedule",), "mlp_core.weights": ("Weights",)}
+CLASSES |= {"mlp_core.extras": ("advice", "needs")}
+
+
+def on_the_site():
+    """The modules whose functions the reference shows, besides what packages export."""
+    site = Path(__file__).parents[1] / "scripts" / "site_pages.py"
+    for node in ast.parse(site.read_text("utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ALSO":
+            return [name for names in ast.literal_eval(node.value).values() for name in names]
 
 
 def exported():
-    """(what users call it, the object) of all functions and classes."""
-    for package in ("parity", "jax_mlp", "torch_mlp"):
+    """(what users call it, the object) of all functions, and of classes but exceptions and data."""
+    for package in PACKAGES[:3]:
         module = importlib.import_module(package)
         for name in module.__all__:
             thing = getattr(module, name)
-            ours = getattr(thing, "__module__", "").partition(".")[0]
-            if callable(thing) and ours in ("parity", "jax_mlp", "torch_mlp", "mlp_core"):
+            if callable(thing) and getattr(thing, "__module__", "").split(".")[0] in PACKAGES:
                 yield f"{package}.{name}", thing
-    for home, names in ALSO.items():
+    for home in on_the_site():
+        for name, thing in vars(importlib.import_module(home)).items():
+            own = getattr(thing, "__module__", "") == home and not name.startswith("_")
+            if own and callable(thing) and not inspect.isclass(thing):
+                yield f"{home}.{name}", thing
+    for home, names in CLASSES.items():
         for name in names:
             yield f"{home}.{name}", getattr(importlib.import_module(home), name)
 
@@ -67,3 +77,7 @@ def test_an_example_gives_what_it_says(name, request, capsys):
 
 def test_an_example_that_says_something_else_fails(capsys):
     assert run("wrong", ">>> 1 + 1\n3\n", {}) == 1
+
+
+def test_what_the_site_shows_is_asked_too():
+    assert {"jax_mlp.scratch.step", "torch_mlp.checkpoint.load", "parity.check"} <= THINGS.keys()

@@ -11,7 +11,12 @@ from mlp_core.weights import Weights, WeightsError
 
 
 def get_weights(model: nn.Module) -> Weights:
-    """A copy of the weights under canonical names. Raises WeightsError unless it is an MLP."""
+    """A copy of the weights under canonical names. Raises WeightsError unless it is an MLP.
+
+    >>> import torch_mlp as d2l
+    >>> get_weights(d2l.MLPScratch(784, 10, 256, lr=0.1))
+    Weights(784-256-10)
+    """
     where, state = type(model).__name__, model.state_dict()
     if lazy := [name for name, tensor in state.items() if is_lazy(tensor)]:
         raise WeightsError(
@@ -29,6 +34,12 @@ def set_weights(model: nn.Module, weights: Weights) -> None:
     """Put weights into a model, whichever way it names them; lazy layers take their shapes.
 
     Raises ValueError with all names and shapes that do not fit.
+
+    >>> import torch_mlp as d2l
+    >>> one, other = d2l.MLPScratch(6, 3, 4, lr=0.1), d2l.MLP(3, 4, lr=0.1)  # W1 and net.1.weight
+    >>> set_weights(other, get_weights(one))
+    >>> torch.equal(one.W1, other.net[1].weight.T)
+    True
     """
     layout = "scratch" if "W1" in dict(model.named_parameters()) else "torch"
     given, own = weights.to_layout(layout), expected_shapes(model)
@@ -48,6 +59,9 @@ def expected_shapes(model: nn.Module) -> dict[str, tuple[int | None, ...]]:
     """The shape of every parameter; None for the inputs that a lazy layer does not know yet.
 
     Torch itself lets such a layer take weights with any number of outputs.
+
+    >>> expected_shapes(nn.Sequential(nn.LazyLinear(4)))
+    {'0.weight': (4, None), '0.bias': (4,)}
     """
     shapes: dict[str, tuple[int | None, ...]] = {
         name: tuple(tensor.shape)
@@ -68,10 +82,23 @@ def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
 
 
 def save(model: nn.Module, path: str | os.PathLike) -> Path:
-    """Write the weights in Torch's layout: a state_dict in a safetensors file."""
+    """Write the weights in Torch's layout: a state_dict in a safetensors file.
+
+    >>> import tempfile, torch_mlp as d2l
+    >>> path = save(d2l.MLPScratch(6, 3, 4, lr=0.1), tempfile.mkdtemp() + "/w.safetensors")
+    >>> Weights.load(path)
+    Weights(6-4-3)
+    """
     return get_weights(model).save(path, "torch")
 
 
 def load(model: nn.Module, path: str | os.PathLike) -> None:
-    """Read a safetensors file of any layout into a model."""
+    """Read a safetensors file of any layout into a model.
+
+    >>> import tempfile, torch_mlp as d2l
+    >>> one, other = (d2l.MLPScratch(6, 3, 4, lr=0.1) for _ in range(2))
+    >>> load(other, save(one, tempfile.mkdtemp() + "/w.safetensors"))
+    >>> torch.equal(one.W1, other.W1)
+    True
+    """
     set_weights(model, Weights.load(path))

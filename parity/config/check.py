@@ -69,7 +69,7 @@ class CheckConfig(AnyPerceptron, Resumable):
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.torch is None) != (self.jax is None):
-            raise ValueError("--torch and --jax: one alone is no pair, expected both or neither")
+            raise ValueError("--torch and --jax make a pair: expected both or neither")
         changed = {f.name for f in fields(self) if getattr(self, f.name) != f.default}
         book, own = (("model", "hiddens", "activation", "sigma", "kernel", "images"),
                      ("weights", "loss", "optimizer", "mode"))  # fmt: skip

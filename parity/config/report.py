@@ -12,7 +12,7 @@ from parity.config import numbers
 class ReportConfig:
     """Compare two reports: what got better or worse from one to the other.
 
-    Exits with 0 if nothing got worse, 1 if something did, 2 if a file is no report.
+    Exits with 0 if nothing got worse, 1 if something did, 2 if a file isn't a report.
 
     Examples:
 
@@ -24,7 +24,7 @@ class ReportConfig:
     before: Positional[Path]
     """A report: its folder, or its report.json."""
     after: Positional[Path]
-    """A later one."""
+    """A later one: its folder, or its report.json."""
     out: Path | None = None
     """Folder for changes.json and changes.html; the default writes nothing."""
 

@@ -7,6 +7,7 @@ effective bits; the step then from each side's own gradients, for Adam turns the
 
 from collections import Counter
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -57,26 +58,30 @@ def _judged(pair: Pair, precision: str, part: str) -> list[Comparison]:
     without = _wide(pair, precision, part)
     judge = _by_own_gradients if part == "step" else _by_bits
     found = judge(pair, part, precision, without) if without else []
+    wide = {name for name, entirely in without.items() if entirely}
     for batch in pair.batches:
         sides = {s: compared(pair, pair.evaluate(s, precision, batch), part) for s in SIDES}
         expected = pair.expected(precision, batch)
         value, bound = (compared(pair, e, part) for e in (expected.value, expected.bound))
         name = f"{batch}: "
         value, bound, *own = (
-            {n: leaf for n, leaf in tree.items() if n not in without}
+            {n: leaf for n, leaf in tree.items() if n not in wide}
             for tree in (value, bound, *(sides[s] for s in SIDES))
         )
         sides = dict(zip(SIDES, own, strict=True))
         if precision == "float64":
             twice = {key: 2 * leaf for key, leaf in bound.items()}
-            found += compare_trees(sides["jax"], sides["torch"], twice, sides=SIDES, name=name)
+            some = compare_trees(sides["jax"], sides["torch"], twice, sides=SIDES, name=name)
         else:
             within = {key: room(leaf) for key, leaf in bound.items()}
+            some = []
             for s in SIDES:
                 against = (s, "float64 value")
-                found += compare_trees(sides[s], value, within, sides=against, name=name)
+                some += compare_trees(sides[s], value, within, sides=against, name=name)
             if pair.narrower:
-                found += _as_near(value, sides, name)
+                some += _as_near(value, sides, name)
+        both = {f"{name}.{leaf}" for leaf in without}
+        found += [replace(c, unjudged=0) if c.name in both else c for c in some]
     return found
 
 
@@ -110,17 +115,25 @@ def compared(pair: Pair, one: Evaluation, part: str) -> Arrays:
     return found
 
 
-def _wide(pair: Pair, precision: str, part: str) -> set[str]:
+def _wide(pair: Pair, precision: str, part: str) -> dict[str, bool]:
     """The leaves whose bound says nothing, for a deep model amplifies its worst case: wherever it
-    is wider than all values of the part, or in float64 than one rounding of them to float32."""
+    is wider than all values of the part, or in float64 than one rounding of them to float32.
+
+    False: it says something of some elements alone, as that an unused row of a table has a gradient
+    of 0. These are held against their bound too.
+    """
     if pair.without_float64 or pair.narrow:  # no float64 values to be near to
-        return set()
-    share, found = {"float64": FLOAT32}.get(precision, 1.0), set()
+        return {}
+    share, found = {"float64": FLOAT32}.get(precision, 1.0), dict[str, bool]()
     for batch in pair.batches:
         expected = pair.expected(precision, batch)
         value, bound = (compared(pair, e, part) for e in (expected.value, expected.bound))
-        scale = max(float(np.abs(leaf).max(initial=0.0)) for leaf in value.values())
-        found |= {n for n, leaf in bound.items() if np.min(leaf, initial=np.inf) > share * scale}
+        most = share * max(float(np.abs(leaf).max(initial=0.0)) for leaf in value.values())
+        for name, leaf in bound.items():
+            if np.min(leaf, initial=np.inf) > most:
+                found.setdefault(name, True)
+            elif np.isinf(leaf).any() or (leaf.any() and leaf[leaf > 0].min() > most):
+                found[name] = False
     return found
 
 

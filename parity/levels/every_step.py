@@ -246,6 +246,7 @@ def judge_every_step(pair: Pair, precision: str) -> list[Comparison]:
         failed = compare(0.0, np.inf, 0.0, name="every step", sides=SIDES)
         found.append(replace(failed, problem=str(t.divergence)))
     sizes = {name: array.size for name, array in pair.params.items()}
+    sizes |= {f"state.{name}": np.size(array) for name, array in pair.state.items()}
     for s, leaves in t.margins.items() if t.steps else ():
         for leaf, margin in leaves.items():
             worst = int(np.argmax(margin))

@@ -80,7 +80,8 @@ class Verdict:
             if more := list(dict.fromkeys(c.name.rpartition(": ")[2] for c in r.failed[5:])):
                 lines.append(f"      and {len(r.failed) - 5} more: {', '.join(more[:24])}")
             if r.unjudged:
-                lines.append(f"      {r.unjudged:,} elements not judged: their bound is infinite")
+                share = f"{r.unjudged:,} of {sum(c.elements for c in r.comparisons):,}"
+                lines.append(f"      {share} elements not judged: their bound is infinite")
             lines += [f"      known: {text}" for text in self.accepted(r)]
         if self.divergence:
             lines.append(f"  First divergence: {self.divergence}")

@@ -23,7 +23,7 @@ from parity.rounding.walk import Walk
 from parity.sides.jax_side import JaxSide
 from parity.sides.memory import marked
 from parity.sides.side import Batch, Evaluation
-from parity.sides.tensors import ROOM, Graph, window
+from parity.sides.tensors import ROOM, Graph, telling, window
 
 _LAYOUT = {"reshape", "transpose", "squeeze", "expand_dims", "copy", "stop_gradient", "name",
            "optimization_barrier", "convert_element_type"}  # fmt: skip
@@ -128,6 +128,7 @@ class Recording(Walk):
         name = eqn.primitive.name
         inputs = [self.number(x) for x in operands]
         results = super().equation(eqn, operands)
+        self.graph.narrow |= any(map(_is_narrow, eqn.outvars))
         settings = _window(eqn.params) if name == "conv_general_dilated" else ()
         for x in results:
             self.record(x, name, inputs, settings, eqn.params["name"] if name == "name" else "")
@@ -150,12 +151,16 @@ class Recording(Walk):
         if not stack and phases & {"backward", "optimiser"}:
             phase = "optimiser"
         line = _line(self.around)
+        bound = ROOM * dense(x.bound, x.value)
+        if phase == "forward" and not self.graph.narrow:
+            went_in = [tensors[i].fingerprint.largest for i in inputs]
+            bound = telling(x.value, bound, max(went_in, default=0.0))
         literals = [t for t in map(tensors.__getitem__, inputs) if t.op == "constant"]
         self.numbers[x] = self.graph.add(
             name,
             inputs,
             x.value,
-            ROOM * dense(x.bound, x.value),
+            bound,
             module=module or _module(self.around),
             line=line,
             phase=phase,
@@ -193,6 +198,10 @@ class Recording(Walk):
             self.record(y, "steps of scan", [self.number(x) for x in ys])
             made.append(y)
         return [*carry, *made]
+
+
+def _is_narrow(x: Any) -> bool:
+    return jax.numpy.issubdtype(x.aval.dtype, jax.numpy.floating) and x.aval.dtype.itemsize < 4
 
 
 def _window(p: dict[str, Any]) -> tuple[Any, ...]:

@@ -26,6 +26,7 @@ MEAN = _RANKS  # which of the statistics is the mean
 # (parity.rounding.bound: in any order of summation, fused or not): |torch - jax| <= 2 b.
 ROOM = 2.0
 UNIT = 2.0**-53
+FLOAT32 = 2.0**-24
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +81,13 @@ class Fingerprint:
         return self.low[:_RANKS], self.high[:_RANKS]
 
     @property
+    def largest(self) -> float:
+        """The largest absolute value, to within the bound; 0 of an empty tensor."""
+        with np.errstate(invalid="ignore"):
+            middle = np.abs((self.low[:_RANKS] + self.high[:_RANKS]) / 2)
+        return float(np.max(middle, initial=0.0, where=np.isfinite(middle)))
+
+    @property
     def key(self) -> bytes:
         """Of the order statistics; two layouts of the same numbers have the same."""
         return self.low[:_RANKS].tobytes()
@@ -106,6 +114,17 @@ class Fingerprint:
         return self.low.shape == other.low.shape and bool(
             self.meets(other.low[None], other.high[None])[0]
         )
+
+
+def telling(value: Any, bound: Any, largest: float = 0.0) -> Any:
+    """The bound of float64 numbers, but at most one rounding to float32.
+
+    A deep model amplifies the worst case until it says nothing; there levels judge by effective
+    bits, and so does this: by one rounding to float32 of the largest number of the tensor, or of
+    largest, which went in (what is left of a difference of equal numbers is all rounding).
+    """
+    most = FLOAT32 * max(float(np.max(np.abs(value), initial=0.0)), largest)
+    return np.minimum(bound, most)
 
 
 def _sums(x: np.ndarray, e: np.ndarray) -> np.ndarray:
@@ -161,12 +180,14 @@ class Traced:
 class Graph:
     """All tensors of one step of one side, in the order they were made.
 
-    results: {part: {leaf: number of its tensor}}; parts are those of an Evaluation.
+    results: {part: {leaf: number of its tensor}}; parts are those of an Evaluation. narrow: whether
+    a number was rounded to less than float32.
     """
 
     side: str
     tensors: list[Traced] = field(default_factory=list)
     results: dict[str, dict[str, int]] = field(default_factory=dict)
+    narrow: bool = False
 
     def add(
         self,

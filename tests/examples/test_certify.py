@@ -10,7 +10,7 @@ NEEDS = {"gpt2": "transformers", "llama": "transformers", "bert": "transformers"
 PLANTED = {
     "gpt2": "scaled by the model's width",
     "resnet18": "pooled as SAME",
-    "vit": "class token last",
+    "vit": "tanh's gelu",
     "llama": "not causal",
     "bert": "padding seen",
 }

@@ -76,15 +76,15 @@ def test_a_model_without_net_or_forward_says_what_it_lacks():
         d2l.Module().loss(jnp.zeros(1), jnp.zeros(1))
 
 
-# The book's class of 5.2.1 as a Torch user ports it: the same lines, nnx.Param for nn.Parameter.
+# A class as the book's newer edition writes them for JAX: generators from outside, or its own.
 class Ported(d2l.Classifier):
     def __init__(self, num_inputs, num_outputs, num_hiddens, lr, sigma=0.01, rngs=None):
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["rngs"])
         rngs = nnx.Rngs(d2l.get_key()) if rngs is None else rngs
-        self.W1 = nnx.Param(jax.random.normal(rngs.params(), (num_inputs, num_hiddens)) * sigma)
+        self.W1 = nnx.Param(rngs.params.normal((num_inputs, num_hiddens)) * sigma)
         self.b1 = nnx.Param(jnp.zeros(num_hiddens))
-        self.W2 = nnx.Param(jax.random.normal(rngs.params(), (num_hiddens, num_outputs)) * sigma)
+        self.W2 = nnx.Param(rngs.params.normal((num_hiddens, num_outputs)) * sigma)
         self.b2 = nnx.Param(jnp.zeros(num_outputs))
 
 

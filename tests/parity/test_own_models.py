@@ -156,7 +156,7 @@ def test_what_cannot_be_asked_is_named_with_what_was_expected(line, shop, capsys
 @pytest.mark.parametrize(
     "line, said",
     [
-        ("--torch a:b", "one alone is no pair"),
+        ("--torch a:b", "expected both or neither"),
         ("--torch a:b --jax a:b --hiddens 5 --sigma 1", "--hiddens, --sigma: of the book's models"),
         ("--loss mse --mode eval", "--loss, --mode: of models of your own"),
         ("--data a:b", "for models of your own"),

@@ -11,7 +11,10 @@ import jax_mlp
 import torch_mlp
 import torch_mlp.reproducible
 from parity import assert_parity, check
+from parity.comparison import compare
 from parity.levels.ladder import LEVELS
+from parity.levels.level import Result
+from parity.levels.verdict import Verdict
 from parity.sides.pairs import JaxSide, TorchSide
 
 SMALL = {"epochs": 2, "batch_size": 32, "seed": 5}
@@ -270,3 +273,10 @@ def test_shapes_that_cannot_be_paired_are_named(digits):
 def test_arrays_of_the_wrong_kind_are_refused(bad):
     with pytest.raises(ValueError, match="data: "):
         check(*scratch_pair(), data=bad, **SMALL)
+
+
+def test_a_verdict_says_of_how_many_elements_it_did_not_judge_some():
+    compared = compare([1.0, 2.0], [1.0, 9.0], [0.0, np.inf], name="w")
+    result = Result(BY_NAME["step"], "float32", (compared,), 0.1)
+    text = str(Verdict("one = other", (result,), {}, {}))
+    assert "1 of 2 elements not judged: their bound is infinite" in text
