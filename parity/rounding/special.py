@@ -10,7 +10,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .arithmetic import EXACT, Arithmetic, Array, Delta, Function, dense, inside, nearest
+from .arithmetic import (
+    EXACT,
+    Arithmetic,
+    Array,
+    Delta,
+    Function,
+    dense,
+    inside,
+    log_drift,
+    nearest,
+)
 from .backend import jnp, lax
 from .rules import RULES, Op, _elementary, rule
 
@@ -110,6 +120,13 @@ SPECIAL: dict[str, Function] = {
         (8, 36),
         lambda x, v: x * x * _HALF_ROOT_PI * jnp.exp(v * v),
     ),
+    # 2.75 1.16 1.66 1.00; a primitive from jax 0.11 on, log(x) times a rounded 1 / log(2) before.
+    "log2": Function(
+        jnp.log2,
+        lambda x, v, d, low: log_drift(x, d, low) * (1 / math.log(2)),
+        (6, 4),
+        limited=True,
+    ),
     # Absolute, by Lanczos' sum of terms of this size: 2.55 0.65 2.10 0.50 of it.
     "lgamma": Function(
         lax.lgamma,
@@ -139,6 +156,19 @@ def _atan2(op: Op, y: Array, x: Array) -> tuple[Any, ...]:
         torn = (jnp.abs(y) <= dy) & (x - dx < 0) & (moved > 0)  # from pi to -pi
         drift = jnp.where(moved == 0, 0.0, jnp.where(sure & ~torn, turned, 2 * math.pi))
         return drift * (1 + 2.0**-40) + r.ulps(jnp.abs(v) + drift, ATAN2)
+
+    return v, spread
+
+
+@rule("one_minus_square")
+def _one_minus_square(op: Op, x: Array) -> tuple[Any, ...]:
+    """1 - x^2, of tanh and others in JAX's derivatives: (1 + x)(1 - x) there, 1 - x x in Torch."""
+    v = (1 + x) * (1 - x)
+
+    def spread(r: Arithmetic, dx: Delta) -> Delta:
+        d = r.read(x, dx)
+        drift = d * (2 * jnp.abs(x) + d)
+        return drift + r.round(jnp.abs(v) + drift, 3) + r.product(jnp.abs(x) + d, jnp.abs(x) + d)
 
     return v, spread
 
