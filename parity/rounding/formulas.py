@@ -34,8 +34,9 @@ def written_out(eqn: core.JaxprEqn) -> core.ClosedJaxpr | None:
     """The jaxpr of the formula, its equations at the line of the operation; None of any other."""
     name = eqn.primitive.name
     if name == "custom_jvp_call":
-        function, _, file = eqn.params["call_jaxpr"].jaxpr.debug_info.func_src_info.partition(" at ")
-        name = function if "/jax/_src/lax/" in file else name
+        source = eqn.params["call_jaxpr"].jaxpr.debug_info.func_src_info  # "function at file:line"
+        function, _, place = source.partition(" at ")
+        name = function if "/jax/_src/lax/" in place else name
     if name not in FORMULAS:
         return None
     closed = _traced(name, tuple((v.aval.shape, v.aval.dtype) for v in eqn.invars))  # type: ignore[attr-defined]
