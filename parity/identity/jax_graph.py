@@ -15,7 +15,7 @@ from parity.identity.lines import Lines
 from parity.identity.number import Field, Undecided
 from parity.rounding import primitives
 from parity.rounding.backend import evaluate
-from parity.rounding.jaxpr import Interpreter, frames_to_user
+from parity.rounding.jaxpr import Interpreter, frames_to_user, scan_counts
 
 Value = Any  # a Field, or an array of integers, booleans or random keys
 Rule = Callable[..., Any]
@@ -90,14 +90,15 @@ class JaxGraph(Interpreter[Value]):
     # --- control flow ----------------------------------------------------------------------------
 
     def scan_(self, p: dict[str, Any], operands: list[Value]) -> list[Value]:
-        first, last = p["num_consts"], p["num_consts"] + p["num_carry"]
+        first, n = scan_counts(p)
+        last = first + n
         carry, rows = operands[first:last], []
         turns = range(p["length"])
         for i in reversed(turns) if p["reverse"] else turns:
             xs = [self._at(x, i) for x in operands[last:]]
             out = self.closed(p["jaxpr"], [*operands[:first], *carry, *xs])
-            carry = out[: p["num_carry"]]
-            rows.append(out[p["num_carry"] :])
+            carry = out[:n]
+            rows.append(out[n:])
         if not rows:
             raise Undecided("JAX: a scan of length 0")
         rows = rows[::-1] if p["reverse"] else rows
@@ -163,6 +164,8 @@ _ELEMENTWISE: dict[str, Rule] = {
     "rsqrt": functions.rsqrt, "exp": functions.exp, "log": functions.log,
     "tanh": functions.tanh, "logistic": functions.logistic, "erf": functions.erf,
     "square": lambda of, x: of.power(x, 2),
+    "one_minus_square": lambda of, x: of.sub(of.lift(1.0), of.power(x, 2)),
+    "log2": lambda of, x: of.div(functions.log(of, x), of.lift(math.log(2))),
     "exp2": lambda of, x: functions.exp(of, of.mul(x, of.lift(math.log(2)))),
     "erfc": lambda of, x: of.sub(of.lift(1.0), functions.erf(of, x)),
     "pow": lambda of, x, y: functions.power(of, of.lift(x), of.lift(y)),

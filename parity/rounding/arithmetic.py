@@ -251,8 +251,8 @@ FUNCTIONS: dict[str, Function] = {
     ),
     # 1.00 1.05 1.00 1.18
     "sqrt": Function(jnp.sqrt, _sqrt_drift, (3, 3), limited=True),
-    # 1.24 1.50 1.40 1.47
-    "rsqrt": Function(lax.rsqrt, _rsqrt_drift, (4, 4), limited=True),
+    # 2.71 1.50 1.40 1.47; until jax 0.11 1.24
+    "rsqrt": Function(lax.rsqrt, _rsqrt_drift, (6, 4), limited=True),
     # 1.06 1.09 1.00 1.00 for |x| <= 1,000,000
     "sin": Function(jnp.sin, lambda x, v, d: jnp.minimum(d, 2.0), (3, 3)),
     "cos": Function(jnp.cos, lambda x, v, d: jnp.minimum(d, 2.0), (3, 3)),

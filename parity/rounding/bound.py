@@ -222,17 +222,23 @@ def _traced(
     fn: Callable[..., PyTree], structure: Any, types: tuple[tuple[tuple[int, ...], Any, bool], ...]
 ) -> tuple[core.ClosedJaxpr, Any]:
     """fn's jaxpr at the types of args, without dead code, and the structure of its output."""
-    specs = [jax.ShapeDtypeStruct(s, kind, weak_type=weak) for s, kind, weak in types]
     floats = [(s, kind) for s, kind, weak in types if real(kind) and not weak]
     double = [kind == jnp.float64 for _, kind in floats]
     # A NumPy scalar among float32 arrays doesn't make a float64 program; a float64 array does.
     wide = any(d and s for d, (s, _) in zip(double, floats, strict=True))
     with jax.enable_x64(wide or (bool(double) and all(double))):
+        specs = [jax.ShapeDtypeStruct(s, _own(kind), weak_type=weak) for s, kind, weak in types]
         closed, shapes = jax.make_jaxpr(fn, return_shape=True)(*structure.unflatten(specs))
         closed = on_one_device(closed)
     named = _names_used(closed.jaxpr)
     jaxpr, _ = partial_eval.dce_jaxpr(named, [True] * len(closed.jaxpr.outvars), instantiate=True)
     return closed.replace(jaxpr=jaxpr), jax.tree.structure(shapes)
+
+
+def _own(kind: Any) -> Any:
+    """The type that JAX has in its place: without x64, int32 of NumPy's int64."""
+    random_key = jnp.issubdtype(kind, jax.dtypes.extended)
+    return kind if random_key else jax.dtypes.canonicalize_dtype(kind)
 
 
 def _names_used(jaxpr: core.Jaxpr) -> core.Jaxpr:

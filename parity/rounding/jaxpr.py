@@ -12,6 +12,8 @@ from typing import Any, Generic, TypeVar
 
 from jax.extend import core
 
+from .formulas import written_out
+
 Value = TypeVar("Value")
 
 CALLS = {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call",
@@ -86,10 +88,21 @@ def last_uses(jaxpr: core.Jaxpr) -> dict[int, list[Any]]:
 
 
 def called(eqn: core.JaxprEqn) -> Any:
-    """The jaxpr that an equation merely calls; None for a primitive or control flow."""
+    """The jaxpr that an equation merely calls, or stands for; None for a primitive or a loop."""
+    if (formula := written_out(eqn)) is not None:
+        return formula
     if eqn.primitive.name not in CALLS:
         return None
     return next(eqn.params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in eqn.params)
+
+
+def scan_counts(params: dict[str, Any]) -> tuple[int, int]:
+    """(constants, carried values) of a scan: its first operands. From jax 0.11 on counted as
+    trees."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    constants, carried, _ = params["ft_in"].unpack()
+    return len(constants), len(carried)
 
 
 def primitives_of(jaxpr: core.Jaxpr) -> set[str]:

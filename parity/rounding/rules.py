@@ -98,16 +98,30 @@ def in_range(r: Arithmetic, v: Array, drift: Delta, *terms: tuple[Array, Delta])
 
 @rule("mul")
 def _mul(op: Op, x: Array, y: Array) -> tuple[Any, ...]:
+    halves = _halves(op)
+
     def spread(r: Arithmetic, dx: Delta, dy: Delta) -> Delta:
         a, b = jnp.abs(x), jnp.abs(y)
         drift = a * dy + dx * (b + dy)
         largest = shared.product(op, r.tiny)
         if largest is not None and drift is not EXACT:
             drift = jnp.fmin(drift, jnp.abs(x * y) + largest)
-        return drift + r.product(a + dx, b + dy)
+        rounding = r.product(a + dx, b + dy)
+        if halves is not None and rounding is not EXACT:
+            rounding = jnp.where(halves & (dense(drift, halves) == 0), 0.0, rounding)
+        return drift + rounding
 
     same = op.operands[0] is op.operands[1]
     return x * y, spread, shared.squared(op.operands[0]) if same else shared.scaled(op)
+
+
+def _halves(op: Op) -> Array | None:
+    """Where an integer is multiplied by a power of two, which rounds nothing: JAX's sinc asks so
+    whether it is even. None where no factor is a constant."""
+    for c, x in (op.operands, op.operands[::-1]):
+        if c.constant and c.bound is EXACT and jnp.ndim(c.value) == 0:
+            return (jnp.frexp(jnp.abs(c.value))[0] == 0.5) & (x.value == jnp.round(x.value))
+    return None
 
 
 @rule("div")

@@ -10,7 +10,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .arithmetic import EXACT, Arithmetic, Array, Delta, Function, dense, inside, nearest
+from .arithmetic import (
+    EXACT,
+    Arithmetic,
+    Array,
+    Delta,
+    Function,
+    dense,
+    inside,
+    log_drift,
+    nearest,
+)
 from .backend import jnp, lax
 from .rules import RULES, Op, _elementary, rule
 
@@ -73,8 +83,8 @@ SPECIAL: dict[str, Function] = {
     "asin": Function(jnp.arcsin, _arc_drift, (6, 4)),
     # 3.18 1.50 2.40 1.35
     "acos": Function(jnp.arccos, _arc_drift, (7, 5)),
-    # 1.40 1.38 0.99 1.07
-    "atan": Function(jnp.arctan, lambda x, v, d: d / (1 + nearest(x, d) ** 2), (3, 3)),
+    # 4.59 1.38 4.27 1.07; until jax 0.11 1.40 and 0.99
+    "atan": Function(jnp.arctan, lambda x, v, d: d / (1 + nearest(x, d) ** 2), (10, 9)),
     # 7.27 2.32 4.94 0.99 for |x| < 1; XLA's grows as 0.91|x|: 24.5 and 18.6 below |x| = 64, where
     # it takes exp(|x| + log(1/2)).
     "sinh": Function(
@@ -92,8 +102,8 @@ SPECIAL: dict[str, Function] = {
     ),
     # 4.00 2.19 2.90 1.94
     "asinh": Function(jnp.arcsinh, lambda x, v, d: d / jnp.sqrt(1 + nearest(x, d) ** 2), (8, 6)),
-    # 4.92 2.18 3.41 2.19
-    "acosh": Function(jnp.arccosh, _acosh_drift, (10, 7)),
+    # 5.18 2.18 3.87 2.19; until jax 0.11 4.92 and 3.41
+    "acosh": Function(jnp.arccosh, _acosh_drift, (11, 8)),
     # 3.21 1.00 143 1.73: by XLA's log1p, see there.
     "atanh": Function(jnp.arctanh, _atanh_drift, (7, 300)),
     # 1.57 - 4.03 -. Torch has none: its x ** (1/3), with a third rounded, 8.63 and 8.61 at 7e19.
@@ -109,6 +119,13 @@ SPECIAL: dict[str, Function] = {
         _erf_inv_drift,
         (8, 36),
         lambda x, v: x * x * _HALF_ROOT_PI * jnp.exp(v * v),
+    ),
+    # 2.75 1.16 1.66 1.00; a primitive from jax 0.11 on, log(x) times a rounded 1 / log(2) before.
+    "log2": Function(
+        jnp.log2,
+        lambda x, v, d, low: log_drift(x, d, low) * (1 / math.log(2)),
+        (6, 4),
+        limited=True,
     ),
     # Absolute, by Lanczos' sum of terms of this size: 2.55 0.65 2.10 0.50 of it.
     "lgamma": Function(
@@ -139,6 +156,19 @@ def _atan2(op: Op, y: Array, x: Array) -> tuple[Any, ...]:
         torn = (jnp.abs(y) <= dy) & (x - dx < 0) & (moved > 0)  # from pi to -pi
         drift = jnp.where(moved == 0, 0.0, jnp.where(sure & ~torn, turned, 2 * math.pi))
         return drift * (1 + 2.0**-40) + r.ulps(jnp.abs(v) + drift, ATAN2)
+
+    return v, spread
+
+
+@rule("one_minus_square")
+def _one_minus_square(op: Op, x: Array) -> tuple[Any, ...]:
+    """1 - x^2, of tanh and others in JAX's derivatives: (1 + x)(1 - x) there, 1 - x x in Torch."""
+    v = (1 + x) * (1 - x)
+
+    def spread(r: Arithmetic, dx: Delta) -> Delta:
+        d = r.read(x, dx)
+        drift = d * (2 * jnp.abs(x) + d)
+        return drift + r.round(jnp.abs(v) + drift, 3) + r.product(jnp.abs(x) + d, jnp.abs(x) + d)
 
     return v, spread
 

@@ -15,7 +15,7 @@ from . import by_bytes, choices, indexing, order, sequences, special, windows  #
 from .arithmetic import EXACT, Approx, Arithmetic, Array, Delta, dense
 from .backend import evaluate, jnp, lax, settled
 from .coverage import Coverage
-from .jaxpr import Interpreter
+from .jaxpr import Interpreter, scan_counts
 from .least import limit
 from .rules import RULES, Op
 
@@ -90,7 +90,8 @@ CONTROL = {"scan": "scan", "while": "loop", "cond": "branch"}  # by methods of W
 _KINKS = {"eq", "ne", "lt", "le", "gt", "ge", "sign", "argmax", "argmin", "floor", "ceil", "round",
           "lt_to", "le_to"}  # fmt: skip
 _STEPS = {"floor", "ceil", "round", "sign"}
-_REAL_ONLY = {"div", "pow", "integer_pow", "square", "sign", "rem", "reduce_prod", "cumprod"}
+_REAL_ONLY = {"div", "pow", "integer_pow", "square", "one_minus_square", "sign", "rem",
+              "reduce_prod", "cumprod"}  # fmt: skip
 
 
 # Sums see to their own overflow; the others return what they were given, which is in range.
@@ -258,12 +259,12 @@ class Walk(Interpreter[Approx]):
 
     def scan(self, eqn: core.JaxprEqn, operands: list[Approx]) -> list[Approx]:
         p = eqn.params
-        first, last = p["num_consts"], p["num_consts"] + p["num_carry"]
+        first, n = scan_counts(p)
+        last = first + n
 
         def body(carry: list[Approx], xs: list[Approx]) -> Any:
             walk = self.within()
             out = walk.closed(p["jaxpr"], [*operands[:first], *carry, *xs])
-            n = p["num_carry"]
             return [x.dense() for x in out[:n]], (out[n:], walk.kinks)
 
         start = [x.dense() for x in operands[first:last]]

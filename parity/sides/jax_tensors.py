@@ -18,7 +18,7 @@ from jax.extend import core
 from parity.rounding.arithmetic import Approx, dense
 from parity.rounding.bound import walked
 from parity.rounding.jaxpr import _OWN as _BOUND
-from parity.rounding.jaxpr import _of_user
+from parity.rounding.jaxpr import _of_user, scan_counts
 from parity.rounding.walk import Walk
 from parity.sides.jax_side import JaxSide
 from parity.sides.memory import marked
@@ -171,7 +171,8 @@ class Recording(Walk):
 
     def scan(self, eqn: core.JaxprEqn, operands: list[Approx]) -> list[Approx]:
         p = eqn.params
-        first, last = p["num_consts"], p["num_consts"] + p["num_carry"]
+        first, n = scan_counts(p)
+        last = first + n
         carry, stacked = operands[first:last], operands[last:]
         times = range(p["length"])
         found: list[list[Approx]] = []
@@ -185,11 +186,11 @@ class Recording(Walk):
             walk.around = self.around
             out = walk.closed(p["jaxpr"], [*operands[:first], *carry, *xs])
             carry = []
-            for x in out[: p["num_carry"]]:
+            for x in out[:n]:
                 full = x.dense()
                 self.numbers[full] = self.number(x)
                 carry.append(full)
-            found.append(out[p["num_carry"] :])
+            found.append(out[n:])
         found = found[::-1] if p["reverse"] else found
         made = []
         for ys in zip(*found, strict=True):

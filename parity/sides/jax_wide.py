@@ -16,7 +16,7 @@ from jax import lax
 from jax.extend import core
 
 from parity.rounding.devices import bind_again
-from parity.rounding.jaxpr import called
+from parity.rounding.jaxpr import called, scan_counts
 
 F = TypeVar("F", bound=Callable[..., Any])
 FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
@@ -82,11 +82,12 @@ def _equation(eqn: core.JaxprEqn, operands: list[Any]) -> list[Any]:
 
 
 def _scan(p: dict[str, Any], operands: list[Any]) -> list[Any]:
-    first, last = p["num_consts"], p["num_consts"] + p["num_carry"]
+    first, n = scan_counts(p)
+    last = first + n
 
     def body(carry: list[Any], xs: list[Any]) -> tuple[list[Any], list[Any]]:
         out = _run(p["jaxpr"], [*operands[:first], *carry, *xs])
-        return out[: p["num_carry"]], out[p["num_carry"] :]
+        return out[:n], out[n:]
 
     how = {key: p[key] for key in ("length", "reverse", "unroll")}
     carry, ys = lax.scan(body, operands[first:last], operands[last:], **how)

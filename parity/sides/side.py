@@ -7,7 +7,7 @@ share; a weight of a Linear is [in, out]. Inputs and targets are trees of arrays
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, get_type_hints, runtime_checkable
 
 import numpy as np
 
@@ -205,5 +205,8 @@ CAPABILITIES: dict[str, type] = {
 
 
 def lacks(side: Any, capability: str) -> bool:
-    """Whether a side can't be asked for it."""
-    return not isinstance(side, CAPABILITIES[capability])
+    """Whether a side can't be asked for it. Not by isinstance: from Python 3.12 on that finds no
+    method that a wrapper passes on by __getattr__."""
+    wanted = CAPABILITIES[capability]
+    named = (*dir(wanted), *get_type_hints(wanted))
+    return not all(hasattr(side, name) for name in named if not name.startswith("_"))

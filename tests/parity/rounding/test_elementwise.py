@@ -104,29 +104,35 @@ SPECIAL = [
     Case("copysign", jnp.copysign, torch.copysign, (X, U)),
     Case("nan_to_num", jnp.nan_to_num, torch.nan_to_num, (X,)),
     Case("clip", lambda x: jnp.clip(x, -1, 1), lambda x: torch.clip(x, -1, 1), (X,)),
+    Case("polynomial", lambda x: jnp.polyval(jnp.arange(4.0), x), lambda x: (x + 2) * x + 3, (X,)),
     Case("heaviside", lambda x: jnp.heaviside(x, 0.5), None, (X,)),
 ]  # fmt: skip
 
 
 # Torch rounds constants of these to float32 in float64 too: a sixth, and 1 / 1.3.
 ROUNDED_IN_TORCH = {"hard sigmoid", "celu"}
+# From jax 0.11 on a series near 0, from 0.12 on one around every integer, lose less than Torch's
+# sin(pi x) / (pi x): its rounding isn't in the bound of that other formula.
+FINER_IN_JAX = {"sinc"} if jax.__version_info__ >= (0, 11) else set()
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 @pytest.mark.parametrize("case", ACTIVATIONS + LOSSES + SPECIAL, ids=str)
 def test_an_elementwise_operation_and_its_gradient_stay_within_their_bounds(case, kind):
-    if kind is np.float64 and case.name in ROUNDED_IN_TORCH:
+    if case.name in (ROUNDED_IN_TORCH if kind is np.float64 else set()) | FINER_IN_JAX:
         case = replace(case, twin=None)
     judge(case, kind)
 
 
 RANGES = {"tan": (-9, 9), "asin": (-1, 1), "acos": (-1, 1), "acosh": (1, 9), "atanh": (-1, 1),
-          "erf_inv": (-1, 1), "lgamma": (1e-3, 20), "digamma": (1e-3, 20)}  # fmt: skip
+          "erf_inv": (-1, 1), "lgamma": (1e-3, 20), "digamma": (1e-3, 20),
+          "log2": (1e-3, 60)}  # fmt: skip
 TWINS = {"erf_inv": torch.erfinv, "cbrt": lambda x: x.sign() * x.abs() ** (1 / 3)}
 EXACT = {
     "erf_inv": mpmath.erfinv,
     "cbrt": lambda x: mpmath.sign(x) * mpmath.cbrt(abs(x)),
     "lgamma": mpmath.loggamma,
+    "log2": lambda x: mpmath.log(x, 2),
 }
 
 
@@ -142,7 +148,7 @@ def test_a_special_function_errs_at_most_half_its_allowance(name):
         with mpmath.workprec(120):
             true = np.array([np.longdouble(str(exact(mpmath.mpf(float(t))))) for t in x])
         theirs = TWINS.get(name) or getattr(torch, name)
-        results = compute(getattr(jax.lax, name), x), theirs(torch.tensor(x)).numpy()
+        results = compute(function.f, x), theirs(torch.tensor(x)).numpy()
         extra = function.extra(x.astype(float), true.astype(float)) if function.extra else 0.0
         allowance = u * (function.relative[kind is np.float64] * np.abs(true) + extra)
         assert all(np.all(2 * np.abs(r - true) <= allowance + 2.0**-125) for r in results)

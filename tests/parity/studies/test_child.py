@@ -20,8 +20,8 @@ def count(tell, to):
 
 
 def wait(tell):
-    tell("waiting", os.getsid(0))
     try:
+        tell("waiting", os.getsid(0))  # within: Ctrl-C may come as soon as it's told
         time.sleep(60)
     except KeyboardInterrupt:
         time.sleep(0.5)  # in which more of them come
