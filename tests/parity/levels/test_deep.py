@@ -48,16 +48,16 @@ def port(epsilon=1e-5, b2=0.999):
     return (apply, params), (lambda p: torch.optim.Adam(p, 1e-3), optax.adam(1e-3, b2=b2))
 
 
-def climbed(levels, **wrong):
+def climbed(levels, batch=12, **wrong):
     other, optimizer = port(**wrong)
     names = {f"W{i}": f"layers.{i}.weight" for i in range(DEPTH)}
     names |= {f"b{i}": f"layers.{i}.bias" for i in range(DEPTH)}
-    options = {"weights": names, "batch_size": 3, "epochs": 1, "optimizer": optimizer}
+    options = {"weights": names, "batch_size": batch, "epochs": 1, "optimizer": optimizer}
     return check(Deep(), other, (X, y), levels=levels, **options)
 
 
 def test_an_honest_pair_agrees_and_says_by_what_it_was_judged():
-    verdict = climbed(("logits", "gradients", "step", "every step"))
+    verdict = climbed(("logits", "gradients", "step", "every step"), batch=3)
     assert verdict.ok, verdict
     notes = {(r.level.name, r.precision): r.note for r in verdict.results}
     assert notes["logits", "float32"].startswith(
