@@ -18,7 +18,7 @@ from parity.rounding.devices import on_one_device
 from parity.sides.jax_side import JaxSide
 from parity.sides.side import ModelFails
 from parity.sides.torch_side import TorchSide
-from parity.trees import Tree, leaves, mapped
+from parity.trees import Tree, leaves, mapped, shapes
 
 EXAMPLES = 3
 TURNS = 200  # draws of what roots are taken of
@@ -36,8 +36,8 @@ class Contest:
         self.ours, self.theirs, self.infer = ours, theirs, infer
         self.params, self.state = ours.held()
         self.memory = {} if infer else ours.memory()
-        self.jaxpr, shapes, size = self.traced(ours, inputs, targets, infer)
-        self.structure = jax.tree.structure(shapes)
+        self.jaxpr, made, size = self.traced(ours, inputs, targets, infer)
+        self.structure = jax.tree.structure(made)
         self.batches = list(_rows(inputs, targets, size))
         self.inputs, self.targets = self.batches[0]
         self.starts: list[Given] = []  # of the steps of the latest evaluation
@@ -49,19 +49,8 @@ class Contest:
     def traced(ours: JaxSide, inputs: Tree, targets: Tree, infer: bool) -> tuple[Any, Any, int]:
         """(the jaxpr of a step, or of the outputs; shapes; rows) for a few rows of a batch: as many
         as devices can share, where they must."""
-        failed: ModelFails | None = None
-        for size in (EXAMPLES, *FOR_DEVICES):
-            try:
-                closed, shapes = _traced(ours, *next(_rows(inputs, targets, size)), infer)
-            except ModelFails as error:
-                if "divi" not in str(error):
-                    raise
-                failed = failed or error
-                continue
-            with ours._settings():
-                return on_one_device(closed), shapes, size
-        assert failed is not None
-        raise failed
+        key = "a few rows", shapes(inputs), shapes(targets), infer
+        return ours.kept(key, lambda: _of_few_rows(ours, inputs, targets, infer))
 
     def on_rows(self, number: int) -> None:
         """From now on, this few rows of the batch."""
@@ -195,6 +184,22 @@ class Contest:
         if not self.infer:
             found["loss"] = {"loss": found["loss"]}
         return found
+
+
+def _of_few_rows(ours: JaxSide, inputs: Tree, targets: Tree, infer: bool) -> tuple[Any, Any, int]:
+    failed: ModelFails | None = None
+    for size in (EXAMPLES, *FOR_DEVICES):
+        try:
+            closed, given = _traced(ours, *next(_rows(inputs, targets, size)), infer)
+        except ModelFails as error:
+            if "divi" not in str(error):
+                raise
+            failed = failed or error
+            continue
+        with ours._settings():
+            return on_one_device(closed), given, size
+    assert failed is not None
+    raise failed
 
 
 def _traced(ours: JaxSide, inputs: Tree, targets: Tree, infer: bool) -> tuple[Any, Any]:

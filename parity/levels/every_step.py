@@ -37,7 +37,7 @@ from parity.sides.side import SIDES, Batch
 from parity.trees import Leaves
 
 T = TypeVar("T")
-HOPELESS = 3  # steps without any finite bound, after which no further one is taken
+HOPELESS = 2  # steps without any finite bound, one of them with a memory: no other is taken
 LAG = 4  # steps under way at a time: what waits for a result leaves the processor idle
 
 

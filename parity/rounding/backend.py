@@ -54,6 +54,12 @@ class _Either:
             return theirs if ours is None or name in _OF_TYPES else ours
 
         def either(*args: Any, **kwargs: Any) -> Any:
+            for x in args:
+                if type(x) not in _PLAIN:
+                    break
+            else:
+                if not kwargs:  # nearly always, and hundreds of thousands of times
+                    return ours(*args)
             jax_ = in_jax(args) or (kwargs and in_jax(kwargs.values()))
             return theirs(*args, **kwargs) if jax_ else ours(*args, **kwargs)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -55,8 +55,21 @@ def narrowed(r: Arithmetic, kind: Any) -> Arithmetic:
     return replace(r, tiny=max(r.tiny, float(tiny)), huge=min(r.huge, float(info.max)))
 
 
+@lru_cache(maxsize=256)
+def of_results(r: Arithmetic, coarse: float, exact: bool, kind: Any) -> Arithmetic:
+    """The arithmetic of an operation whose results are of this type: `coarse` times as rough."""
+    r = replace(r, u=r.u * coarse, exact=exact)
+    return narrowed(r, kind) if coarse > 1 else r
+
+
+@lru_cache(maxsize=256)
 def real(kind: Any) -> bool:
     return jnp.issubdtype(kind, jnp.floating)
+
+
+@lru_cache(maxsize=256)
+def is_complex(kind: Any) -> bool:
+    return jnp.issubdtype(kind, jnp.complexfloating)
 
 
 def dtype(v: Any) -> Any:
@@ -139,7 +152,7 @@ class Walk(Interpreter[Approx]):
         if name == "optimization_barrier" or (name == "integer_pow" and eqn.params["y"] == 1):
             return operands
         kinds = [dtype(v) for v in (*eqn.invars, *eqn.outvars)]
-        if any(jnp.issubdtype(kind, jnp.complexfloating) for kind in kinds):
+        if any(map(is_complex, kinds)):
             raise self.unsupported(f"{name}' of complex numbers")
         exact = not any(map(real, kinds))
         if name not in RULES or (exact and name in _REAL_ONLY):
@@ -170,8 +183,7 @@ class Walk(Interpreter[Approx]):
         value, spread, *tag = RULES[op.name](op, *(x.value for x in operands))
 
         def here(r: Arithmetic) -> Arithmetic:
-            r = replace(r, u=r.u * coarse, exact=exact)
-            return narrowed(r, aval.dtype) if coarse > 1 else r
+            return of_results(r, coarse, exact, aval.dtype)
 
         def spreads(r: Arithmetic) -> Any:
             r = here(r)
