@@ -10,6 +10,7 @@ from jax_mlp import programs
 from mlp_core.checkpoint import CheckpointError, Checkpoints
 from mlp_core.resuming import checkpoints
 from parity import defaults
+from parity.collector import set_aside
 from parity.levels.curve import curves
 from parity.levels.ladder import LEVELS, climb, named
 from parity.levels.level import Level, Result
@@ -161,7 +162,7 @@ def solve(
     before = ("loss", "gradients")  # three numbers a weight less, in each of them
     pair.without_step = all(x.needs == "forward" or x.part in before for x in levels)
     results: list[Result] = []
-    with saved_levels(place, resume, problem, pair, levels) as saved:
+    with set_aside(), saved_levels(place, resume, problem, pair, levels) as saved:
         for result in climb(pair, levels, saved.before):
             results.append(result)
             if len(results) > len(saved.before):

@@ -13,6 +13,7 @@ MODULUS = 840
 LARGEST = 30  # bits of any prime: products of two fit 64
 BABY = 2**18
 AT_ONCE = 2**20  # numbers looked up
+FEW = 16  # numbers of which powers are taken faster one by one
 
 
 def bits(length: int) -> int:
@@ -58,6 +59,10 @@ class Prime:
 
     def power(self, x: Array, n: int) -> Array:
         """x^n elementwise, n >= 0."""
+        if np.size(x) <= FEW:
+            return np.array([pow(v, n, self.p) for v in x.ravel().tolist()], np.int64).reshape(
+                x.shape
+            )
         found, square = np.ones_like(x), x
         while n:
             if n & 1:
@@ -65,6 +70,14 @@ class Prime:
             n >>= 1
             square = square * square % self.p if n else square
         return found
+
+    def root(self, x: Array) -> Array:
+        """x^((p + 1)/4), whose square is x, or -x if that is none of a square."""
+        return self.power(x, (self.p + 1) // 4)
+
+    def inverse_root(self, x: Array) -> Array:
+        """1 / root(x); of 0 it is 0."""
+        return self.power(x, (3 * self.p - 5) // 4)
 
     def inverse(self, x: Array) -> Array:
         """1 / x, by Fermat; of 0 it is 0."""

@@ -277,14 +277,14 @@ class Algebra:
         """x^(n/2): a root, or a power of x, without roots multiplied by roots."""
         if n % 2 == 0:
             return self.power(x, n // 2)
-        rest = self.power(x, (n - (1 if n > 0 else -1)) // 2)
         parts, rough = {}, {}
         for k, value in x.parts.items():
             prime = self.primes[k]
-            root = prime.power(value, (prime.p + 1) // 4)
-            parts[k] = root if n > 0 else prime.inverse(root)
-            if x.const is None and (lone := prime.character(value) < 0).any():
-                rough[k] = lone
+            parts[k] = prime.root(value) if n > 0 else prime.inverse_root(value)
+            if x.const is None:
+                root = parts[k] if n > 0 else parts[k] * value % prime.p
+                if (lone := root * root % prime.p != value).any():
+                    rough[k] = lone
         if n < 0 and any((v == 0).any() for v in x.parts.values()):
             raise BadDraw("1 / 0")
         self._refuse_rough(x, rough)
@@ -294,6 +294,7 @@ class Algebra:
         of = above if n > 0 else self._under(made, above)
         made = replace(made, rough=roots.joined(rough, x.rough, x.shape), degree=of)
         if n not in (1, -1):
+            rest = self.power(x, (n - (1 if n > 0 else -1)) // 2)
             parts = {k: v * rest.parts[k] % self.primes[k].p for k, v in parts.items()}
             const = None if made.const is None or rest.const is None else made.const * rest.const
             of = degree.multiplied(of, rest.degree)

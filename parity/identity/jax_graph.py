@@ -83,6 +83,8 @@ class JaxGraph(Interpreter[Value]):
             return np.asarray(found if which is None else found[which])
 
         fields = [operands[i] for i in places]
+        if eqn.primitive.name in VIEWS:
+            return self.of.viewed(run, *fields)
         if not eqn.primitive.multiple_results:
             return self.of.moved(run, *fields)
         return [self.of.moved(partial(run, which=i), *fields) for i in range(len(eqn.outvars))]
@@ -142,6 +144,7 @@ MOVES = {
     "concatenate", "pad", "gather", "dynamic_slice", "dynamic_update_slice", "select_n", "split",
     "tile", "scatter", "stack", "unstack",
 }  # fmt: skip
+VIEWS = {"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose", "rev", "slice"}
 SAME = {"copy", "copy_p", "stop_gradient", "reduce_precision", "optimization_barrier", "name"}
 RULES: dict[str, Rule] = {}
 

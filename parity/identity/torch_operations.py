@@ -16,6 +16,7 @@ from parity.identity.torch_rules import MOVES, RULES, SUMS, plane
 WHERE = {"device", "layout", "memory_format", "pin_memory", "non_blocking", "out"}
 BATCH_NORMS = {"native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm",
                "_batch_norm_with_update"}  # fmt: skip
+SAME = {"clone", "contiguous", "alias_copy", "lift_fresh_copy"}
 LISTS = {"unsafe_split", "unsafe_chunk", "split", "split_with_sizes"}
 _FLOATS = {"mm", "bmm", "mv", "dot", "matmul", "addmm", "baddbmm", "addmv", "addbmm"}
 tree = torch.utils._pytree
@@ -82,6 +83,8 @@ class Operation:
                 return _batch_norm(cells, args, a, k)
             if base in ("copy", "_to_copy"):
                 return _copied(cells, base, args, a, k)
+            if base in SAME and isinstance(a[0], Field):
+                return a[0]
             if base in ("zero", "fill"):
                 value = 0.0 if base == "zero" else a[1]
                 if not args[0].floating:

@@ -3,6 +3,7 @@
 import math
 from functools import partial
 
+from parity.collector import set_aside
 from parity.comparison import Comparison
 from parity.identity.prove import Answer, Proof, elements, prove
 from parity.levels.level import Level, Skipped
@@ -42,7 +43,8 @@ def _proof(pair: Pair) -> Proof:
                           "over half a minute; parity.prove takes its time")  # fmt: skip
         try:
             locate = partial(lines_at, ours, theirs, infer=infer)
-            pair.kept[KEY] = prove(ours, theirs, inputs, targets, infer=infer, locate=locate)
+            with set_aside():  # both traces, which every draw goes through
+                pair.kept[KEY] = prove(ours, theirs, inputs, targets, infer=infer, locate=locate)
         except Exception as error:  # the user's own code, run on numbers that aren't real
             said = f"{type(error).__name__}: {error}".splitlines()[0]
             raise Skipped(f"undecided: it can't be evaluated: {said:.200}") from None
