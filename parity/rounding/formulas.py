@@ -7,8 +7,9 @@ versions of JAX take some as one operation, or by bits, to lose less in rounding
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax import lax
@@ -48,7 +49,8 @@ def written_out(eqn: core.JaxprEqn) -> core.ClosedJaxpr | None:
     return closed.replace(jaxpr=closed.jaxpr.replace(eqns=eqns))
 
 
-class _Expanded(NamedTuple):
+@dataclass(frozen=True)
+class _Expanded:
     """An operation that JAX can write out itself, of flat operands."""
 
     operation: Any
