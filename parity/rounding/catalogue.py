@@ -43,7 +43,8 @@ def page() -> str:
         parts.append(f"## `{module.rpartition('.')[2]}.py`\n\n{about}\n\n" + "\n".join(rows) + "\n")
     parts.append(
         f"## Control flow\n\nCalls, looked through: {_names(sorted(CALLS))}.\n\n"
-        f"Read as the formulas that they stand for: {_names(sorted(FORMULAS))}.\n\n"
+        f"Read as the formulas that they stand for: {_names(sorted(FORMULAS))}; "
+        "and those of `call_hi_primitive`, which JAX itself writes out.\n\n"
         f"By rules of their own: {_names(sorted(CONTROL))}. A loop whose end rounding may move, "
         "or a branch that it may turn, is uncertain; one that integers decide never is.\n"
     )

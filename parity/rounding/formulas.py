@@ -7,6 +7,7 @@ versions of JAX take some as one operation, or by bits, to lose less in rounding
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -37,15 +38,32 @@ def written_out(eqn: core.JaxprEqn) -> core.ClosedJaxpr | None:
         source = eqn.params["call_jaxpr"].jaxpr.debug_info.func_src_info  # "function at file:line"
         function, _, place = source.partition(" at ")
         name = function if "/jax/_src/lax/" in place else name
-    if name not in FORMULAS:
+    if name == "call_hi_primitive":  # from jax 0.12 on, of searchsorted: JAX has what it stands for
+        formula: Callable[..., Any] = _Expanded(eqn.params["_prim"])
+    elif name in FORMULAS:
+        formula = FORMULAS[name]
+    else:
         return None
-    closed = _traced(name, tuple((v.aval.shape, v.aval.dtype) for v in eqn.invars))  # type: ignore[attr-defined]
+    closed = _traced(formula, tuple((v.aval.shape, v.aval.dtype) for v in eqn.invars))  # type: ignore[attr-defined]
     eqns = [one.replace(source_info=eqn.source_info) for one in closed.jaxpr.eqns]
     return closed.replace(jaxpr=closed.jaxpr.replace(eqns=eqns))
 
 
+@dataclass(frozen=True)
+class _Expanded:
+    """An operation that JAX can write out itself, of flat operands."""
+
+    operation: Any
+
+    def __call__(self, *operands: Any) -> list[Any]:
+        given = jax.tree.unflatten(self.operation.in_tree, operands)
+        return jax.tree.leaves(self.operation.expand(*given))
+
+
 @lru_cache(maxsize=256)
-def _traced(name: str, types: tuple[tuple[tuple[int, ...], Any], ...]) -> core.ClosedJaxpr:
+def _traced(
+    formula: Callable[..., Any], types: tuple[tuple[tuple[int, ...], Any], ...]
+) -> core.ClosedJaxpr:
     with jax.enable_x64(True):
         specs = [jax.ShapeDtypeStruct(shape, kind) for shape, kind in types]
-        return jax.make_jaxpr(FORMULAS[name])(*specs)
+        return jax.make_jaxpr(formula)(*specs)

@@ -118,8 +118,9 @@ def _work(writer: Connection, work: str, args: tuple[Any, ...]) -> None:
     with contextlib.suppress(OSError):  # the parent has gone
         try:
             writer.send(found)
-        except (TypeError, AttributeError, ValueError, ImportError):  # can't be pickled
-            text = text if found[0] == "error" else traceback.format_exc()
+        except (TypeError, AttributeError, ValueError, ImportError) as error:  # can't be pickled
+            if found[0] == "result":
+                text = f"{traceback.format_exc()}\n{work}: its result can't be pickled: {error}"
             writer.send(("error", (None, text)))
 
 
