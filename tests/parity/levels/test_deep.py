@@ -72,9 +72,10 @@ def test_an_honest_pair_agrees_and_says_by_what_it_was_judged():
     ("wrong", "level"),
     [
         ({"epsilon": 1.1e-5}, "logits"),
-        pytest.param({"b2": 0.99}, "step", marks=pytest.mark.slow),
+        ({"b2": 0.99}, "step"),
     ],
 )
+@pytest.mark.slow
 def test_a_fault_is_found(wrong, level):
     verdict = climbed((level,), **wrong)
     assert [r.level.name for r in verdict.results if r.failed] != [], verdict
@@ -94,7 +95,8 @@ class Table(Deep):
         return super().forward(self.table(ids))
 
 
-@pytest.mark.parametrize("taught", [1.0, pytest.param(0.999, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("taught", [1.0, 0.999])
 def test_a_table_with_rows_that_are_not_used_is_judged_in_its_used_ones(taught):
     (body, params), _ = port()
 

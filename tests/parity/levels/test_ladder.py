@@ -42,7 +42,7 @@ def found(verdict):
     return failed
 
 
-@pytest.mark.parametrize("pair", [scratch_pair, concise_pair])
+@pytest.mark.parametrize("pair", [scratch_pair, pytest.param(concise_pair, marks=pytest.mark.slow)])
 def test_a_faithful_port_passes_every_level(digits, pair):
     verdict = check(*pair(), data=digits, **SMALL)
     assert verdict.ok, verdict
@@ -119,9 +119,15 @@ FAULTS = {
 }
 
 
+QUICK = (SumForMean, NaNUnit, LittleMomentum)
+
+
 @pytest.mark.parametrize(
-    ("faulty", "level"), FAULTS.items(), ids=lambda x: getattr(x, "__name__", x)
-)
+    ("faulty", "level"),
+    [pytest.param(*pair, marks=[pytest.mark.slow] * (pair[0] not in QUICK))
+     for pair in FAULTS.items()],
+    ids=lambda x: getattr(x, "__name__", x),
+)  # fmt: skip
 def test_a_planted_fault_is_caught_at_the_level_where_it_is_made(digits, faulty, level):
     ours, _ = scratch_pair()
     torch.manual_seed(1)
@@ -238,6 +244,7 @@ def test_no_level_at_all_is_no_agreement(digits):
         check(*scratch_pair(), data=digits, levels=[], **SMALL)
 
 
+@pytest.mark.slow
 def test_plain_modules_are_checked_too_with_names(digits):
     class Net(nnx.Module):
         def __init__(self):
