@@ -67,7 +67,10 @@ class Momentum(d2l.MLP):
         return optax.sgd(self.lr, momentum=0.9)
 
 
-@pytest.mark.parametrize(("kind", "clip"), [(d2l.MLPScratch, 0), (d2l.MLP, 0.05), (Momentum, 0)])
+@pytest.mark.parametrize(
+    ("kind", "clip"),
+    [(d2l.MLPScratch, 0), pytest.param(d2l.MLP, 0.05, marks=pytest.mark.slow), (Momentum, 0)],
+)
 def test_each_run_is_the_single_run(blobs, kind, clip):
     """In float64 closer than a single run whose rate is off by one part in 10^12."""
     with jax.enable_x64(True):

@@ -58,6 +58,7 @@ def test_a_run_that_stands_still_or_overflows_agrees(tmp_path, edge):
     assert main(["check", *QUICK, *edge, "--out", str(tmp_path)]) == 0
 
 
+@pytest.mark.slow
 def test_a_difference_gives_exit_code_1_and_names_the_level(tmp_path, capsys, monkeypatch):
     import jax_mlp
 

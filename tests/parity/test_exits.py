@@ -137,7 +137,7 @@ def test_names_with_a_prefix_of_many_digits_are_converted(tmp_path):
     assert main(["convert", str(tmp_path / "x"), str(tmp_path / "y")]) == 0
 
 
-@pytest.mark.parametrize("side", ["jax", "torch"])
+@pytest.mark.parametrize("side", [pytest.param("jax", marks=pytest.mark.slow), "torch"])
 def test_a_training_that_diverges_keeps_its_history_and_says_so(side, tmp_path, capsys):
     small = ["--data", "sample", "--epochs", "1", "--hiddens", "8", "--lr", "1e38"]
     assert main(["train", "--side", side, *small, "--out", str(tmp_path)]) == 2

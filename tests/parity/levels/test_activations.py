@@ -141,6 +141,7 @@ def leaves(one):
 # --- levels ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_faithful_port_passes_every_level_that_can_be_asked(digits):
     verdict = check(*pair("mlp", "gelu"), data=digits, **SMALL)
     assert verdict.ok, verdict

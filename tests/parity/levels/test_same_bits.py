@@ -166,7 +166,10 @@ def test_eager_and_jitted_jax_agree() -> None:
 
 @pytest.mark.parametrize(
     "flags",
-    ["--xla_cpu_max_isa=AVX2", "--xla_cpu_multi_thread_eigen=false"],
+    [
+        "--xla_cpu_max_isa=AVX2",
+        pytest.param("--xla_cpu_multi_thread_eigen=false", marks=pytest.mark.slow),
+    ],
 )
 def test_jax_has_one_result_on_every_code_path(flags: str, jax_hash: str) -> None:
     assert in_a_process("jax", XLA_FLAGS=flags) == [jax_hash]
@@ -182,7 +185,9 @@ def test_a_batch_over_2_4_8_devices_gives_the_same_bits(jax_hash: str) -> None:
     "environment",
     [
         {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "OMP_NUM_THREADS": "1"},
-        {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"},
+        pytest.param(
+            {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}, marks=pytest.mark.slow
+        ),
     ],
     ids=["AVX2", "two threads"],
 )

@@ -43,6 +43,10 @@ for seed in range(1, ROUNDS):
     CASES.append((list(ACTIVATIONS)[seed % 7], shape, (np.float32, np.float64)[seed % 2]))
 
 
+# One of a kind is enough for every day.
+CASES[:2] = [pytest.param(*case, marks=pytest.mark.slow) for case in CASES[:2]]
+
+
 @pytest.mark.parametrize(("activation", "sizes", "kind"), CASES)
 def test_random_networks_stay_within_their_bounds_in_both_frameworks(activation, sizes, kind):
     rng = np.random.default_rng([len(sizes), *sizes])

@@ -93,7 +93,7 @@ NOTHING = {
 }
 
 
-QUICK = ("nothing", "forward", "optimiser")
+QUICK = ("forward", "optimiser")
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ SLOW = pytest.mark.slow  # one of a kind is enough for every day
 
 
 @pytest.mark.parametrize(
-    "name", ["joint", *(pytest.param(n, marks=SLOW) for n in ("depth", "bottleneck", "activation"))]
+    "name", [pytest.param(n, marks=SLOW) for n in ("joint", "depth", "bottleneck", "activation")]
 )
 def test_every_exercise_takes_values(tmp_path, name):
     values = {
