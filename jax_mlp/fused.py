@@ -16,7 +16,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from jax_mlp import fused_gpu, fused_tpu, images
+from jax_mlp import fused_gpu, fused_tpu, image_bytes
 from jax_mlp.data import ArrayLoader
 from jax_mlp.fused_tpu import MIB, Weights
 from jax_mlp.mlp import MLP
@@ -87,7 +87,7 @@ def _reasons(trainer: Any, model: Any, device: Any) -> Iterator[str]:
     if asked not in PRECISIONS:
         yield f"its products take no precision {asked!r}, expected one of {PRECISIONS}"
     batch = loader.schedule.batch_size
-    itemsize = 1 if images.turns_bytes(loader.transform) else 4
+    itemsize = 1 if image_bytes.turns_bytes(loader.transform) else 4
     needs = fused_tpu.needed(inputs, hidden, classes, batch, itemsize)
     if needs > (has := fused_tpu.VMEM.get(device.device_kind, fused_tpu.SMALLEST) * MIB):
         yield (
@@ -151,7 +151,7 @@ def _kernels(
 
 def _laid(arrays: tuple, order: Array, size: int, transform: Callable) -> tuple[Array, ...]:
     """(rows, labels, order) for the kernels, which make floats of an image's bytes themselves."""
-    if images.turns_bytes(transform):
+    if image_bytes.turns_bytes(transform):
         return *arrays, order
     whole = len(order) // size * size
     parts = []

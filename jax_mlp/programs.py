@@ -1,18 +1,18 @@
 """Compiled programs outlive the process: a first start compiles for 2 to 3 s, a second reads."""
 
 import contextlib
+import functools
 import gc
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
 from typing import Any
 
 import jax
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from jax.extend import core
 
-from mlp_core import cache as folders
+from mlp_core import cache
 
 FOLDER = "jax_compilation_cache_dir"
 # JAX keeps by default only what took over a second.
@@ -36,7 +36,7 @@ def kept() -> Iterator[None]:
     global _users, _before
     with _lock:
         _users += 1
-        if _users == 1 and getattr(jax.config, FOLDER) is None and (folder := folders.programs()):
+        if _users == 1 and getattr(jax.config, FOLDER) is None and (folder := cache.programs()):
             _before = {name: getattr(jax.config, name) for name in (FOLDER, SECONDS)}
             _set({FOLDER: str(folder), SECONDS: 0})
     try:
@@ -113,7 +113,7 @@ class Quick:
         return equations(self._jitted.trace(*args).jaxpr.jaxpr) > LARGE
 
 
-@cache
+@functools.cache
 def _beside() -> ThreadPoolExecutor:
     """One thread: XLA compiles without Python's lock, and uses all cores."""
     return ThreadPoolExecutor(1, "compiling")

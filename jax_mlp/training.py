@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from jax_mlp import images, programs
+from jax_mlp import image_bytes, programs
 from jax_mlp.classifier import Classifier
 from jax_mlp.data import ArrayLoader
 from jax_mlp.device import default_device
@@ -149,7 +149,7 @@ class Trainer(HyperParameters):
         if in_force(model, self) != "native" and (why := model.not_reproducible(self.optim)):
             raise NotReproducible(model, why)
         if self.images == "bytes":
-            images.check(self, model)
+            image_bytes.check(self, model)
         self.kernels = self._fused() if self.kernel == "fused" else None
         self.opt_state = self.shares.everywhere(self.optim.init(split(model)[1]))
         self.epoch = self.train_batch_idx = self.val_batch_idx = 0
@@ -283,7 +283,7 @@ class Trainer(HyperParameters):
     ) -> Iterator[tuple[Any, Any, list[int]]]:
         """Parts of an epoch over arrays, a compiled call each."""
         order = loader.next_order()
-        size, transform = loader.schedule.batch_size, images.transform(loader, self.images)
+        size, transform = loader.schedule.batch_size, image_bytes.transform(loader, self.images)
         # One process's array on a device of its own is no array of a program of several.
         arrays = loader.arrays if self.shares.processes == 1 else loader.host_arrays
         sizes = [len(order[i : i + size]) for i in range(0, len(order), size)]

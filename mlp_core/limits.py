@@ -18,7 +18,7 @@ class NotFused(ValueError):
 
 
 class NotBytes(ValueError):
-    """A training that jax_mlp.images doesn't do on bytes, and why."""
+    """A training that jax_mlp.image_bytes doesn't do on bytes, and why."""
 
     def __init__(self, model: Any, why: str) -> None:
         super().__init__(

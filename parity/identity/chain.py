@@ -63,9 +63,8 @@ class Prime:
     def power(self, x: Array, n: int) -> Array:
         """x^n elementwise, n >= 0."""
         if np.size(x) <= FEW:
-            return np.array([pow(v, n, self.p) for v in x.ravel().tolist()], np.int64).reshape(
-                x.shape
-            )
+            each = [pow(v, n, self.p) for v in x.ravel().tolist()]
+            return np.array(each, np.int64).reshape(x.shape)
         found, square = np.ones_like(x), x
         while n:
             if n & 1:

@@ -4,8 +4,9 @@ What is drawn has degree 1, and so has what an exponential, a logarithm, a root 
 without a law gives: these count as elements of their own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import add
 from typing import Any, NamedTuple
 
 Group = int  # the elements of a tensor that something was divided by
@@ -54,29 +55,27 @@ class Degrees:
 
 def added(*each: Degree) -> Degree:
     """Of a sum; and of numbers that were put side by side."""
-    excess = max(one.excess for one in each)
-    first, *others = {id(one.below): one.below for one in each if one.below}.values() or ({},)
-    if not others:
-        return Degree(excess, first)
-    below = dict(first)
-    for one in others:
-        for group, n in one.items():
-            if n > below.get(group, 0):
-                below[group] = n
-    return Degree(excess, below)
+    below = {id(one.below): one.below for one in each}
+    return Degree(max(one.excess for one in each), _merged(below.values(), max))
 
 
 def multiplied(*each: Degree) -> Degree:
     """Of a product."""
-    excess = sum(one.excess for one in each)
-    first, *others = [one.below for one in each if one.below] or ({},)
-    if not others:
-        return Degree(excess, first)
-    below = dict(first)
+    return Degree(sum(one.excess for one in each), _merged((one.below for one in each), add))
+
+
+def _merged(
+    each: Iterable[Mapping[Group, int]], both: Callable[[int, int], int]
+) -> Mapping[Group, int]:
+    """All groups; of one that several have, what `both` makes of the numbers."""
+    first, *others = [one for one in each if one] or [ZERO.below]
+    if not others:  # nearly always: nothing is copied
+        return first
+    merged = dict(first)
     for one in others:
         for group, n in one.items():
-            below[group] = below.get(group, 0) + n
-    return Degree(excess, below)
+            merged[group] = both(merged[group], n) if group in merged else n
+    return merged
 
 
 def power(a: Degree, n: int) -> Degree:

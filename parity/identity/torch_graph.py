@@ -160,8 +160,8 @@ class TorchGraph(TorchDispatchMode):
         args_, kwargs_ = with_tensors((args, kwargs), self._place, torch.Tensor)
         operation = Operation(func, args_, kwargs_, bool(written), (), "", drawn)
         values = operation.evaluated(self.cells)
-        operands = [self.cells.get(self._place(x)) for x in given if self._holds(x)] \
-            if self.lines else []  # fmt: skip
+        held = (x for x in placed((args_, kwargs_), Place) if x.plain is None)
+        operands = [*map(self.cells.get, held)] if self.lines else []
         out = func(*args, **kwargs)
         outs = written or (tree.tree_leaves(out) if integers else _listed(out))
         self._record(operation, values, operands, outs)

@@ -57,8 +57,7 @@ class TorchSteps:
     def training(self) -> Iterator[None]:
         """While it lasts, steps can be taken."""
         if self._to_play:
-            with torch.no_grad():
-                yield
+            yield
             return
         model = self.side.model
         with self.side.borrowed(), self.side._optimising(), attention_taken_apart():
@@ -71,8 +70,7 @@ class TorchSteps:
     def outputs(self, given: Given) -> Fields:
         """Of the model alone."""
         if self._to_play:
-            with torch.no_grad():
-                return _of(self._played(given), "outputs")
+            return _of(self._played(given), "outputs")
         side, graph = self.side, self.graph
         with side.borrowed(), attention_taken_apart():
             batch = side._typed(self.inputs)
@@ -95,7 +93,8 @@ class TorchSteps:
             raise Stale("a further step")
         for key, value, drawn in self._values(tape.given, given):
             self.graph.cells.hold(tape.given[key], value, drawn)
-        return tape.played(self.graph.cells)
+        with torch.no_grad():
+            return tape.played(self.graph.cells)
 
     def _recorded(self, given: Given) -> dict[Key, Any]:
         side, graph = self.side, self.graph

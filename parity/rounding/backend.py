@@ -123,10 +123,7 @@ def add_at(x: Any, places: tuple[slice, ...], y: Any) -> Any:
 
 def settled(found: Any) -> Any:
     """In NumPy, except for random keys."""
-    kind = type(found)
-    if (
-        kind is np.ndarray or kind is np.float64
-    ):  # nearly always: a walk through a tree takes longer
+    if type(found) in (np.ndarray, np.float64):  # nearly always; a walk through a tree takes longer
         return found
     return jax.tree.map(_settled, found)
 

@@ -223,9 +223,7 @@ class Walk(Interpreter[Approx]):
             return jnp.where((d == 0) | (jnp.abs(value) + d < most), d, jnp.inf)
 
         if self.eager:
-            alike = likely is bound
-            value, bound = settled(value), settled(bound)
-            likely = bound if alike else settled(likely)
+            value, bound, likely = map(settled, (value, bound, likely))
         sure = sound(bound)
         return Approx(value, sure, sure if likely is bound else sound(likely), tag)
 

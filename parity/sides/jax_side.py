@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 import jax_mlp
-from jax_mlp import images, programs
+from jax_mlp import image_bytes, programs
 from jax_mlp.step import Carry, split
 from mlp_core.limits import NotBytes, NotFused
 from mlp_core.resuming import fingerprint
@@ -91,7 +91,7 @@ class JaxSide(JaxFunctions):
         trainer = self._trainer(1)
         trainer.prepare_data(self._of(self.examples))
         if self.images == "bytes":
-            images.check(trainer, self.model)
+            image_bytes.check(trainer, self.model)
         if self.fused:
             from jax_mlp import fused
 
@@ -132,9 +132,7 @@ class JaxSide(JaxFunctions):
 
     def narrowest(self, inputs: Tree) -> Narrowest:
         """The narrowest float that the forward pass computes; numbers go before constants."""
-        if "widens" not in self._kept:
-            _ = self.widens  # asks for it in turn
-        key = "narrowest", shapes(inputs), self._kept.get("widens")
+        key = "narrowest", shapes(inputs), self.widens
         return self.kept(key, lambda: self._narrowest(inputs))
 
     def _narrowest(self, inputs: Tree) -> Narrowest:
@@ -155,7 +153,7 @@ class JaxSide(JaxFunctions):
         of many steps can't go by this step, see _own_step.
         """
         if self.dtype != "float64" or not isinstance(self.model, JaxPort):
-            self._kept["widens"] = False
+            return False
         if (found := self._kept.get("widens")) is None:
             self._kept["widens"] = False  # while it's asked
             try:

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 
 import torch_mlp
 from mlp_core.resuming import fingerprint
+from parity.kept import Keeper
 from parity.problem import PLAIN, Examples, Training
 from parity.sides.bilinear import Products
 from parity.sides.memory import SLOTS
@@ -40,7 +41,7 @@ from parity.sides.weights import Rearrangement, Turned
 from parity.trees import NOTHING, Arrays, Tree, arguments, leaves, mapped, shapes
 
 
-class TorchSide:
+class TorchSide(Keeper):
     """A Torch module. A weight of nn.Linear is [out, in] in Torch; outside it is [in, out].
 
     The user's own model computes, with values of the side's: a copy would lose what hangs on its
@@ -61,7 +62,7 @@ class TorchSide:
         """weights: from Torch's arrays, named and shaped as there, to those that the side shows.
         device: see torch_device. Raises ValueError if weights do more than move elements."""
         self.dtype, self.examples = dtype, examples
-        self._narrow: dict[Any, Narrowest] = {}
+        super().__init__()
         self.device = torch_device(device, model)
         asked = training.loss is not None or training.optimizer is not None or training.mode
         own = isinstance(model, torch_mlp.Module) and not asked and training.accumulate == 1
@@ -149,10 +150,8 @@ class TorchSide:
 
     def narrowest(self, inputs: Tree) -> Narrowest:
         """The narrowest float that the forward pass computes; numbers go before constants."""
-        key = shapes(inputs), self._widens
-        if key not in self._narrow:
-            self._narrow[key] = self._narrowest(inputs)
-        return self._narrow[key]
+        key = "narrowest", shapes(inputs), self._widens
+        return self.kept(key, lambda: self._narrowest(inputs))
 
     def _narrowest(self, inputs: Tree) -> Narrowest:
         typed = self._typed(inputs)
