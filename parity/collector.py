@@ -4,6 +4,8 @@ import contextlib
 import gc
 from collections.abc import Iterator
 
+PYTHONS_OWN = 1000  # objects at most: Python 3.12 sets aside what is immortal, some 375
+
 _depth = 0
 
 
@@ -16,7 +18,7 @@ def set_aside() -> Iterator[None]:
     is found afterwards.
     """
     global _depth
-    if not _depth and gc.get_freeze_count():  # somebody else's, who wants it so for longer
+    if not _depth and gc.get_freeze_count() > PYTHONS_OWN:  # somebody else's, who wants it so for longer
         yield
         return
     gc.freeze()

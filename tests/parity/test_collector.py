@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from parity.collector import set_aside
+from parity.collector import PYTHONS_OWN, set_aside
 
 
 class Circle:
@@ -34,16 +34,16 @@ def test_an_inner_one_sets_more_aside_until_the_outermost_ends():
         Circle(gone)
         with set_aside():
             gc.collect()
-        assert not gone and gc.get_freeze_count()
+        assert not gone and gc.get_freeze_count() > PYTHONS_OWN
     gc.collect()
-    assert gone == [1] and not gc.get_freeze_count()
+    assert gone == [1] and gc.get_freeze_count() < PYTHONS_OWN
 
 
 def test_it_is_given_back_after_an_error_too():
     with pytest.raises(RuntimeError), set_aside():
-        assert gc.get_freeze_count() > 1000
+        assert gc.get_freeze_count() > PYTHONS_OWN
         raise RuntimeError
-    assert gc.get_freeze_count() == 0
+    assert gc.get_freeze_count() < PYTHONS_OWN
 
 
 def test_what_somebody_else_froze_stays_frozen():
@@ -51,6 +51,6 @@ def test_what_somebody_else_froze_stays_frozen():
     try:
         with set_aside():
             pass
-        assert gc.get_freeze_count() > 1000
+        assert gc.get_freeze_count() > PYTHONS_OWN
     finally:
         gc.unfreeze()
