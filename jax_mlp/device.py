@@ -7,6 +7,7 @@ from contextvars import ContextVar
 import jax
 
 DEFAULT = "jax_default_device"
+GPU = ("gpu", "cuda")  # as devices call it, and as programs do
 _COMPILED_FOR: ContextVar[str] = ContextVar("_COMPILED_FOR")
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from jax_mlp import fused_gpu, fused_tpu, image_bytes
 from jax_mlp.data import ArrayLoader
+from jax_mlp.device import GPU
 from jax_mlp.fused_tpu import MIB, Weights
 from jax_mlp.mlp import MLP
 from jax_mlp.scratch import MLPScratch
@@ -29,7 +30,6 @@ INTERPRETED = fused_tpu  # on a CPU
 MOST_CLASSES = 128  # on a GPU: one block holds all logits of its rows
 PRECISION = "jax_default_matmul_precision"
 PRECISIONS = (None, "default", "bfloat16", "highest", "float32")  # what Mosaic has of JAX's
-GPU = ("gpu", "cuda")  # as devices call it, and as programs do
 # Methods in whose place the kernels stand.
 MODEL = ("forward", "loss", "training_step", "configure_optimizers")
 TRAINER = ("clip_gradients", "prepare_batch", "assemble")
@@ -39,11 +39,6 @@ def check(trainer: Any, model: Any, device: Any) -> None:
     """Raises NotFused, with the reason, for what `epoch` doesn't compute on a device."""
     if why := next(_reasons(trainer, model, device), None):
         raise NotFused(model, why)
-
-
-def compiler_options(device: Any) -> dict[str, Any] | None:
-    """Of an epoch's program on a device."""
-    return fused_gpu.GRAPH if device.platform in GPU else None
 
 
 def _reasons(trainer: Any, model: Any, device: Any) -> Iterator[str]:

@@ -23,11 +23,6 @@ from jax_mlp.images import SCALE, as_bfloat16, parts
 LEAST = 16  # of each side of a product of Triton's
 CHUNK = 32  # of what a product sums over
 MANY = 100  # blocks of a grid, of 132 processors of an H100
-GRAPH = {
-    # The loop of an epoch as one graph: by default each step is started by the host.
-    "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,WHILE",
-    "xla_gpu_graph_min_graph_size": 1,
-}
 
 
 def epoch(

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import gc
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +13,7 @@ import jax
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from jax.extend import core
 
+from jax_mlp.device import GPU
 from mlp_core import cache
 
 FOLDER = "jax_compilation_cache_dir"
@@ -23,6 +25,13 @@ SECONDS = "jax_persistent_cache_min_compile_time_secs"
 # 1.9, 1.9, 2.5 s.
 LARGE = 1200
 UNFUSED = {"xla_disable_hlo_passes": "fusion"}
+
+# The loop of an epoch as one graph of a GPU: by default the host starts each step.
+COMMAND_BUFFER = "xla_gpu_enable_command_buffer"
+GRAPH = {
+    COMMAND_BUFFER: "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,WHILE",
+    "xla_gpu_graph_min_graph_size": 1,
+}
 
 MAPS = 16_000  # of the 65,530 that Linux allows a process; a program takes a dozen
 
@@ -49,6 +58,12 @@ def kept() -> Iterator[None]:
                 _before = {}
         if not _users:
             spare_maps()
+
+
+def of_a_loop(device: Any) -> dict[str, Any] | None:
+    """What XLA is told for an epoch's program on one device, unless XLA_FLAGS say so themselves."""
+    chosen = COMMAND_BUFFER in os.environ.get("XLA_FLAGS", "")
+    return GRAPH if device.platform in GPU and not chosen else None
 
 
 def spare_maps(most: int = MAPS) -> bool:

@@ -380,11 +380,8 @@ class Trainer(HyperParameters):
 
     def compiler_options(self) -> dict[str, Any] | None:
         """What XLA is told beside the program."""
-        if self.kernel == "scan":
-            return None
-        from jax_mlp import fused
-
-        return fused.compiler_options(self.target or default_device())
+        alone = self.shares.mesh is None or self.shares.mesh.size == 1
+        return programs.of_a_loop(self.target or default_device()) if alone else None
 
     def _check_labels(self, batch: Any, labels: Any) -> None:
         """XLA can't raise: labels are checked here, where data enters.

@@ -18,7 +18,8 @@ def set_aside() -> Iterator[None]:
     is found afterwards.
     """
     global _depth
-    if not _depth and gc.get_freeze_count() > PYTHONS_OWN:  # somebody else's, who wants it so for longer
+    # Somebody else's, who wants it so for longer.
+    if not _depth and gc.get_freeze_count() > PYTHONS_OWN:
         yield
         return
     gc.freeze()

@@ -37,14 +37,15 @@ LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")
 
 
 def on_config(config: Any) -> Any:
-    """Pages that nav doesn't name join Guides."""
+    """Pages that nav doesn't name join Guides, those of devices Accelerators."""
     named = re.findall(r"[\w/-]+\.md", str(config.nav))
     docs = Path(config.docs_dir)
-    guides = next(part["Guides"] for part in config.nav if "Guides" in part)
+    parts = {name: pages for part in config.nav for name, pages in part.items()}
     for path in sorted(docs.rglob("*.md")):
         name = path.relative_to(docs).as_posix()
         if name not in named:
-            guides.append({path.read_text("utf-8").partition("\n")[0].lstrip("# "): name})
+            part = "Accelerators" if name.startswith("accelerators/") else "Guides"
+            parts[part].append({path.read_text("utf-8").partition("\n")[0].lstrip("# "): name})
     return config
 
 

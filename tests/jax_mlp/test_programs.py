@@ -4,6 +4,7 @@ import gc
 import sys
 import threading
 import weakref
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -95,3 +96,26 @@ def test_what_nobody_uses_is_collected_when_memory_maps_run_short():
             assert programs.spare_maps(most=1) and gone() is None
     finally:
         gc.enable()
+
+
+def test_an_epoch_is_one_graph_of_a_gpu_unless_xla_flags_choose(monkeypatch):
+    h100, cpu = (SimpleNamespace(platform=p) for p in ("gpu", "cpu"))
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    assert programs.of_a_loop(cpu) is None
+    assert "WHILE" in programs.of_a_loop(h100)[programs.COMMAND_BUFFER]
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_command_buffer=FUSION")
+    assert programs.of_a_loop(h100) is None
+
+
+def test_this_xla_knows_the_options_that_a_gpu_needs():
+    doubled = jax.jit(lambda x: x * 2).lower(1.0).compile(programs.GRAPH)
+    assert doubled(1.0) == 2
+
+
+def test_several_devices_get_no_graph_and_both_kernels_get_one():
+    for kernel in ("scan", "fused"):
+        trainer = d2l.Trainer(1, kernel=kernel)
+        trainer.target = SimpleNamespace(platform="cuda")
+        assert trainer.compiler_options() == programs.GRAPH
+        trainer.shares.mesh = SimpleNamespace(size=2)
+        assert trainer.compiler_options() is None
