@@ -454,6 +454,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     if folder := cache.programs():
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    # On a GPU JAX would take three quarters of the memory when it starts: Torch, and JAX in another
+    # process of the same command, need some of it.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     # How long Torch's idle threads spin, through JAX's work: by default so long that a step of both
     # took 61 ms where 8 are enough; not at all ("passive") makes Torch alone twice as slow. This
     # bridges the gaps between Torch's own operations, some 100 us, and no more.

@@ -8,10 +8,12 @@ from typing import Any
 from rich.console import Console
 from tqdm import tqdm
 
+from jax_mlp.device import default_device
 from mlp_core import fashion_mnist
 from mlp_core.shell import progress_bar
 from parity.checking import Verdict, check
 from parity.config import CheckConfig
+from parity.device import Device
 from parity.environment import command, environment
 from parity.exits import Refused
 from parity.interrupted import Interrupted
@@ -28,7 +30,8 @@ def run(config: CheckConfig, log: Console) -> Report:
     """Check the pairs that the configuration names. Ctrl-C keeps the results so far.
 
     Two pairs climb at once, the second in a process of its own, for one alone leaves processors
-    idle wherever JAX and Torch take turns or an operation has one thread.
+    idle wherever JAX and Torch take turns or an operation has one thread. A TPU takes one process:
+    there they climb one after the other.
     Raises Refused if that process is killed, or for a level that there isn't.
     """
     start = time.perf_counter()
@@ -39,20 +42,23 @@ def run(config: CheckConfig, log: Console) -> Report:
     about |= {"activation": config.activation, "sigma": config.sigma}
     names: list[str] = ["scratch", "mlp"] if config.model == "both" else [config.model]
     with ExitStack() as stack:
-        first, *second = [told(log, name, stack) for name in names]
-        if not second:
-            found = [climbed(first, config, data, names[0])]
+        first, *second = tells = [told(log, name, stack) for name in names]
+        if not second or _on_tpu(config.device):
+            found: list[Climbed] = []
+            for tell, name in zip(tells, names, strict=True):
+                stopped = any(interrupted for _, interrupted in found)
+                found.append(_none(name) if stopped else climbed(tell, config, data, name))
         else:
             work = f"{__name__}:beside"
             child = stack.enter_context(Child(work, config, data, names[1], on_told=second[0]))
             stack.enter_context(torch_threads())
 
-            def tell(what: str, value: Any) -> None:
+            def watching(what: str, value: Any) -> None:
                 first(what, value)
                 child.check()
 
             try:
-                own = climbed(tell, config, data, names[0])
+                own = climbed(watching, config, data, names[0])
                 found = [own, _result(child, names[1], interrupted=own[1])]
             except ChildDied as error:
                 raise Refused(f"{names[1]}: {error}") from None
@@ -113,7 +119,16 @@ def _result(child: Child, name: str, interrupted: bool) -> Climbed:
     try:
         return child.result(interrupted)
     except KeyboardInterrupt:  # before it had begun
-        return Verdict(name, (), {}, {}), True
+        return _none(name)
+
+
+def _none(name: str) -> Climbed:
+    """Of a pair that Ctrl-C came before."""
+    return Verdict(name, (), {}, {}), True
+
+
+def _on_tpu(device: Device | None) -> bool:
+    return device == "tpu" or device is None and default_device().platform == "tpu"
 
 
 def check_levels(names: Sequence[str]) -> None:

@@ -301,3 +301,12 @@ def test_ctrl_c_keeps_the_faults_that_were_planted(tmp_path):
     assert found["interrupted"] and not found["ok"]
     assert {fault["first"] for fault in found["faults"]} == {"initial weights"}
     assert (tmp_path / "faults.png").exists()
+
+
+def test_on_a_gpu_jax_leaves_memory_to_torch_unless_the_user_says_otherwise(monkeypatch):
+    name = "XLA_PYTHON_CLIENT_PREALLOCATE"
+    monkeypatch.setenv(name, "")  # so that it is brought back
+    for before, after in ((None, "false"), ("true", "true")):
+        monkeypatch.delenv(name) if before is None else monkeypatch.setenv(name, before)
+        assert main(["bench", "--rows", "no such row"]) == 2
+        assert os.environ[name] == after

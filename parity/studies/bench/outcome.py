@@ -44,6 +44,7 @@ class Bench:
     rows: list[Row] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     peak: float = float("nan")
+    interleaved: bool = True  # a round of each row, then the next; else all rounds of each in turn
     job: dict[str, Figure] = field(default_factory=dict)
     interrupted: bool = False
 
@@ -91,8 +92,9 @@ class Bench:
             for name, took in self.job.items():
                 ratio = f", {took.median / bare.median:.2f} times that" if took != bare else ""
                 console.print(f"{name}: {took} s{ratio}", highlight=False)
+        how = "interleaved rounds" if self.interleaved else "rounds, one row after the other"
         console.print(
-            f"compile: seconds. epoch s: median of {self.about['rounds']} interleaved rounds; a "
+            f"compile: seconds. epoch s: median of {self.about['rounds']} {how}; a "
             "range where the median isn't known to 10% with 95% confidence, which takes six rounds "
             "at least. of floor: the floor's time over the row's, in the same round. of peak: rate "
             "of the matrix products over that of the largest square one, "
@@ -118,6 +120,7 @@ class Bench:
         return {
             "about": self.about,
             "interrupted": self.interrupted,
+            "interleaved": self.interleaved,
             "peak_flops_per_second": self.peak,
             "rows": [of(row) for row in self.rows],
             "missing": self.missing,

@@ -41,12 +41,15 @@ def run(
     ]
     names = config.rows or (SWEPT if len(sizes) > 1 else QUICK if config.quick else ROWS)
     try:
-        bench.peak = _peak(options, tell)
+        bench.peak, device = _peak(options, tell)
+        # Of a TPU one process at a time takes hold.
+        bench.interleaved = not device.startswith("TPU")
         for size in sizes:
             with progress_bar(len(names) * config.rounds, "epoch", str(size)) as bar:
                 found = measure(
                     names, size, config.rounds, on_round=bar.update,
-                    on_start=lambda what: tell(f"{what} ..."), **options,
+                    on_start=lambda what: tell(f"{what} ..."),
+                    interleaved=bench.interleaved, **options,
                 )  # fmt: skip
                 for row in found:
                     if isinstance(row, Row):
@@ -71,8 +74,8 @@ def _examples(width: int, depth: int, batch: int) -> int:
     return min(60_000, max(4, int(MOST_FLOPS / one / batch)) * batch)
 
 
-def _peak(options: dict[str, Any], tell: Callable[[str], None]) -> float:
-    """Operations a second of the largest square product."""
+def _peak(options: dict[str, Any], tell: Callable[[str], None]) -> tuple[float, str]:
+    """Operations a second of the largest square product, and what the device calls itself."""
     tell("peak: a large square product ...")
 
     def rate(n: int) -> tuple[float, str]:
@@ -82,7 +85,7 @@ def _peak(options: dict[str, Any], tell: Callable[[str], None]) -> float:
             return 2 * n**3 / min(worker.round() for _ in range(9)), worker.device
 
     best, device = rate(2048)
-    return best if device == "cpu" else rate(8192)[0]  # an accelerator needs the larger one
+    return (best, device) if device == "cpu" else rate(8192)  # an accelerator needs the larger
 
 
 # From the start of a process until ten epochs are trained and evaluated, cached data and programs.

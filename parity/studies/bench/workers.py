@@ -106,12 +106,19 @@ def measure(
     *,
     on_start: Callable[[str], None],
     on_round: Callable[[], None],
+    interleaved: bool = True,
     **options: Any,
 ) -> Iterator[Row | tuple[str, str]]:
     """The rows after `rounds` interleaved rounds, A B C A B C; (name, reason) for what can't run.
 
-    Ctrl-C ends the rounds: what has been measured at least once is given.
+    interleaved: False ends each row's process before the next begins, A A B B C C. Ctrl-C ends
+    the rounds: what has been measured at least once is given.
     """
+    if not interleaved:
+        ways: dict[str, Any] = {"on_start": on_start, "on_round": on_round} | options
+        for name in names:
+            yield from measure([name], size, rounds, **ways)
+        return
     with ExitStack() as stack:
         # Imports may overlap, what is measured may not: the first warms up when all have loaded.
         workers = [stack.enter_context(Worker(name, size, **options)) for name in names]

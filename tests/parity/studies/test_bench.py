@@ -116,3 +116,37 @@ def test_an_interrupt_keeps_the_rounds_so_far(monkeypatch):
     config = dataclasses.replace(BenchConfig(), rows=("floor",), width=(8,), data="sample")
     found = bench.run(config, tell=lambda text: None)
     assert found.interrupted and [len(row.seconds) for row in found.rows] == [2]
+
+
+class Alone:
+    """A worker of which no other may be there."""
+
+    there = 0
+
+    def __init__(self, name, size, **options):
+        self.name, self.seconds = name, []
+
+    def __enter__(self):
+        Alone.there += 1
+        assert Alone.there == 1
+        return self
+
+    def __exit__(self, *exception):
+        Alone.there -= 1
+
+    load = warm_up = lambda self: None
+
+    def round(self):
+        self.seconds.append(1.0)
+
+    def row(self):
+        return Row(self.name, Size(), tuple(self.seconds), 0.0, 0, None, {}, "TPU v5 lite")
+
+
+def test_rows_on_a_tpu_are_measured_one_after_the_other(monkeypatch):
+    monkeypatch.setattr(workers, "Worker", Alone)
+    monkeypatch.setattr(bench, "_peak", lambda options, tell: (1.0, "TPU v5 lite"))
+    config = dataclasses.replace(BenchConfig(), rows=("floor", "jax mlp"), rounds=2)
+    found = bench.run(config, tell=lambda text: None)
+    assert [(row.name, len(row.seconds)) for row in found.rows] == [("floor", 2), ("jax mlp", 2)]
+    assert found.to_json()["interleaved"] is False
