@@ -4,6 +4,7 @@ import contextlib
 import functools
 import gc
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,6 +33,7 @@ GRAPH = {
     COMMAND_BUFFER: "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,WHILE",
     "xla_gpu_graph_min_graph_size": 1,
 }
+LOOPS = 12_090  # CUDA 12.9; before it loops of a known length were reported to crash in graphs
 
 MAPS = 16_000  # of the 65,530 that Linux allows a process; a program takes a dozen
 
@@ -63,7 +65,15 @@ def kept() -> Iterator[None]:
 def of_a_loop(device: Any) -> dict[str, Any] | None:
     """What XLA is told for an epoch's program on one device, unless XLA_FLAGS say so themselves."""
     chosen = COMMAND_BUFFER in os.environ.get("XLA_FLAGS", "")
-    return GRAPH if device.platform in GPU and not chosen else None
+    return GRAPH if device.platform in GPU and not chosen and _has_loops(device) else None
+
+
+def _has_loops(device: Any) -> bool:
+    """Whether its CUDA is known to have loops in graphs. What is only described names no version,
+    and gets what the newest has."""
+    version = getattr(getattr(device, "client", None), "platform_version", "")
+    found = re.search(r"cuda (\d+)", version)
+    return "rocm" not in version and (found is None or int(found[1]) >= LOOPS)
 
 
 def spare_maps(most: int = MAPS) -> bool:

@@ -98,11 +98,18 @@ def test_what_nobody_uses_is_collected_when_memory_maps_run_short():
         gc.enable()
 
 
+def device(platform, version):
+    return SimpleNamespace(
+        platform=platform, client=SimpleNamespace(platform_version=f"PJRT C API\n{version}")
+    )
+
+
 def test_an_epoch_is_one_graph_of_a_gpu_unless_xla_flags_choose(monkeypatch):
-    h100, cpu = (SimpleNamespace(platform=p) for p in ("gpu", "cpu"))
     monkeypatch.delenv("XLA_FLAGS", raising=False)
-    assert programs.of_a_loop(cpu) is None
+    h100 = device("gpu", "cuda 13000")
     assert "WHILE" in programs.of_a_loop(h100)[programs.COMMAND_BUFFER]
+    for other in (device("gpu", "cuda 12080"), device("gpu", "rocm 7"), jax.devices("cpu")[0]):
+        assert programs.of_a_loop(other) is None
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_command_buffer=FUSION")
     assert programs.of_a_loop(h100) is None
 

@@ -3,6 +3,7 @@
 Run as `python -m parity.studies.accelerator.probes NAME DEVICE FILE`; writes FILE.
 """
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -11,11 +12,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_mlp import programs
 from mlp_core.files import write_json
 from parity.device import NAMES, Device
 from parity.environment import environment
@@ -26,6 +29,7 @@ from parity.sides.jax_device import jax_device
 from parity.studies.accelerator.launches import profiled
 from parity.studies.placing import on
 
+HIDDEN = 256  # units of the model that is trained as a graph
 N = 64  # of a product; 64 x 64 random numbers show their last bit but for a chance of 2^-4096
 
 
@@ -168,6 +172,32 @@ def determinism(device: Device) -> dict[str, Any]:
     return {"runs": runs}
 
 
+def graph(device: Device) -> dict[str, Any]:
+    """Epochs of JAX's scan, as one graph each and with each step started by the host.
+
+    The second time a graph is run is another path than the first: there are four.
+    """
+    import jax_mlp
+    from jax_mlp.checkpoint import get_weights
+
+    runs = []
+    for what, asked in (("one graph", programs.of_a_loop), ("step by step", lambda device: None)):
+        with mock.patch.object(programs, "of_a_loop", asked), on(device, "jax") as options:
+            jax_mlp.manual_seed(0)
+            data = jax_mlp.FashionMNIST(256, data="sample", seed=0)
+            model = jax_mlp.MLPScratch(784, 10, HIDDEN, 0.1)
+            epochs = jax_mlp.Trainer(4, **options).fit(model, data).epochs
+            weights = b"".join(array.tobytes() for array in get_weights(model).values())
+        told = asked(jax_device(device)) is not None
+        seconds = [epoch.seconds for epoch in epochs]
+        runs.append({"what": what, "told": told, "seconds": seconds, "weights": sha256(weights)})
+    return {"runs": runs}
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def _epoch(side: str, device: Device) -> bytes:
     """The weights after it."""
     import importlib
@@ -203,6 +233,7 @@ PROBES: dict[str, Callable[[Device], dict[str, Any]]] = {
     "found": found,
     "precision": precision,
     "determinism": determinism,
+    "graph": graph,
     "launches": partial(profiled, small=False),
     "launches of few steps": partial(profiled, small=True),
 }

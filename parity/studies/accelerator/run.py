@@ -17,8 +17,9 @@ from parity.config import AcceleratorConfig
 from parity.environment import environment
 from parity.exits import Refused
 from parity.report.page import rendered
-from parity.studies.accelerator.stages import Stage, shown, stages
+from parity.studies.accelerator.stages import GRAPH, Stage, shown, stages
 
+COMMAND_BUFFER = "xla_gpu_enable_command_buffer"  # an option of XLA's; nothing: no graphs
 GRACE = 15.0  # seconds from Ctrl-C, at which a command writes what it has, until it is killed
 NO_TIME = "no time left"
 SHARE = 0.5  # of the time left, which one stage may take: what hangs leaves as much to the others
@@ -95,6 +96,7 @@ def run(config: AcceleratorConfig, tell: Callable[[str], None]) -> Iterator[Trie
     end = time.monotonic() + 60 * config.minutes
     tried = Tried(device, environment() | {"minutes": config.minutes, "small": config.small})
     all_stages = stages(config, device)
+    environ = dict(os.environ)
     for stage in all_stages:
         left = end - time.monotonic()
         if left > 0:
@@ -104,26 +106,29 @@ def run(config: AcceleratorConfig, tell: Callable[[str], None]) -> Iterator[Trie
             one = Ended(stage.name, stage.question, NO_TIME, 0.0)
         else:
             share = 1.0 if stage is all_stages[-1] else SHARE
-            one, interrupted = _tried(stage, share * left)
+            one, interrupted = _tried(stage, share * left, environ)
         tables = dict(tried.tables)
         if (found := stage.read(config.out)) is not None and one.outcome != NO_TIME:
             tables[stage.name] = stage.table(found)
         tried = replace(tried, ended=(*tried.ended, one), tables=tables, interrupted=interrupted)
         tried.write(config.out)
         yield tried
+        if stage.name == GRAPH and one.outcome != "ok":
+            flags = f"{environ.get('XLA_FLAGS', '')} --{COMMAND_BUFFER}="
+            environ["XLA_FLAGS"] = flags.strip()
         if stage.name == "found" and one.outcome != "ok" and not interrupted:
             raise Refused(one.said.splitlines()[-1] if one.said else f"no device '{device}' here")
         if interrupted:
             return
 
 
-def _tried(stage: Stage, limit: float) -> tuple[Ended, bool]:
+def _tried(stage: Stage, limit: float, environ: dict[str, str]) -> tuple[Ended, bool]:
     """(how it ended, whether by Ctrl-C). At the limit it is interrupted, then killed."""
     start, timed_out, interrupted = time.monotonic(), False, False
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", *stage.arguments],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", start_new_session=True, preexec_fn=_ends_with_its_parent,
+        errors="replace", start_new_session=True, env=environ, preexec_fn=_ends_with_its_parent,
     )  # fmt: skip
     said = ""
     try:

@@ -10,6 +10,7 @@ from parity.config import AcceleratorConfig
 
 Table = list[tuple[str, ...]]  # the header first
 CLI = ("-m", "parity.cli")
+GRAPH = "graph"  # where it fails, later stages do without
 FAST = ("floor", "jax scratch", "torch mlp")  # what is measured again at other precisions
 
 
@@ -52,6 +53,16 @@ def stages(config: AcceleratorConfig, device: str) -> list[Stage]:
     short = ("--epochs", "1", "--hiddens", "16") if small else ()
     return [
         Stage("found", "What is here?", asked("found"), "found.json", _found),
+        *[
+            Stage(
+                GRAPH,
+                "Does a whole epoch run as one graph, again and again?",
+                asked(GRAPH),
+                "graph.json",
+                _graph,
+            )
+        ]
+        * (device == "cuda"),
         Stage(
             "ladder",
             "Do JAX and Torch agree on it?",
@@ -157,6 +168,14 @@ def stages(config: AcceleratorConfig, device: str) -> list[Stage]:
 
 def _found(found: Mapping[str, Any]) -> Table:
     return [("what", "found"), *((name, str(value)) for name, value in found.items())]
+
+
+def _graph(found: Mapping[str, Any]) -> Table:
+    rows: Table = [("how", "asked of XLA", "ms an epoch", "SHA-256 of the weights")]
+    for run in found["runs"]:
+        took = ", ".join(f"{1e3 * seconds:.1f}" for seconds in run["seconds"])
+        rows.append((run["what"], "yes" if run["told"] else "no", took, run["weights"][:16]))
+    return rows
 
 
 def _ladder(report: Mapping[str, Any]) -> Table:

@@ -11,7 +11,7 @@ import pytest
 
 from parity.cli import main
 from parity.config import AcceleratorConfig
-from parity.studies.accelerator import launches
+from parity.studies.accelerator import launches, probes
 from parity.studies.accelerator import run as accelerator
 from parity.studies.accelerator.launches import Launch, summary
 from parity.studies.accelerator.probes import precision
@@ -149,6 +149,22 @@ def test_a_profile_of_an_epoch_counts_what_each_step_launches():
             kinds = Counter(one.name for one in count("cpu", Size(width=256, examples=256 * n)))
             steps[n] = sum(kinds.values())
         assert (steps[6] - steps[2]) / 4 > 5, (side, steps)
+
+
+def test_where_a_graph_fails_later_stages_do_without(tried, tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_use_xnnpack=false")
+    told = "import os; print(os.environ['XLA_FLAGS'])"
+    *_, last = tried([stage("graph", "raise SystemExit(134)"), stage("after", told)])
+    assert last.ended[1].said == "--xla_cpu_use_xnnpack=false --xla_gpu_enable_command_buffer="
+    *_, last = tried([stage("graph", "pass"), stage("after", told)])
+    assert last.ended[1].said == "--xla_cpu_use_xnnpack=false"
+
+
+def test_epochs_as_a_graph_and_step_by_step_train_the_same(monkeypatch):
+    monkeypatch.setattr(probes, "HIDDEN", 8)
+    one, other = probes.graph("cpu")["runs"]
+    assert one["weights"] == other["weights"] and len(one["seconds"]) == len(other["seconds"]) == 4
+    assert not one["told"]  # a CPU has none
 
 
 def test_a_half_written_result_is_none(tmp_path):
