@@ -85,9 +85,11 @@ def _reasons(trainer: Any, model: Any, device: Any) -> Iterator[str]:
     itemsize = 1 if image_bytes.turns_bytes(loader.transform) else 4
     needs = fused_tpu.needed(inputs, hidden, classes, batch, itemsize)
     if needs > (has := fused_tpu.VMEM.get(device.device_kind, fused_tpu.SMALLEST) * MIB):
+        kind = device.device_kind
+        where = kind if kind in fused_tpu.VMEM else "the smallest TPU of today"
         yield (
             f"{inputs}-{hidden}-{classes} in batches of {batch} needs {needs / MIB:,.1f} MiB of "
-            f"vector memory, of which there are {has // MIB}"
+            f"vector memory, of which {where} has {has // MIB}"
         )
 
 

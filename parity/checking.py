@@ -15,6 +15,7 @@ from parity.levels.curve import curves
 from parity.levels.ladder import LEVELS, climb, named
 from parity.levels.level import Level, Result
 from parity.levels.pair import Pair
+from parity.levels.precision import bits_used
 from parity.levels.saved_levels import saved_levels
 from parity.levels.verdict import Verdict
 from parity.locate.alignment import Alignment, aligned
@@ -168,7 +169,10 @@ def solve(
             if len(results) > len(saved.before):
                 saved.save(results, pair)
             on_result(result)
-    abouts = {"jax": jax.about(), "torch": torch.about()}
+    abouts = {
+        side: one.about() | {"bits of products": bits_used(side, results)}
+        for side, one in (("jax", jax), ("torch", torch))
+    }
     about = abouts | {
         "parameters": {name: list(array.shape) for name, array in pair.params.items()},
         "state": {name: list(array.shape) for name, array in pair.state.items()},

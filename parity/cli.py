@@ -103,6 +103,7 @@ def run_train(config: TrainConfig) -> int:
 def _train(
     config: TrainConfig, side: Any, checkpoint: Any, where: dict[str, Any], tells: bool
 ) -> int:
+    from jax_mlp import device
     from mlp_core.checkpoint import Checkpoints
     from mlp_core.files import taking_their_place
     from mlp_core.history import NotFinite
@@ -122,6 +123,8 @@ def _train(
     where["at_nan"] = config.at_nan
     if config.side == "jax":
         where |= {"kernel": config.kernel, "images": config.images}
+        if config.kernel == "fused" and device.platform() == "cpu":
+            print("jax: a CPU interprets the fused kernels, which is slow", file=sys.stderr)
     trainer = side.Trainer(config.epochs, gradient_clip_val=config.clip, **where)
     code, diverged = 0, False
     try:
@@ -323,13 +326,11 @@ def run_bench(config: BenchConfig) -> int:
         )
     except bench.Missing as reason:
         where = f"--device {config.device}" if config.device else "the default device"
-        raise exits.Refused(
-            f"not even a product could be measured on {where}, is it there? {reason}"
-        ) from None
+        raise exits.Refused(f"not even a product could be measured on {where}: {reason}") from None
     found.print(Console())
     bench.write(found, config.out, config.json)
     print(f"Report: {config.json or config.out / 'bench.json'}")
-    return 130 if found.interrupted else 0
+    return 130 if found.interrupted else 0 if found.rows else exits.USAGE
 
 
 def run_accelerator(config: AcceleratorConfig) -> int:

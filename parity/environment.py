@@ -21,7 +21,6 @@ def environment() -> dict[str, Any]:
             "cores": os.cpu_count(),
             "machine": platform.machine(),
         },
-        "matmul precision": "highest on both sides",
         "time": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
 

@@ -1,5 +1,6 @@
 """What a command line may give, and what it may not: refused before anything is imported."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -47,8 +48,10 @@ def check(config: Any, **least: float | int) -> None:
         elif name in ranges and not isinstance(value, bool):
             low, high = ranges[name]
             # So that NaN is refused too.
-            if not (value >= low and (high is None or value <= high)):
+            if not (value >= low and (value < math.inf if high is None else value <= high)):
                 expected = f"at least {low}" if high is None else f"{low} to {high:,}"
+                if value == math.inf:
+                    expected += ", and finite"
                 if high == FLOAT32:
                     expected = f"{low} to {high:.3g}, the largest float32"
                 wrong.append(f"{name} = {value}, expected {expected}")

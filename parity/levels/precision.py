@@ -14,12 +14,14 @@ what is large; tanh what is small, for it is x (1 - x^2/3 ...). Nothing passes a
 """
 
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from parity.comparison import Comparison, compare
-from parity.levels.level import Level
+from parity.levels.level import Level, Result
 from parity.levels.pair import Pair
 from parity.levels.perceptrons import NoProbe, perceptron, refuse_narrow
 from parity.sides.side import Differentiable, Pullback
@@ -28,6 +30,7 @@ from parity.trees import Arrays
 # Sizes of numbers to try: for ReLU; for GELU, whose erf is 1 there; for tanh, where 1 + x is 1.
 UNITS = (1.0, 2.0**7, 2.0**-30)
 INPUTS = "input gradient"
+MEASURED = ("precision", "products")  # the levels that count bits
 FEWEST = 7  # bits: a format has more, for bfloat16 has 8
 FORMATS = {
     24: "float32",
@@ -183,6 +186,15 @@ def measured(side: str, product: Product, label: str, full: int = 24) -> Compari
         return replace(judged, problem=_other(judged, product))
     nearest = FORMATS[min({*FORMATS} - {24}, key=lambda bits: abs(bits - product.bits))]
     return replace(judged, problem=f"as of {nearest}, expected 24. To cure it: {CURES[side]}")
+
+
+def bits_used(side: str, results: Iterable[Result]) -> str:
+    """The fewest bits of an operand that a product of a side was seen to use, by this level or by
+    "products"."""
+    names = (c.name for r in results if r.level.name in MEASURED for c in r.comparisons)
+    told = (re.search(r"([\d.]+) effective bits$", n) for n in names if n.startswith(f"{side} "))
+    bits = [float(found[1]) for found in told if found]
+    return f"{min(bits):g}" if bits else "not measured"
 
 
 def _other(c: Comparison, product: Product) -> str:

@@ -128,7 +128,7 @@ def _report(path: Path, raw: Any) -> SavedReport:
             raise _Wrong("pairs", name, "each pair once")
         pairs[name] = _pair(part)
     where = {**about.texts("versions"), **about.texts("hardware")}
-    asked = {name: about.shown(name) for name in ("data", "matmul precision", "activation")}
+    asked = {name: about.shown(name) for name in ("data", "activation")}
     return SavedReport(
         path,
         top.text("verdict"),
@@ -154,6 +154,7 @@ def _pair(raw: "_Part") -> SavedPair:
     for side in ("jax", "torch"):
         if side in about.raw:
             asked[f"{side} on"] = about.part(side).shown("device")
+            asked[f"{side} matmul precision"] = about.part(side).shown("matmul precision")
     notes = raw.raw.get("notes", [])
     if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
         raise _Wrong(f"{raw.where}.notes", _shown(notes), "texts")

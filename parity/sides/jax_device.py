@@ -2,8 +2,8 @@
 
 import jax
 
-from jax_mlp.device import default_device
-from parity.device import DeviceMissing
+from jax_mlp.device import GPU, default_device
+from parity.device import DeviceMissing, driver
 
 
 def jax_device(name: str | None, dtype: str = "float32") -> jax.Device:
@@ -21,3 +21,12 @@ def jax_device(name: str | None, dtype: str = "float32") -> jax.Device:
             "pip install '.[cuda13]' or '.[tpu]' adds others"
         ) from None
     return jax.devices("cpu")[0] if found.platform == "tpu" and dtype == "float64" else found
+
+
+def about_device(device: jax.Device) -> dict[str, str]:
+    """Its name; of a GPU also the driver, and the CUDA that JAX runs with."""
+    about = {"device": device.device_kind}
+    if device.platform in GPU:
+        version = device.client.platform_version.splitlines()
+        about |= {"driver": driver(), "runtime": version[-1] if version else "unknown"}
+    return about

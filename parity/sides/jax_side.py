@@ -20,7 +20,7 @@ from parity.problem import PLAIN, Examples, Training
 from parity.sides.bilinear import Products
 from parity.sides.jax_bilinear import products_of
 from parity.sides.jax_data import JaxData
-from parity.sides.jax_device import jax_device
+from parity.sides.jax_device import about_device, jax_device
 from parity.sides.jax_functions import JaxFunctions, plain
 from parity.sides.jax_models import as_module, turned_weights
 from parity.sides.jax_port import JaxPort
@@ -369,8 +369,8 @@ class JaxSide(JaxFunctions):
         return {
             "model": f"{type(inner).__module__}.{type(inner).__name__}",
             "versions": {"jax": jax.__version__, "optax": optax.__version__},
-            "device": self.device.device_kind,
             "matmul precision": "highest",
+            **about_device(self.device),
         }
 
     # --- pure functions, which can be compiled, bounded, mapped ----------------------------------

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from parity.device import DeviceMissing
+from parity.device import DeviceMissing, driver
 
 
 def torch_device(name: str | None, model: torch.nn.Module | None = None) -> torch.device:
@@ -36,5 +36,9 @@ def torch_device(name: str | None, model: torch.nn.Module | None = None) -> torc
     return found
 
 
-def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+def about_device(device: torch.device) -> dict[str, str]:
+    """Its name; of a GPU also the driver, and the CUDA that Torch was built with."""
+    if device.type != "cuda":
+        return {"device": "cpu"}
+    name = torch.cuda.get_device_name(device)
+    return {"device": name, "driver": driver(), "runtime": f"cuda {torch.version.cuda}"}

@@ -29,7 +29,7 @@ from parity.sides.side import (
 )
 from parity.sides.torch_bilinear import Recorded
 from parity.sides.torch_data import TorchData, numpy, tensor, view
-from parity.sides.torch_device import device_name, torch_device
+from parity.sides.torch_device import about_device, torch_device
 from parity.sides.torch_layers import layer_kinds
 from parity.sides.torch_parallel import of_type, plain_name, plainly_named, processes
 from parity.sides.torch_port import TorchPort
@@ -385,9 +385,9 @@ class TorchSide(Keeper):
         return {
             "model": f"{type(self._inner).__module__}.{type(self._inner).__name__}",
             "versions": {"torch": str(torch.__version__)},
-            "device": device_name(self.device),
             "threads": torch.get_num_threads(),
             "matmul precision": "highest",
+            **about_device(self.device),
         }
 
     # --- the user's model, with the side's values ------------------------------------------------

@@ -71,7 +71,7 @@ class Doubled(d2l.MLPScratch):
         ({}, dict(arithmetic="reproducible"), "expected native arithmetic"),
         ({}, dict(checkpoint=Checkpoints(Path("unused"), every=2)), "not every so many steps"),
         (dict(num_hiddens=4000, num_inputs=3000), {}, r"3000-4000-3 in batches of 8 needs \d+\.\d "
-         "MiB of vector memory, of which there are 64"),
+         "MiB of vector memory, of which the smallest TPU of today has 64"),
     ],
 )  # fmt: skip
 def test_what_the_kernels_do_not_compute_is_refused_in_one_line(blobs, model, options, why):

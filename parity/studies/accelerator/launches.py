@@ -9,6 +9,7 @@ counted alike, and over ten steps, for there the profiler is most of the time.
 
 import glob
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -94,9 +95,11 @@ def _jax(device: Device, size: Size) -> list[Launch]:
         with jax.profiler.trace(folder, profiler_options=asked):
             epoch()
         (written,) = glob.glob(f"{folder}/**/*.xplane.pb", recursive=True)
-        return [
-            *_planes(jax.profiler.ProfileData.from_serialized_xspace(Path(written).read_bytes()))
-        ]
+        content = Path(written).read_bytes()
+    with warnings.catch_warnings():
+        # From Python 3.12 on jaxlib warns of its own types; as an error that would end the process.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return [*_planes(jax.profiler.ProfileData.from_serialized_xspace(content))]
 
 
 def _planes(profile: Any) -> Iterator[Launch]:
@@ -128,7 +131,7 @@ def _torch(device: Device, size: Size) -> list[Launch]:
         epoch()
         there = bool(options)
         asked = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if there else [])]
-        with profile(activities=asked) as seen:
+        with profile(activities=asked, acc_events=True) as seen:
             epoch()
             if there:
                 torch.cuda.synchronize()

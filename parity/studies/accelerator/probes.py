@@ -6,9 +6,9 @@ Run as `python -m parity.studies.accelerator.probes NAME DEVICE FILE`; writes FI
 import hashlib
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ import numpy as np
 
 from jax_mlp import programs
 from mlp_core.files import write_json
-from parity.device import NAMES, Device
+from parity.device import NAMES, Device, DeviceMissing, driver
 from parity.environment import environment
+from parity.exits import USAGE
 from parity.levels.precision import Product
 from parity.levels.products import attended_scores, attended_values
 from parity.sides.bilinear import Attention
@@ -42,13 +43,16 @@ def found(device: str) -> dict[str, Any]:
         "platform": here.platform,
         "count": len(jax.devices(device)),
         "memory": _memory(here),
-        "driver": _driver() if device == "cuda" else "-",
+        "driver": driver() if device == "cuda" else "-",
         "processor": about["hardware"]["processor"],
         "cores": os.cpu_count(),
         "python": platform.python_version(),
     }
-    with on("cuda" if device == "cuda" else "cpu", "torch") as options:
-        facts["Torch computes on"] = "CUDA" if options else "the CPU"
+    try:
+        with on("cuda" if device == "cuda" else "cpu", "torch") as options:
+            facts["Torch computes on"] = "CUDA" if options else "the CPU"
+    except DeviceMissing as missing:  # JAX's stages can still be asked
+        facts["Torch computes on"] = f"nothing here: {missing}"
     return facts | {name: text for name, text in about["versions"].items() if name != "python"}
 
 
@@ -58,17 +62,19 @@ def precision(device: str) -> dict[str, Any]:
     W = rng.uniform(1, 2, (N, N)).astype(np.float32)
     products = []
     for side, settings in (("jax", _jax_products(device)), ("torch", _torch_products(device))):
-        for setting, operation, compute in settings:
-            bits = Product(operation, W.ravel(), np.asarray(compute(W)).ravel()).bits
-            products.append(
-                {"side": side, "setting": setting, "operation": operation, "bits": bits}
-            )
-    for side, setting, fused in _fused(device):
-        for what, measure in (("values", attended_values), ("scores", attended_scores)):
-            bits = measure(fused).bits
-            products.append(
-                {"side": side, "setting": setting, "operation": f"attention, {what}", "bits": bits}
-            )
+        with suppress(DeviceMissing):  # of one side: the other's are asked
+            for setting, operation, compute in settings:
+                bits = Product(operation, W.ravel(), np.asarray(compute(W)).ravel()).bits
+                products.append(
+                    {"side": side, "setting": setting, "operation": operation, "bits": bits}
+                )
+    with suppress(DeviceMissing):
+        for side, setting, fused in _fused(device):
+            for what, measure in (("values", attended_values), ("scores", attended_scores)):
+                bits, asked = measure(fused).bits, f"attention, {what}"
+                products.append(
+                    {"side": side, "setting": setting, "operation": asked, "bits": bits}
+                )
     return {"products": products}
 
 
@@ -139,7 +145,7 @@ def _fused(device: str) -> Iterator[tuple[str, str, Attention]]:
 
     from parity.sides.torch_device import torch_device
 
-    shape, here, there = (2, 4, 32, 32), jax_device(device), torch_device(device)
+    shape, here = (2, 4, 32, 32), jax_device(device)
 
     def ours(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
         given = (
@@ -148,7 +154,7 @@ def _fused(device: str) -> Iterator[tuple[str, str, Attention]]:
         return np.asarray(jax.jit(jax.nn.dot_product_attention)(*given)).swapaxes(1, 2)
 
     def theirs(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-        Q, K, V = (torch.from_numpy(x).to(there) for x in (q, k, v))
+        Q, K, V = (torch.from_numpy(x).to(torch_device(device)) for x in (q, k, v))
         return torch.nn.functional.scaled_dot_product_attention(Q, K, V).cpu().numpy()
 
     for setting in ("default", "highest"):
@@ -160,16 +166,19 @@ def _fused(device: str) -> Iterator[tuple[str, str, Attention]]:
 
 def determinism(device: Device) -> dict[str, Any]:
     """One epoch of the sample, twice in each framework; and once more on the CPU."""
-    runs = []
+    runs: list[dict[str, Any]] = []
     for side in ("jax", "torch"):
-        first, second = _epoch(side, device), _epoch(side, device)
-        runs.append({"side": side, "what": f"twice on {device}", "same": first == second})
-        if device != "cpu":
-            same = first == _epoch(side, "cpu")
-            runs.append(
-                {"side": side, "what": f"{device} and the CPU, native float32", "same": same}
-            )
+        with suppress(DeviceMissing):
+            first, same = _epoch(side, device), f"twice on {device}"
+            runs.append(_compared(side, same, first, _epoch(side, device), judged=True))
+            if device != "cpu":  # where sums have another order: no fault
+                what = f"{device} and the CPU, native float32"
+                runs.append(_compared(side, what, first, _epoch(side, "cpu"), judged=False))
     return {"runs": runs}
+
+
+def _compared(side: str, what: str, one: bytes, other: bytes, judged: bool) -> dict[str, Any]:
+    return {"side": side, "what": what, "same": one == other, "judged": judged}
 
 
 def graph(device: Device) -> dict[str, Any]:
@@ -217,14 +226,6 @@ def _memory(device: Any) -> str:
     return f"{limit / 2**30:.0f} GiB for JAX" if limit else "-"
 
 
-def _driver() -> str:
-    try:
-        asked = ("nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader")
-        return subprocess.run(asked, capture_output=True, text=True, timeout=20).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-
-
 def _known(name: str) -> Device:
     return next(one for one in NAMES if one == name)
 
@@ -238,6 +239,18 @@ PROBES: dict[str, Callable[[Device], dict[str, Any]]] = {
     "launches of few steps": partial(profiled, small=True),
 }
 
-if __name__ == "__main__":
+
+def main() -> int:
+    """0; 1 where bits differ that should be the same; 2 for a device that isn't there."""
     name, chosen, written = sys.argv[1:]
-    write_json(Path(written), PROBES[name](_known(chosen)))
+    try:
+        found = PROBES[name](_known(chosen))
+    except DeviceMissing as missing:
+        print(missing)
+        return USAGE
+    write_json(Path(written), found)
+    return int(any(not run["same"] for run in found.get("runs", ()) if run.get("judged")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

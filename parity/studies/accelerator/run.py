@@ -1,6 +1,5 @@
 """All stages, one after the other, within the time given; each written when it ends."""
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -13,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from mlp_core.files import write_atomically, write_json
+from mlp_core.shell import progress_bar
 from parity.config import AcceleratorConfig
 from parity.environment import environment
 from parity.exits import Refused
 from parity.report.page import rendered
-from parity.studies.accelerator.stages import GRAPH, Stage, shown, stages
+from parity.studies.accelerator.stages import FOUND, GRAPH, Stage, shown, stages
+from parity.studies.orphans import end_with_parent
 
 COMMAND_BUFFER = "xla_gpu_enable_command_buffer"  # an option of XLA's; nothing: no graphs
 GRACE = 15.0  # seconds from Ctrl-C, at which a command writes what it has, until it is killed
@@ -91,7 +92,8 @@ class Tried:
 
 
 def run(config: AcceleratorConfig, tell: Callable[[str], None]) -> Iterator[Tried]:
-    """What is known after each stage, already written. Raises Refused without the device."""
+    """What is known after each stage, already written. Raises Refused without the device, and then
+    leaves what an earlier run wrote."""
     device = config.device or _default()
     end = time.monotonic() + 60 * config.minutes
     tried = Tried(device, environment() | {"minutes": config.minutes, "small": config.small})
@@ -102,13 +104,16 @@ def run(config: AcceleratorConfig, tell: Callable[[str], None]) -> Iterator[Trie
         if left > 0:
             tell(f"{stage.name}: {stage.question} ({left / 60:.1f} minutes left)")
         interrupted = False
+        stage.forget(config.out)
         if left <= 0:
             one = Ended(stage.name, stage.question, NO_TIME, 0.0)
         else:
             share = 1.0 if stage is all_stages[-1] else SHARE
-            one, interrupted = _tried(stage, share * left, environ)
+            one, interrupted = _tried(stage, config.out, share * left, environ)
         tables = dict(tried.tables)
-        if (found := stage.read(config.out)) is not None and one.outcome != NO_TIME:
+        if stage.name == FOUND and one.outcome == OUTCOMES[2]:
+            raise Refused(one.said.splitlines()[-1] if one.said else f"no device '{device}' here")
+        if (found := stage.read(config.out)) is not None:
             tables[stage.name] = stage.table(found)
         tried = replace(tried, ended=(*tried.ended, one), tables=tables, interrupted=interrupted)
         tried.write(config.out)
@@ -116,23 +121,21 @@ def run(config: AcceleratorConfig, tell: Callable[[str], None]) -> Iterator[Trie
         if stage.name == GRAPH and one.outcome != "ok":
             flags = f"{environ.get('XLA_FLAGS', '')} --{COMMAND_BUFFER}="
             environ["XLA_FLAGS"] = flags.strip()
-        if stage.name == "found" and one.outcome != "ok" and not interrupted:
-            raise Refused(one.said.splitlines()[-1] if one.said else f"no device '{device}' here")
         if interrupted:
             return
 
 
-def _tried(stage: Stage, limit: float, environ: dict[str, str]) -> tuple[Ended, bool]:
+def _tried(stage: Stage, folder: Path, limit: float, environ: dict[str, str]) -> tuple[Ended, bool]:
     """(how it ended, whether by Ctrl-C). At the limit it is interrupted, then killed."""
     start, timed_out, interrupted = time.monotonic(), False, False
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", *stage.arguments],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", start_new_session=True, env=environ, preexec_fn=_ends_with_its_parent,
+        errors="replace", start_new_session=True, env=environ, preexec_fn=end_with_parent,
     )  # fmt: skip
     said = ""
     try:
-        said, _ = process.communicate(timeout=limit)
+        said = _waited(process, stage.name, limit)
     except subprocess.TimeoutExpired:
         timed_out = True
     except KeyboardInterrupt:
@@ -141,18 +144,26 @@ def _tried(stage: Stage, limit: float, environ: dict[str, str]) -> tuple[Ended, 
         said = _stopped(process)
     code = process.returncode
     outcome = OUTCOMES.get(code, f"failed with exit code {code}")
+    if outcome == OUTCOMES[1] and stage.read(folder) is None:  # what Python ends with at an error
+        outcome = f"failed with exit code {code}"
     outcome = "stopped, out of time" if timed_out else "interrupted" if interrupted else outcome
     seconds = time.monotonic() - start
     return Ended(stage.name, stage.question, outcome, round(seconds, 1), _last(said)), interrupted
 
 
-def _ends_with_its_parent() -> None:
-    """A stage must not hold the device when this process was killed; Linux alone has a way."""
-    if _LIBC is not None:
-        _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+def _waited(process: subprocess.Popen, name: str, limit: float) -> str:
+    """What it printed until it ended. Raises TimeoutExpired at the limit."""
+    end = time.monotonic() + limit
+    told = "{desc}: {elapsed} of at most {total_fmt}"
+    with progress_bar(int(limit), " s", name, bar_format=told) as bar:
+        while True:
+            left = end - time.monotonic()
+            try:
+                return process.communicate(timeout=min(1.0, max(0.0, left)))[0]
+            except subprocess.TimeoutExpired:
+                bar.refresh()
+                if left <= 1.0:
+                    raise
 
 
 def _stopped(process: subprocess.Popen) -> str:

@@ -10,6 +10,7 @@ from parity.config import AcceleratorConfig
 
 Table = list[tuple[str, ...]]  # the header first
 CLI = ("-m", "parity.cli")
+FOUND = "found"  # without the device all ends
 GRAPH = "graph"  # where it fails, later stages do without
 FAST = ("floor", "jax scratch", "torch mlp")  # what is measured again at other precisions
 
@@ -24,6 +25,10 @@ class Stage:
     arguments: tuple[str, ...]
     result: str
     table: Callable[[Mapping[str, Any]], Table]
+
+    def forget(self, folder: Path) -> None:
+        """Delete what an earlier run wrote: it must not pass for this one's."""
+        (folder / self.name / self.result).unlink(missing_ok=True)
 
     def read(self, folder: Path) -> dict[str, Any] | None:
         """What it wrote; None where it didn't, or not to the end."""
@@ -52,7 +57,7 @@ def stages(config: AcceleratorConfig, device: str) -> list[Stage]:
     rows = ("--rows", "floor", "jax mlp", "--width", "16")
     short = ("--epochs", "1", "--hiddens", "16") if small else ()
     return [
-        Stage("found", "What is here?", asked("found"), "found.json", _found),
+        Stage(FOUND, "What is here?", asked(FOUND), "found.json", _found),
         *[
             Stage(
                 GRAPH,
@@ -72,7 +77,7 @@ def stages(config: AcceleratorConfig, device: str) -> list[Stage]:
         ),
         Stage(
             "bits",
-            "Are the bits of reproducible arithmetic the published ones?",
+            "Are JAX's bits Torch's?" if small else "Are reproducible bits the published ones?",
             command("bits", "bits", *short),
             "bits.json",
             _bits,

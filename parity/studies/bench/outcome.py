@@ -99,7 +99,7 @@ class Bench:
             "at least. of floor: the floor's time over the row's, in the same round. of peak: rate "
             "of the matrix products over that of the largest square one, "
             f"{self.peak / 1e9:,.0f} GFLOP/s. MB: peak memory of the process, and of the "
-            "device.",
+            f"device. Products in precision {self.about['precision']}.",
             highlight=False,
         )
         if self.interrupted:

@@ -84,8 +84,21 @@ def _peak(options: dict[str, Any], tell: Callable[[str], None]) -> tuple[float, 
             worker.warm_up()
             return 2 * n**3 / min(worker.round() for _ in range(9)), worker.device
 
-    best, device = rate(2048)
+    try:
+        best, device = rate(2048)
+    except Missing as reason:
+        raise Missing(_missing(options["device"]) or str(reason)) from None
     return (best, device) if device == "cpu" else rate(8192)  # an accelerator needs the larger
+
+
+def _missing(device: str | None) -> str:
+    """Why JAX has no such device; asked in another process, for this one must not hold it."""
+    if device is None:
+        return ""
+    code = "import sys; from parity.sides.jax_device import *\ntry: jax_device(sys.argv[1])\n"
+    code += "except DeviceMissing as missing: print(missing)"
+    asked = [sys.executable, "-W", "ignore", "-c", code, device]
+    return subprocess.run(asked, capture_output=True, text=True).stdout.strip()
 
 
 # From the start of a process until ten epochs are trained and evaluated, cached data and programs.

@@ -7,9 +7,11 @@ import sys
 
 from parity.studies.bench.pace import Pace
 from parity.studies.bench.timing import Size
+from parity.studies.orphans import end_with_parent
 
 
 def main() -> None:
+    end_with_parent()
     given = json.loads(sys.argv[1])
     # Answers go out by a copy of stdout; what a library prints goes to stderr.
     answers = os.fdopen(os.dup(1), "w")

@@ -5,8 +5,9 @@ import torch
 
 import jax_mlp
 import torch_mlp
+from parity.levels.level import Result
 from parity.levels.pair import Pair
-from parity.levels.precision import judge_precision, measure
+from parity.levels.precision import LEVEL, bits_used, judge_precision, measure
 from parity.problem import Problem
 from parity.sides.pairs import Examples, JaxSide, TorchSide, book_pair
 
@@ -74,6 +75,13 @@ def test_a_silent_bfloat16_is_named_with_the_product_and_the_cure(digits):
         "torch product forward 1",
         "torch product forward 2",
     }
+
+
+def test_the_report_says_how_many_bits_each_side_used(digits):
+    pair = pair_of(digits, jax_mlp.MLPScratch(*ARGUMENTS), LowTorch(*ARGUMENTS))
+    results = [Result(LEVEL, "float32", tuple(judge_precision(pair, "float32")), 0.0)]
+    assert bits_used("jax", results) == "24" and bits_used("torch", results) == "8"
+    assert bits_used("jax", []) == "not measured"
 
 
 def test_tf32_is_told_from_bfloat16(digits):

@@ -139,7 +139,6 @@ ABOUT = {
     "command": "pytest",
     "versions": {"jax": "1", "torch": "2"},
     "hardware": {"cores": 2},
-    "matmul precision": "highest",
     "time": "today",
 }
 

@@ -159,7 +159,7 @@ def test_the_page_of_a_wrong_port_shows_both_lines_in_a_red_row(tmp_path):
         Net(), (net, params), (X, None), weights=table, batch_size=8, levels=["logits"]
     )
     about = {"data": "8 random rows", "command": "", "versions": {}, "hardware": {}, "time": ""}
-    Report((verdict,), about | {"matmul precision": ""}, 1.0).write(tmp_path)
+    Report((verdict,), about, 1.0).write(tmp_path)
     page = (tmp_path / "index.html").read_text()
     assert not re.search(r"""(?:src|href|url)\s*[=(]\s*["']?(?:https?:)?//""", page)
     red = re.findall(r'<tr class="row apart parts".*?(?=<tr|</tbody)', page, re.DOTALL)

@@ -11,6 +11,7 @@ import pytest
 
 from parity.cli import main
 from parity.config import AcceleratorConfig
+from parity.exits import Refused
 from parity.studies.accelerator import launches, probes
 from parity.studies.accelerator import run as accelerator
 from parity.studies.accelerator.launches import Launch, summary
@@ -85,6 +86,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from parity.config import AcceleratorConfig
+from parity.exits import Refused
 from parity.studies.accelerator import run as accelerator
 from parity.studies.accelerator.stages import Stage
 
@@ -149,6 +151,42 @@ def test_a_profile_of_an_epoch_counts_what_each_step_launches():
             kinds = Counter(one.name for one in count("cpu", Size(width=256, examples=256 * n)))
             steps[n] = sum(kinds.values())
         assert (steps[6] - steps[2]) / 4 > 5, (side, steps)
+
+
+def test_what_an_earlier_run_wrote_is_not_shown_as_this_ones(tried, tmp_path):
+    *_, first = tried([stage("good", wrote(tmp_path, "good"))])
+    assert first.tables["good"]
+    *_, second = tried([stage("good", "raise SystemExit(3)")])
+    assert second.tables == {} and "| 5 |" not in (tmp_path / "DEVICE.md").read_text()
+
+
+def test_without_the_device_the_page_of_an_earlier_run_stays(tried, tmp_path):
+    tried([stage("good", wrote(tmp_path, "good"))])
+    before = (tmp_path / "DEVICE.md").read_text()
+    with pytest.raises(Refused, match="no rocket here"):
+        tried([stage("found", "print('no rocket here'); raise SystemExit(2)")])
+    assert (tmp_path / "DEVICE.md").read_text() == before
+
+
+def test_an_error_of_pythons_is_no_difference(tried, tmp_path):
+    differs = wrote(tmp_path, "differs") + "; raise SystemExit(1)"
+    *_, last = tried([stage("found", "import nosuch"), stage("differs", differs)])
+    assert [one.outcome for one in last.ended] == ["failed with exit code 1", "differs"]
+
+
+def test_a_program_that_wavers_is_a_difference(monkeypatch, tmp_path):
+    drawn = iter([b"1", b"1", b"2", b"3"])
+    monkeypatch.setattr(probes, "_epoch", lambda side, device: next(drawn))
+    file = tmp_path / "determinism.json"
+    monkeypatch.setattr(sys, "argv", ["probes", "determinism", "cpu", str(file)])
+    assert probes.main() == 1
+    assert [run["same"] for run in json.loads(file.read_text())["runs"]] == [True, False]
+
+
+def test_minutes_have_an_end(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["accelerator", "--minutes", "inf"])
+    assert "minutes = inf, expected at least 0.01, and" in capsys.readouterr().err
 
 
 def test_where_a_graph_fails_later_stages_do_without(tried, tmp_path, monkeypatch):

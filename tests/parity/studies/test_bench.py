@@ -92,6 +92,10 @@ def test_a_row_that_cannot_run_is_named_with_the_reason(tmp_path, capsys):
     assert "keras on jax: not measured: keras is not installed" in capsys.readouterr().out
 
 
+def test_a_run_that_measured_nothing_does_not_end_well(tmp_path):
+    assert main([*SMALL, "--rows", "jax fused", "--out", str(tmp_path)]) == 2
+
+
 def test_an_unknown_row_is_refused(tmp_path, capsys):
     assert main([*SMALL, "--rows", "jax scrtch", "--out", str(tmp_path / "no")]) == 2
     assert "'jax scratch'" in capsys.readouterr().err and not (tmp_path / "no").exists()
@@ -101,7 +105,8 @@ def test_a_device_that_is_not_there_is_named(tmp_path, capsys):
     if importlib.util.find_spec("libtpu"):
         pytest.skip("libtpu is installed")
     assert main([*SMALL, "--device", "tpu", "--out", str(tmp_path)]) == 2
-    assert "on --device tpu, is it there?" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "on --device tpu: device: 'tpu', but JAX" in said and "finds none here" in said
 
 
 def test_an_interrupt_keeps_the_rounds_so_far(monkeypatch):
