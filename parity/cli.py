@@ -351,10 +351,12 @@ def run_accelerator(config: AcceleratorConfig) -> int:
 def run_compile(config: CompileConfig) -> int:
     from rich.console import Console
 
-    from parity.studies.ahead.run import HEADER, NOTE, run, write
+    from parity.studies.ahead.run import HEADER, NOTE, Compiled, run, write
 
     if config.out is not None:
         exits.folder(config.out)
+    if not config.target:
+        raise exits.Refused("--target: expected at least one, as tpu-v5e:2x2 or h100:1x1x8")
     log, found = Console(stderr=True), []
     for outcome in run(config, lambda text: log.print(text, highlight=False)):
         found.append(outcome)
@@ -362,9 +364,11 @@ def run_compile(config: CompileConfig) -> int:
             if told != "-":
                 indent = "" if name == HEADER[0] else "  "
                 print(f"{indent}{name}: {told}", flush=True)
-    print(NOTE)
+        if config.out is not None:
+            write(found, config, config.out)
+    if any(isinstance(outcome, Compiled) for outcome in found):
+        print(NOTE)
     if config.out is not None:
-        write(found, config, config.out)
         print(f"Report: {config.out / 'compile.md'}")
     return 0 if all(outcome.fits for outcome in found) else 2
 
