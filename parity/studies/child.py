@@ -19,6 +19,8 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
 
+from tqdm import tqdm
+
 Tell = Callable[[str, Any], None]
 
 
@@ -66,13 +68,14 @@ class Child:
         self._end()
 
     def _end(self) -> None:
-        """SIGTERM is heard in the middle of a compilation too, unless a library has caught it."""
+        """By SIGKILL at once where nobody listens: libtpu makes a report of a crash of SIGTERM."""
         if self._process.pid is None:
             return
         try:
-            if not self._ended.is_set():
+            if self._listens and not self._ended.is_set():
                 self._process.terminate()
-            self._process.join(GRACE)
+            if self._listens or self._ended.is_set():
+                self._process.join(GRACE)
         finally:  # a second Ctrl-C too
             self._process.kill()
             self._process.join()
@@ -134,6 +137,8 @@ def _work(writer: Connection, work: str, args: tuple[Any, ...]) -> None:
 
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        # One for threads alone: one for processes would be left behind by a process that is ended.
+        tqdm.set_lock(threading.RLock())
         module, name = work.split(":")
         found = "result", getattr(importlib.import_module(module), name)(tell, *args)
     except BaseException as error:  # Ctrl-C too, where the work makes nothing of it

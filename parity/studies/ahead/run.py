@@ -20,6 +20,7 @@ from parity.studies.child import Child, ChildDied
 QUIET = {  # libtpu asks the machine what it is, and complains where it is none of its kind
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is taken, so that others may do the same
     "TPU_HOST_BOUNDS": "1,1,1",
     "TPU_CHIPS_PER_HOST_BOUNDS": "2,2,1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -40,8 +41,9 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Compiled:
-    """devices: compiled for so many `of` those that the target has. memory: bytes a device, arguments, results and temporaries; step: of the loop, around: what
-    isn't in it; moved: bytes, by an epoch."""
+    """devices: compiled for so many `of` those that the target has. memory: bytes a device,
+    arguments, results and temporaries; has: the chip. step: of the loop; around: what isn't in it;
+    moved: bytes, by an epoch."""
 
     target: str
     kind: str

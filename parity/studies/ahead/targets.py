@@ -68,6 +68,7 @@ class Chip:
     figures: Mapping[str, int | float] = field(default_factory=dict)
 
 
+BANDWIDTH = "memory_bandwidth"
 TPU = {"libtpu": "tpu"}
 CUDA = {"jax_plugins.xla_cuda13": "cuda13", "nvidia.cu13.bin": "cuda13"}
 # Chips of a whole pod, 16 x 16 of v5e and v6e, 8,960 of v5p (16 x 20 x 28), 9,216 of tpu7x: Google
@@ -82,12 +83,8 @@ CHIPS = {
     "tpu-v5p": Chip("v5p", "tpu", 95 * GB, V5P, TPU),
     "tpu-v6e": Chip("v6e", "tpu", 32 * GB, FLAT, TPU),
     "tpu-7x": Chip("tpu7x", "tpu", 96 * GB, TPU7X, TPU),
-    "h100": Chip(
-        "NVIDIA H100", "cuda", 80 * GB, HGX, CUDA, HOPPER | {"memory_bandwidth": 3350 * GB}
-    ),
-    "h200": Chip(
-        "NVIDIA H200", "cuda", 141 * GB, HGX, CUDA, HOPPER | {"memory_bandwidth": 4800 * GB}
-    ),
+    "h100": Chip("NVIDIA H100", "cuda", 80 * GB, HGX, CUDA, HOPPER | {BANDWIDTH: 3350 * GB}),
+    "h200": Chip("NVIDIA H200", "cuda", 141 * GB, HGX, CUDA, HOPPER | {BANDWIDTH: 4800 * GB}),
 }
 
 
@@ -149,7 +146,8 @@ class Target:
             found = topologies.get_topology_desc(name, chip.platform, **options)
         except Exception as error:  # JaxRuntimeError, or what libtpu makes of it
             said = (str(error).strip().splitlines() or ["no message"])[0]
-            raise Refused(f"there is no such arrangement: {said}") from None
+            what = "there is no such arrangement" if "INVALID" in said else "the compiler fails"
+            raise Refused(f"{what}: {said}") from None
         return list(found.devices)
 
 

@@ -129,15 +129,24 @@ def test_a_ctrl_c_that_falls_into_a_callback_comes_again_at_once(capfd):
     assert "ignored" not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("work", ["stubborn", "deaf"])
-def test_ctrl_c_ends_work_that_does_not_listen_though_it_would_not_end_itself(work):
+def test_ctrl_c_ends_work_that_does_not_listen_though_it_would_not_end_itself():
     told = []
-    with pytest.raises(KeyboardInterrupt), child(work, told=told, listens=False) as running:
+    with pytest.raises(KeyboardInterrupt), child("deaf", told=told, listens=False) as running:
         pid = until(told)
         start = time.monotonic()
         ctrl_c_in(0.1)
         running.result()
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_process_that_does_not_end_when_it_is_told_to_is_killed(monkeypatch):
+    monkeypatch.setattr(Child.__module__ + ".GRACE", 0.2)
+    told = []
+    with pytest.raises(ZeroDivisionError), child("deaf", told=told):
+        pid = until(told)
+        raise ZeroDivisionError
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
