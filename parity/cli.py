@@ -104,6 +104,7 @@ def _train(
     config: TrainConfig, side: Any, checkpoint: Any, where: dict[str, Any], tells: bool
 ) -> int:
     from mlp_core.checkpoint import Checkpoints
+    from mlp_core.drawing import can_draw
     from mlp_core.files import taking_their_place
     from mlp_core.history import NotFinite
     from mlp_core.weights import WeightsError
@@ -138,7 +139,8 @@ def _train(
     with taking_their_place(config.out, TRAINED) as folder:
         history.save(folder / "history.json")
         history.save(folder / "history.csv")
-        history.plot(folder / "curve.png")
+        if can_draw():
+            history.plot(folder / "curve.png")
         try:
             checkpoint.save(model, folder / "weights.safetensors")
         except WeightsError:
