@@ -11,14 +11,17 @@ from jax_mlp import exact
 from jax_mlp.device import compiling_for
 from jax_mlp.sharding import Shares
 from jax_mlp.training import Trainer
+from mlp_core.limits import NotFused
 
 
 def epoch(trainer: Trainer, model: Any, data: Any, devices: Sequence[Any]) -> jax.stages.Compiled:
     """The very program that trainer.fit(model, data) runs for an epoch of training.
 
     devices: described by jax.experimental.topologies, each batch is shared out over them. The
-    model stays as it is.
+    model stays as it is. Raises NotFused for fused kernels on several devices, as fit does.
     """
+    if trainer.kernel == "fused" and len(devices) > 1:
+        raise NotFused(model, f"expected one device, got {len(devices)}")
     shares = Shares().over(devices)
     assert shares.mesh is not None
     everywhere = jax.NamedSharding(shares.mesh, jax.P())

@@ -1,10 +1,24 @@
 """The picture of a ProgressBoard, for a few milliseconds: a training must not wait for it."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
 import numpy as np
+
+
+@functools.cache
+def can_draw() -> bool:
+    """Whether there is matplotlib to draw with; where there isn't, says so, once."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:  # one for another NumPy too
+        from mlp_core.fetch import say
+
+        say(f"pictures are left out: {error}; pip install matplotlib adds them")
+        return False
+    return True
 
 
 class Drawing:

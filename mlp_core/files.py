@@ -9,11 +9,13 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from mlp_core.drawing import can_draw
 
 MANIFEST = "run.json"
 
@@ -110,6 +112,16 @@ def plain(value: Any, other: Callable[[Any], Any] = lambda value: value) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return value if isinstance(value, (str, int, float, type(None))) else other(value)
+
+
+def write_pictures(folder: Path, found: Callable[[], Iterable[tuple[str, bytes]]]) -> None:
+    """The pictures {file name: bytes} that `found` draws; none, and one line, where it can't.
+
+    `found` imports what draws: nothing else of a report needs it.
+    """
+    if can_draw():
+        for name, picture in found():
+            write_atomically(folder / name, picture)
 
 
 def drawn(figure: Any, kind: str = "png") -> bytes:

@@ -105,6 +105,7 @@ def _train(
 ) -> int:
     from jax_mlp import device
     from mlp_core.checkpoint import Checkpoints
+    from mlp_core.drawing import can_draw
     from mlp_core.files import taking_their_place
     from mlp_core.history import NotFinite
     from mlp_core.weights import WeightsError
@@ -141,7 +142,8 @@ def _train(
     with taking_their_place(config.out, TRAINED) as folder:
         history.save(folder / "history.json")
         history.save(folder / "history.csv")
-        history.plot(folder / "curve.png")
+        if can_draw():
+            history.plot(folder / "curve.png")
         try:
             checkpoint.save(model, folder / "weights.safetensors")
         except WeightsError:
@@ -352,10 +354,12 @@ def run_accelerator(config: AcceleratorConfig) -> int:
 def run_compile(config: CompileConfig) -> int:
     from rich.console import Console
 
-    from parity.studies.ahead.run import HEADER, NOTE, run, write
+    from parity.studies.ahead.run import HEADER, NOTE, Compiled, run, write
 
     if config.out is not None:
         exits.folder(config.out)
+    if not config.target:
+        raise exits.Refused("--target: expected at least one, as tpu-v5e:2x2 or h100:1x1x8")
     log, found = Console(stderr=True), []
     for outcome in run(config, lambda text: log.print(text, highlight=False)):
         found.append(outcome)
@@ -363,9 +367,11 @@ def run_compile(config: CompileConfig) -> int:
             if told != "-":
                 indent = "" if name == HEADER[0] else "  "
                 print(f"{indent}{name}: {told}", flush=True)
-    print(NOTE)
+        if config.out is not None:
+            write(found, config, config.out)
+    if any(isinstance(outcome, Compiled) for outcome in found):
+        print(NOTE)
     if config.out is not None:
-        write(found, config, config.out)
         print(f"Report: {config.out / 'compile.md'}")
     return 0 if all(outcome.fits for outcome in found) else 2
 

@@ -37,7 +37,8 @@ class BenchConfig(Source):
     aligned: bool = False
     """Instead of --width, widths at and beside 256 and 1024: do powers of two pay?"""
     precision: Literal["highest", "tf32", "bf16"] = "highest"
-    """Of matrix products, on devices that have a faster one."""
+    """Of matrix products, on devices that have a faster one: float32, TF32 or bfloat16. With
+    `compile` highest is highest, and the default is tf32 on a GPU and bf16 on a TPU."""
     device: Device | None = None
     """Where to run: cpu, cuda or tpu; by default the frameworks choose."""
     rounds: int = 9

@@ -31,7 +31,8 @@ class CompileConfig(Source):
     target: tuple[str, ...] = ("tpu-v5e:2x2", "tpu-v6e:2x2", "tpu-v5p:2x2x1", "h100:1x1x1")
     """Chips and their arrangement, as tpu-v5e:2x2, tpu-v5p:4x4x8, tpu-v6e:16x16, h100:1x1x8."""
     devices: int = 1
-    """Of a target: each batch is shared out over so many; 0 takes all that the target has."""
+    """Of a target: each batch is shared out over so many, one by default, as in training; 0 takes
+    all that the target has."""
     hiddens: tuple[int, ...] = (256,)
     """Widths of the hidden layers."""
     lr: float = defaults.LEARNING_RATE
@@ -43,7 +44,8 @@ class CompileConfig(Source):
     arithmetic: Literal["native", "reproducible"] = "native"
     """Float32, or the one whose bits are the same everywhere."""
     precision: Literal["default", "high", "highest"] = "default"
-    """Of products: bfloat16 on a TPU and TF32 on a GPU by default, float32 with "highest"."""
+    """Of products: bfloat16 on a TPU and TF32 on a GPU by default, three passes of them with
+    "high", float32 with "highest". `bench` names what is used: there default is bf16 or tf32."""
     kernel: Literal["scan", "fused"] = "scan"
     """A scan over any model's steps, or one TPU kernel an epoch, three of a GPU a step."""
     images: Literal["floats", "bytes"] = "floats"

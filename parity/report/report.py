@@ -12,10 +12,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mlp_core.files import write_atomically, write_json
+from mlp_core.files import write_atomically, write_json, write_pictures
 from parity.levels.level import Result
 from parity.levels.verdict import Verdict
-from parity.report import pictures, steps_picture
 from parity.report.charts import POINTS, charts, within
 from parity.report.graphs import drawing
 from parity.report.page import rendered
@@ -141,8 +140,7 @@ class Report:
     def write(self, folder: Path) -> None:
         """report.json, the pictures, and index.html, which needs neither."""
         write_json(folder / "report.json", self.to_json())
-        for name, png in self.pictures():
-            write_atomically(folder / name, png)
+        write_pictures(folder, self.pictures)
         write_atomically(folder / "index.html", self.page().encode())
 
     @cached_property
@@ -156,6 +154,8 @@ class Report:
 
     def pictures(self) -> Iterator[tuple[str, bytes]]:
         """(file name, PNG) of each picture that the results allow."""
+        from parity.report import pictures, steps_picture
+
         for i in self._whole():
             name, v = self.names[i], self.verdicts[i]
             if v.curves:

@@ -18,7 +18,7 @@ def jax_device(name: str | None, dtype: str = "float32") -> jax.Device:
         there = ", ".join(sorted({device.platform for device in jax.devices()} | {"cpu"}))
         raise DeviceMissing(
             f"device: '{name}', but JAX {jax.__version__} finds none here, only {there}; "
-            "pip install '.[cuda13]' or '.[tpu]' adds others"
+            "pip install 'mlp-parity[cuda13]' or 'mlp-parity[tpu]' adds others"
         ) from None
     return jax.devices("cpu")[0] if found.platform == "tpu" and dtype == "float64" else found
 

@@ -9,19 +9,28 @@ import importlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
+
+from tqdm import tqdm
 
 Tell = Callable[[str, Any], None]
 
 
 class ChildDied(RuntimeError):
-    """A process that ended without a result; says how."""
+    """A process that ended without a result; says how. signal: the one that ended it, or 0."""
+
+    def __init__(self, code: int) -> None:
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        super().__init__(f"a process {how} and left no result; was memory short?")
+        self.signal = max(0, -code)
 
 
 class Child:
@@ -29,18 +38,26 @@ class Child:
 
     on_told: called with what the work tells, (what, value), in a thread that only reads. Arguments,
     values and result must be picklable. As a context manager it leaves no process behind.
+    listens: whether the work makes something of Ctrl-C. A compiler doesn't: it is in no Python that
+    could hear of it, for minutes, so that Ctrl-C here is raised here.
     """
 
-    def __init__(self, work: str, *args: Any, on_told: Tell) -> None:
+    def __init__(self, work: str, *args: Any, on_told: Tell, listens: bool = True) -> None:
         context = multiprocessing.get_context("spawn")
         self._reader, writer = context.Pipe(duplex=False)
         self._process = context.Process(target=_work, args=(writer, work, args), daemon=True)
-        self._process.start()
-        writer.close()  # so that its end is seen when the process has ended
-        self._on_told, self._ended = on_told, threading.Event()
+        self._on_told, self._ended, self._listens = on_told, threading.Event(), listens
         self._result: Any = None
         self._error: BaseException | None = None
-        threading.Thread(target=self._read, daemon=True).start()
+        resource_tracker.ensure_running()  # starting it would unblock signals
+        try:
+            with _deaf():
+                self._process.start()
+            writer.close()  # so that its end is seen when the process has ended
+            threading.Thread(target=self._read, daemon=True).start()
+        except BaseException:
+            self._end()
+            raise
 
     def __enter__(self) -> "Child":
         return self
@@ -48,9 +65,20 @@ class Child:
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._ended.is_set():
-            self._process.terminate()
-        self._process.join()
+        self._end()
+
+    def _end(self) -> None:
+        """By SIGKILL at once where nobody listens: libtpu makes a report of a crash of SIGTERM."""
+        if self._process.pid is None:
+            return
+        try:
+            if self._listens and not self._ended.is_set():
+                self._process.terminate()
+            if self._listens or self._ended.is_set():
+                self._process.join(GRACE)
+        finally:  # a second Ctrl-C too
+            self._process.kill()
+            self._process.join()
 
     def check(self) -> None:
         """Raise what ended the work before its time, if anything has."""
@@ -65,14 +93,14 @@ class Child:
 
     def result(self, interrupted: bool = False) -> Any:
         """What the work returned, or raised. Ctrl-C while waiting is passed on, as `interrupted`
-        is; a second one is raised."""
+        is, to work that listens; a second one is raised."""
         while not self._ended.is_set():
             if interrupted:  # again and again: it may not have been listening yet
                 self.interrupt()
             try:
                 self._ended.wait(0.2)
             except KeyboardInterrupt:
-                if interrupted:
+                if interrupted or not self._listens:
                     raise
                 interrupted = True
         self.check()
@@ -93,9 +121,7 @@ class Child:
                 self._on_told(*value)
         except EOFError:
             self._process.join()
-            code = self._process.exitcode or 0
-            how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            self._error = ChildDied(f"a process {how} and left no result; was memory short?")
+            self._error = ChildDied(self._process.exitcode or 0)
         finally:
             self._ended.set()
 
@@ -104,11 +130,15 @@ def _work(writer: Connection, work: str, args: tuple[Any, ...]) -> None:
     """The process: in a session of its own, where Ctrl-C comes from its parent alone."""
     os.setsid()
     signal.signal(signal.SIGINT, _seldom)
+    sys.unraisablehook = _lost
 
     def tell(what: str, value: Any) -> None:
         writer.send(("told", (what, value)))
 
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        # One for threads alone: one for processes would be left behind by a process that is ended.
+        tqdm.set_lock(threading.RLock())
         module, name = work.split(":")
         found = "result", getattr(importlib.import_module(module), name)(tell, *args)
     except BaseException as error:  # Ctrl-C too, where the work makes nothing of it
@@ -134,5 +164,26 @@ def _seldom(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
 
+def _lost(lost: Any) -> None:
+    """A Ctrl-C that fell into such a callback, as the garbage collector has one of JAX's: the next
+    one, which the parent sends at once, is heard."""
+    global _last
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        _last = -PATIENCE
+    else:
+        sys.__unraisablehook__(lost)
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Ctrl-C waits; a process that starts meanwhile doesn't hear it either, until it says so."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+GRACE = 2.0  # seconds from SIGTERM to SIGKILL
 PATIENCE = 5.0  # seconds
 _last = -PATIENCE

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 from mlp_core.files import write_atomically, write_json
 from mlp_core.limits import NotBytes, NotFused
-from parity.config import CompileConfig
+from parity.config import CompileConfig, memory
 from parity.exits import Refused
 from parity.studies.ahead.program import Around, Program, Step
 from parity.studies.ahead.targets import Target
@@ -19,6 +20,7 @@ from parity.studies.child import Child, ChildDied
 QUIET = {  # libtpu asks the machine what it is, and complains where it is none of its kind
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is taken, so that others may do the same
     "TPU_HOST_BOUNDS": "1,1,1",
     "TPU_CHIPS_PER_HOST_BOUNDS": "2,2,1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -39,12 +41,14 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Compiled:
-    """memory: bytes a device, arguments, results and temporaries; step: of the loop, around: what
-    isn't in it; moved: bytes, by an epoch."""
+    """devices: compiled for so many `of` those that the target has. memory: bytes a device,
+    arguments, results and temporaries; has: the chip. step: of the loop; around: what isn't in it;
+    moved: bytes, by an epoch."""
 
     target: str
     kind: str
     devices: int
+    of: int
     memory: int
     has: int
     kernel: str
@@ -71,7 +75,7 @@ class Compiled:
             near = f"{step.near / step.held:.0%}" if step.near else "-"
             launches = str(step.launches)
             collectives, products = _counted(step.collectives), _counted(step.products)
-        first = self.target, str(self.devices), self.kernel, memory, near, launches
+        first = self.target, f"{self.devices} of {self.of}", self.kernel, memory, near, launches
         moved = str(self.around.launches), f"{self.moved / 1e6:,.0f} MB"
         return *first, *moved, collectives, products, f"in {self.seconds:.1f} s"
 
@@ -94,26 +98,52 @@ Outcome = Compiled | Failed
 def run(config: CompileConfig, tell: Callable[[str], None] = lambda _: None) -> Iterator[Outcome]:
     """Each target in turn, in a process of its own: a compiler that dies takes nothing along.
 
-    Raises Refused for a target that is none.
+    Raises Refused, before the first, where one is no target by its form.
     """
     targets = [Target.parsed(text) for text in config.target]
     for target in targets:
-        if missing := target.missing():
-            yield Failed(str(target), missing)
+        why = target.impossible() or too_large(config, target) or target.missing()
+        if why:
+            yield Failed(str(target), why)
             continue
         tell(f"compiling for {target} ...")
         before = {name: os.environ.get(name) for name in QUIET}
         os.environ.update(QUIET)
         try:
-            with Child(f"{__name__}:compiled", config, target, on_told=lambda *_: None) as child:
-                yield child.result()
-        except ChildDied as error:
-            yield Failed(str(target), f"the compiler died: {error}")
+            outcome = _in_a_child(config, target)
         finally:
             for name, value in before.items():
                 os.environ.pop(name, None)
                 if value is not None:
                     os.environ[name] = value
+        yield outcome
+
+
+def _in_a_child(config: CompileConfig, target: Target) -> Outcome:
+    work = f"{__name__}:compiled"
+    try:
+        with Child(work, config, target, on_told=lambda *_: None, listens=False) as child:
+            return child.result()
+    except ChildDied as error:
+        if error.signal != signal.SIGKILL:
+            return Failed(str(target), f"the compiler died: {error}")
+        return Failed(
+            str(target),
+            "the compiler was killed (signal 9): compiling takes memory of this machine, which has "
+            f"{memory.shown(memory.machine())}, and it was probably short; choose narrower layers, "
+            "or a machine with more",
+        )
+
+
+def too_large(config: CompileConfig, target: Target) -> str:
+    """Why it can't fit the chip, whatever the compiler makes of it; "" if that isn't known."""
+    needed, has = 4 * memory.weights(config.hiddens), target.about.memory
+    if needed <= has:
+        return ""
+    return (
+        f"the weights alone take {memory.shown(needed)} on each device, which has "
+        f"{memory.shown(has)}"
+    )
 
 
 def compiled(tell: Any, config: CompileConfig, target: Target) -> Outcome:
@@ -123,10 +153,13 @@ def compiled(tell: Any, config: CompileConfig, target: Target) -> Outcome:
     import jax_mlp
     from jax_mlp.ahead import epoch
 
-    devices = target.devices()
-    if config.devices > len(devices):
-        raise Refused(f"--devices {config.devices}: {target} has {len(devices)}")
-    devices = devices[: config.devices or len(devices)]
+    try:
+        all_devices = target.devices()
+    except Refused as error:
+        return Failed(str(target), str(error))
+    if config.devices > len(all_devices):
+        return Failed(str(target), f"--devices {config.devices}, but it has {len(all_devices)}")
+    devices = all_devices[: config.devices or len(all_devices)]
     data = jax_mlp.FashionMNIST(config.batch_size, data=config.data)
     if config.model == "scratch":
         model: Any = jax_mlp.MLPScratch(784, 10, config.hiddens, config.lr)
@@ -145,7 +178,7 @@ def compiled(tell: Any, config: CompileConfig, target: Target) -> Outcome:
             return Failed(str(target), str(error))
     used: Any = program.memory_analysis()
     text = program.as_text() or ""
-    memory = sum(
+    taken = sum(
         getattr(used, f"{part}_size_in_bytes")
         for part in ("argument", "output", "temp", "generated_code")
     )
@@ -156,7 +189,8 @@ def compiled(tell: Any, config: CompileConfig, target: Target) -> Outcome:
         str(target),
         devices[0].device_kind,
         len(devices),
-        memory - used.alias_size_in_bytes,
+        len(all_devices),
+        taken - used.alias_size_in_bytes,
         target.about.memory,
         config.kernel + ", bytes" * (config.images == "bytes"),
         read.step(),

@@ -1,7 +1,8 @@
 """Chips that XLA can compile for without having one."""
 
 import importlib.util
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,28 @@ HOPPER = {
 
 
 @dataclass(frozen=True)
+class Arrangements:
+    """Of how many directions, how many chips at most in one of them, in the last, in all."""
+
+    form: str
+    longest: int
+    last: int
+    most: int
+
+    def why_not(self, counts: Sequence[int]) -> str:
+        """What speaks against one; "" where nothing that is published does."""
+        if len(counts) != (directions := self.form.count("x") + 1):
+            return f"expected {directions} numbers ({self.form}), got {len(counts)}"
+        if max(counts) > self.longest:
+            return f"expected at most {self.longest} in a direction, got {max(counts)}"
+        if counts[-1] > self.last:
+            return f"expected at most {self.last} in a host, got {counts[-1]}"
+        if math.prod(counts) > self.most:
+            return f"expected at most {self.most:,} chips, got {math.prod(counts):,}"
+        return ""
+
+
+@dataclass(frozen=True)
 class Chip:
     """memory: bytes of a device, as published. needs: {module: the extra that brings it}. figures:
     of a GPU, as XLA asks for them."""
@@ -40,20 +63,28 @@ class Chip:
     name: str
     platform: str
     memory: int
+    arranged: Arrangements
     needs: Mapping[str, str]
     figures: Mapping[str, int | float] = field(default_factory=dict)
 
 
+BANDWIDTH = "memory_bandwidth"
 TPU = {"libtpu": "tpu"}
 CUDA = {"jax_plugins.xla_cuda13": "cuda13", "nvidia.cu13.bin": "cuda13"}
-# HBM of a TPU chip: Google Cloud's documentation, system architecture. A tpu7x is two devices.
+# Chips of a whole pod, 16 x 16 of v5e and v6e, 8,960 of v5p (16 x 20 x 28), 9,216 of tpu7x: Google
+# Cloud's documentation, system architecture of each. Which of the smaller ones there are, libtpu
+# knows. An HGX H100 or H200 has at most eight GPUs: NVIDIA's data sheets.
+FLAT = Arrangements("AxB", 16, 16, 256)
+V5P, TPU7X = Arrangements("AxBxC", 28, 28, 8960), Arrangements("AxBxC", 36, 36, 9216)
+HGX = Arrangements("slices x hosts x GPUs of a host", 9999, 8, 9999)
+# HBM of a TPU chip: the same pages. A tpu7x is two devices.
 CHIPS = {
-    "tpu-v5e": Chip("v5e", "tpu", 16 * GB, TPU),
-    "tpu-v5p": Chip("v5p", "tpu", 95 * GB, TPU),
-    "tpu-v6e": Chip("v6e", "tpu", 32 * GB, TPU),
-    "tpu-7x": Chip("tpu7x", "tpu", 96 * GB, TPU),
-    "h100": Chip("NVIDIA H100", "cuda", 80 * GB, CUDA, HOPPER | {"memory_bandwidth": 3350 * GB}),
-    "h200": Chip("NVIDIA H200", "cuda", 141 * GB, CUDA, HOPPER | {"memory_bandwidth": 4800 * GB}),
+    "tpu-v5e": Chip("v5e", "tpu", 16 * GB, FLAT, TPU),
+    "tpu-v5p": Chip("v5p", "tpu", 95 * GB, V5P, TPU),
+    "tpu-v6e": Chip("v6e", "tpu", 32 * GB, FLAT, TPU),
+    "tpu-7x": Chip("tpu7x", "tpu", 96 * GB, TPU7X, TPU),
+    "h100": Chip("NVIDIA H100", "cuda", 80 * GB, HGX, CUDA, HOPPER | {BANDWIDTH: 3350 * GB}),
+    "h200": Chip("NVIDIA H200", "cuda", 141 * GB, HGX, CUDA, HOPPER | {BANDWIDTH: 4800 * GB}),
 }
 
 
@@ -84,6 +115,12 @@ class Target:
     def about(self) -> Chip:
         return CHIPS[self.chip]
 
+    def impossible(self) -> str:
+        """Why there is no such arrangement, as far as is known beforehand; "" if nothing is."""
+        counts = [int(n) for n in self.shape.split("x")]
+        why = self.about.arranged.why_not(counts)
+        return f"there is no such arrangement: {why}" if why else ""
+
     def missing(self) -> str:
         """What has to be installed first, as a sentence; "" if nothing has."""
         for module, extra in self.about.needs.items():
@@ -97,19 +134,20 @@ class Target:
         return ""
 
     def devices(self) -> list[Any]:
-        """JAX's descriptions of its devices. Raises Refused for a shape that there isn't."""
+        """JAX's descriptions of its devices. Raises Refused for an arrangement that the compiler
+        doesn't know."""
         from jax.experimental import topologies
 
         chip = self.about
+        name, options = f"{chip.name}:{self.shape}", {}
         if chip.platform == "cuda":
-            options = {"topology": self.shape, "target_config": _described(chip)}
-            found = topologies.get_topology_desc("", chip.platform, **options)
-        else:
-            try:
-                found = topologies.get_topology_desc(f"{chip.name}:{self.shape}", chip.platform)
-            except Exception as error:  # JaxRuntimeError, or what libtpu makes of it
-                said = (str(error).strip().splitlines() or ["no message"])[0]
-                raise Refused(f"--target {self}: there is no such arrangement: {said}") from None
+            name, options = "", {"topology": self.shape, "target_config": _described(chip)}
+        try:
+            found = topologies.get_topology_desc(name, chip.platform, **options)
+        except Exception as error:  # JaxRuntimeError, or what libtpu makes of it
+            said = (str(error).strip().splitlines() or ["no message"])[0]
+            what = "there is no such arrangement" if "INVALID" in said else "the compiler fails"
+            raise Refused(f"{what}: {said}") from None
         return list(found.devices)
 
 

@@ -4,16 +4,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from mlp_core.files import write_atomically, write_json
+from mlp_core.files import write_json, write_pictures
 from mlp_core.shell import progress_bar
 from parity.config import BenchConfig
 from parity.environment import command, environment
-from parity.studies.bench import pictures
 from parity.studies.bench.outcome import ALIGNED, MOST_FLOPS, QUICK, ROWS, SWEPT, Bench
 from parity.studies.bench.timing import Figure, Row, Size, figure
 from parity.studies.bench.workers import Missing, Worker, measure
@@ -134,5 +133,10 @@ def write_figures(found: Bench, folder: Path, json_path: Path | None) -> None:
 def write(found: Bench, folder: Path, json_path: Path | None) -> None:
     """bench.json (or json_path) and the pictures."""
     write_figures(found, folder, json_path)
-    for name, png in pictures.draw(found):
-        write_atomically(folder / name, png)
+    write_pictures(folder, lambda: _pictures(found))
+
+
+def _pictures(found: Bench) -> Iterator[tuple[str, bytes]]:
+    from parity.studies.bench import pictures
+
+    yield from pictures.draw(found)

@@ -17,13 +17,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mlp_core.files import write_atomically, write_json
+from mlp_core.files import write_json, write_pictures
 from parity.interrupted import Interrupted
 from parity.levels.identity import LEVEL
 from parity.levels.level import Level, Result
 from parity.studies.faults.bench import Bench
 from parity.studies.faults.catalogue import CATALOGUE, Fault
-from parity.studies.faults.picture import matrix
 from parity.studies.faults.random_networks import CleanRun, clean_run
 
 IDENTITY = LEVEL.name
@@ -209,7 +208,12 @@ class FaultReport:
         """faults.json and faults.png."""
         write_json(folder / "faults.json", self.to_json())
         if self.outcomes:
-            write_atomically(folder / "faults.png", matrix(self.outcomes, self.levels))
+            write_pictures(folder, self._pictures)
+
+    def _pictures(self) -> Iterator[tuple[str, bytes]]:
+        from parity.studies.faults.picture import matrix
+
+        yield "faults.png", matrix(self.outcomes, self.levels)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mlp_core.files import write_atomically, write_json
+from mlp_core.files import write_atomically, write_json, write_pictures
 from mlp_core.history import History
 from parity.config import SweepConfig
 from parity.config.exercises import EXERCISES, Exercise, Setting
@@ -98,13 +98,16 @@ def _offer_cpu_devices(count: int) -> None:
 
 def write(folder: Path, outcomes: Sequence[Outcome]) -> None:
     """sweep.json, sweep.csv, and the last outcome's picture: the others have theirs."""
-    from parity.studies.sweep.pictures import picture
-
     found = {outcome.exercise.name: outcome.to_json() for outcome in outcomes}
     write_json(folder / "sweep.json", found)
     write_atomically(folder / "sweep.csv", _csv(outcomes).encode())
-    last = outcomes[-1]
-    write_atomically(folder / f"sweep-{last.exercise.name}.png", picture(last))
+    write_pictures(folder, lambda: _pictures(outcomes[-1]))
+
+
+def _pictures(outcome: Outcome) -> Iterator[tuple[str, bytes]]:
+    from parity.studies.sweep.pictures import picture
+
+    yield f"sweep-{outcome.exercise.name}.png", picture(outcome)
 
 
 def _csv(outcomes: Sequence[Outcome]) -> str:

@@ -7,14 +7,12 @@ from typing import Any
 
 from mlp_core import fashion_mnist, work
 from mlp_core.checkpoint import Checkpoints
-from mlp_core.files import write_atomically, write_json
+from mlp_core.files import write_json, write_pictures
 from parity.device import Device
 from parity.interrupted import Interrupted
 from parity.levels.every_step import Trajectory, certify
 from parity.problem import Examples, Problem
-from parity.report import steps_picture
 from parity.sides.pairs import JaxSide, TorchSide, book_models, book_pair, sides_of
-from parity.studies.trajectory import pictures
 from parity.studies.trajectory.envelope import Envelope, free_run
 from parity.studies.trajectory.seeds import Seeds, compare_seeds
 
@@ -79,6 +77,9 @@ class Journey:
 
     def pictures(self) -> dict[str, bytes]:
         """{file name: PNG}."""
+        from parity.report import steps_picture
+        from parity.studies.trajectory import pictures
+
         drawn = {
             f"margins-{self.pair}-{t.precision}.png": steps_picture.margins(t, self.pair)
             for t in self.certified
@@ -94,8 +95,7 @@ class Journey:
     def write(self, folder: Path) -> None:
         """trajectory-PAIR.json and the pictures."""
         write_json(folder / f"trajectory-{self.pair}.json", self.to_json())
-        for name, png in self.pictures().items():
-            write_atomically(folder / name, png)
+        write_pictures(folder, lambda: self.pictures().items())
 
 
 def travel(

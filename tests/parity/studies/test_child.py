@@ -1,5 +1,6 @@
 """Work in a process of its own: what it tells, its result, Ctrl-C, errors, a death."""
 
+import multiprocessing.context
 import os
 import signal
 import time
@@ -33,6 +34,33 @@ def stubborn(tell):
     time.sleep(60)
 
 
+def deaf(tell):
+    """As a library that catches SIGTERM and stays in its own code."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    tell("waiting", os.getpid())
+    time.sleep(60)
+
+
+class Collected:
+    """As JAX's callback of the garbage collector: what is raised in it is printed, and lost."""
+
+    def __init__(self, tell):
+        self.tell = tell
+
+    def __del__(self):
+        self.tell("waiting", "in a callback")
+        time.sleep(60)
+
+
+def lose(tell):
+    try:
+        Collected(tell)
+        tell("lost", None)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        return "what was found"
+
+
 def break_off(tell):
     raise DataError("file", "this", "that")
 
@@ -51,9 +79,14 @@ def findable(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
 
 
-def child(name, *args, told=None):
+def child(name, *args, told=None, **options):
     told = [] if told is None else told
-    return Child(f"test_child:{name}", *args, on_told=lambda *what: told.append(what))
+    return Child(f"test_child:{name}", *args, on_told=lambda *what: told.append(what), **options)
+
+
+def ctrl_c_in(seconds):
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def until(told):
@@ -82,9 +115,58 @@ def test_ctrl_c_while_waiting_for_the_result_is_passed_on():
     told = []
     with child("wait", told=told) as work:
         until(told)
-        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        ctrl_c_in(0.3)
         assert work.result() == "what was found"
+
+
+def test_a_ctrl_c_that_falls_into_a_callback_comes_again_at_once(capfd):
+    told = []
+    with child("lose", told=told) as work:
+        until(told)
+        start = time.monotonic()
+        assert work.result(interrupted=True) == "what was found"
+    assert time.monotonic() - start < 4 and ("lost", None) in told
+    assert "ignored" not in capfd.readouterr().err
+
+
+def test_ctrl_c_ends_work_that_does_not_listen_though_it_would_not_end_itself():
+    told = []
+    with pytest.raises(KeyboardInterrupt), child("deaf", told=told, listens=False) as running:
+        pid = until(told)
+        start = time.monotonic()
+        ctrl_c_in(0.1)
+        running.result()
+    assert time.monotonic() - start < 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_process_that_does_not_end_when_it_is_told_to_is_killed(monkeypatch):
+    monkeypatch.setattr(Child.__module__ + ".GRACE", 0.2)
+    told = []
+    with pytest.raises(ZeroDivisionError), child("deaf", told=told):
+        pid = until(told)
+        raise ZeroDivisionError
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_ctrl_c_while_a_process_starts_leaves_none_behind(capfd, monkeypatch):
+    started = []
+    begin = multiprocessing.context.SpawnProcess.start
+
+    def start(process):
+        begin(process)
+        started.append(process.pid)
+        for pid in (process.pid, os.getpid()):  # as a terminal does
+            os.kill(pid, signal.SIGINT)
+
+    monkeypatch.setattr(multiprocessing.context.SpawnProcess, "start", start)
+    with pytest.raises(KeyboardInterrupt):
+        child("wait")
+    with pytest.raises(ProcessLookupError):
+        os.kill(started[0], 0)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_an_error_is_raised_here_with_its_type_and_its_traceback():
