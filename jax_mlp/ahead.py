@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jax_mlp import exact
-from jax_mlp.device import compiling_for
+from jax_mlp.device import GPU, compiling_for
 from jax_mlp.sharding import Shares
 from jax_mlp.training import Trainer
 from mlp_core.limits import NotFused
@@ -24,7 +24,7 @@ def epoch(trainer: Trainer, model: Any, data: Any, devices: Sequence[Any]) -> ja
         raise NotFused(model, f"expected one device, got {len(devices)}")
     shares = Shares().over(devices)
     assert shares.mesh is not None
-    everywhere = jax.NamedSharding(shares.mesh, jax.P())
+    everywhere, described_mesh = jax.NamedSharding(shares.mesh, jax.P()), shares.mesh.abstract_mesh
 
     def described(x: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=everywhere)
@@ -33,7 +33,10 @@ def epoch(trainer: Trainer, model: Any, data: Any, devices: Sequence[Any]) -> ja
         if len(devices) > 1:
             trainer.shares = shares
         without = exact.integers_alone() if devices[0].platform == "tpu" else nullcontext()
-        with without, compiling_for(devices[0].platform):
+        # Pallas asks which GPU it is for; from jax 0.11 on of the mesh, if there is none here.
+        on_gpu = trainer.kernel == "fused" and devices[0].platform in GPU
+        meant = jax.sharding.use_abstract_mesh(described_mesh) if on_gpu else nullcontext()
+        with without, meant, compiling_for(devices[0].platform):
             lowered = jax.jit(function).lower(*jax.tree.map(described, args))
         raise _Compiled(lowered.compile(trainer.compiler_options()))
 
