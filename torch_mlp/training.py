@@ -3,7 +3,8 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -20,9 +21,12 @@ from mlp_core.limits import check_trainer
 from mlp_core.processes import check as check_processes
 from mlp_core.resuming import checkpoints, keeping
 from mlp_core.shell import HyperParameters, progress_bar
+from torch_mlp import graphs
 from torch_mlp.reproducible import Arithmetic
+from torch_mlp.resident import NoRoom, NotResident, Resident
 from torch_mlp.resuming import State
-from torch_mlp.sharding import Shares, Step, gpus
+from torch_mlp.sharding import Shares, Step, examples, gpu_name, gpus
+from torch_mlp.unread import Unread
 
 Tape = dict[tuple[str, bool], torch.Tensor]  # (key, train) -> what was plotted
 OF_EVERY_MODULE = {*vars(torch.nn.Module())} - {"training"}
@@ -55,6 +59,7 @@ class Trainer(HyperParameters):
     """
 
     tape: Tape | None = None  # what a step plots, while it is traced
+    unread: Unread | None = None  # what a GPU computes, while fit doesn't wait for it
     epoch, train_batch_idx, val_batch_idx = Counter(), Counter(), Counter()
 
     def __init__(
@@ -149,8 +154,10 @@ class Trainer(HyperParameters):
             raise NotReproducible(model, why)
         self._graphs: dict[Any, Graph] = {}  # by the kind of batch, and what trains
         self.epoch = self.train_batch_idx = self.val_batch_idx = 0
-        device = torch.cuda.get_device_name(self.gpus[0]) if self.gpus else "cpu"
+        device = gpu_name(self.gpus[0]) if self.gpus else "cpu"
         self.history = History(about=about("torch", model, data, self, device, ["torch"]))
+        self._resident = self._put_on_the_gpu()
+        self.unread = Unread() if self.gpus else None
         steps = self.max_epochs * self.num_train_batches
         with (
             torch.inference_mode(False),
@@ -169,7 +176,50 @@ class Trainer(HyperParameters):
             except KeyboardInterrupt:
                 self.history.interrupted = True
                 raise
+            finally:
+                self.read()
+                self.unread, self._resident = None, []
         return self.history
+
+    def _put_on_the_gpu(self) -> list[Resident]:
+        """The loaders whose data lie there while a fit lasts; of others `about` says why not."""
+        found: list[Resident] = []
+        if not self.gpus:
+            return found
+        own = type(self).prepare_batch is not Trainer.prepare_batch
+        for which in ("train", "val"):
+            loader = getattr(self, f"{which}_dataloader")
+            said = "on the GPU"
+            try:
+                if own:
+                    raise NotResident("prepare_batch is the Trainer's own, and gets the host's")
+                found.append(Resident(loader, self.gpus[0]))
+            except NotResident as reason:
+                said = f"on the host: {reason}"
+                if isinstance(reason, NoRoom):
+                    warnings.warn(f"Trainer: {which} data stay {said}", stacklevel=3)
+            if loader is not None:
+                self.history.about[f"{which} data"] = said
+        return found
+
+    def _batches(self, loader: Any) -> Iterator[tuple[Any, int]]:
+        there: Iterable[Any] = (
+            resident for resident in self._resident if resident.loader is loader
+        )
+        return self.shares.batches(next(iter(there), loader))
+
+    def later(self, value: torch.Tensor | float | int, take: Callable[[float], Any]) -> None:
+        """Hand the value to `take` as a number: now, or, for what a GPU computes, before the epoch
+        ends; in the order of the calls."""
+        if self.unread is None:
+            take(float(torch.as_tensor(value).detach()))
+        else:
+            self.unread.put(value, take)
+
+    def read(self) -> None:
+        """Wait for all figures that were given to `later`."""
+        if self.unread is not None:
+            self.unread.read()
 
     def make_shares(self, model: Any) -> Shares:
         """How batches are cut over processes. Raises ProcessesError for copies not connected."""
@@ -184,14 +234,16 @@ class Trainer(HyperParameters):
             self.history.epochs.append(Epoch(steps=0, samples=0, seconds=0.0))
         self.epoch_record = self.history.epochs[-1]
         start, before = time.perf_counter() - self.epoch_record.seconds, self._aside()
-        for batch, size in self.keeper.rest(self.shares.batches(self.train_dataloader)):
+        for batch, size in self.keeper.rest(self._batches(self.train_dataloader)):
             loss = self._backward(self.prepare_batch(batch))
             with torch.no_grad():
                 if self.gradient_clip_val > 0:
                     self.clip_gradients(self.gradient_clip_val, self.model)
                 self.optim.step()
             self.train_batch_idx += 1
-            self.history.train_loss.append(loss.item())
+            self.later(loss, self.history.train_loss.append)
+            if self.unread is not None:
+                self.unread.read_now_and_then()
             self.epoch_record.steps += 1
             self.epoch_record.samples += size
             self.epoch_record.seconds = time.perf_counter() - start - (self._aside() - before)
@@ -203,15 +255,19 @@ class Trainer(HyperParameters):
                 f"Trainer: the train loader gave no batches, expected {self.num_train_batches}; "
                 "can it be iterated over only once?"
             )
+        if self.unread is not None:  # the time of what was given to the GPU, too
+            self.read()
+            self.epoch_record.seconds = time.perf_counter() - start - (self._aside() - before)
         if not self.num_val_batches:
             return
         self.model.eval()
         self._validation: dict[str, tuple[float, int]] = {}
-        for batch, size in self.shares.batches(self.val_dataloader):
-            self._batch_examples = self.shares.counted(size)
+        for batch, size in self._batches(self.val_dataloader):
+            self.later(self.shares.counted(size), self._of_examples)  # of the figures after it
             with torch.no_grad(), self.shares.summing(self.prepare_batch(batch)) as own:
                 self.model.validation_step(own)
             self.val_batch_idx += 1
+        self.read()
         self._validation = self.shares.joined(self._validation)
         # Set at once, so that an interrupted validation leaves no mean over part of the set.
         self.epoch_record.val = {key: total / n for key, (total, n) in self._validation.items()}
@@ -305,6 +361,10 @@ class Trainer(HyperParameters):
             with torch.no_grad():
                 graph = torch._inductor.compile(traced, flat)
                 graph(*flat)
+                if self.gpus:
+                    graph, said = graphs.faster(graph, flat[: len(names)], flat[len(names) :])
+                    size = f"step of {examples(batch)} examples"
+                    self.history.about[size] = said
         except torch._inductor.exc.InductorError as error:
             raise RuntimeError(
                 "Trainer: torch.compile failed, which needs a C++ compiler (g++) on the CPU; "
@@ -327,6 +387,9 @@ class Trainer(HyperParameters):
         total, examples = self._validation.get(key, (0.0, 0))
         n = self._batch_examples
         self._validation[key] = (total + n * value, examples + n)
+
+    def _of_examples(self, count: float) -> None:
+        self._batch_examples = int(count)
 
     def clip_gradients(self, grad_clip_val: float | int, model: Any) -> None:
         """Scale all gradients so that their global norm is at most grad_clip_val.
