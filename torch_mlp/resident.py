@@ -75,7 +75,8 @@ def arrays_of(loader: Any) -> tuple[list[Tensor], Convert]:
         raise NotResident(f"a {type(loader).__name__} makes its batches itself")
     if loader.num_workers:
         raise NotResident(f"the loader has {loader.num_workers} workers, which make its batches")
-    sampler, collate = loader.sampler, default_convert
+    sampler: Any = loader.sampler
+    collate: Callable[[Any], Any] = default_convert
     if loader.batch_sampler is not None:
         sampler, collate = getattr(loader.batch_sampler, "sampler", None), default_collate
         if type(loader.batch_sampler) is not BatchSampler:

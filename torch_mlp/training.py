@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -203,10 +203,8 @@ class Trainer(HyperParameters):
         return found
 
     def _batches(self, loader: Any) -> Iterator[tuple[Any, int]]:
-        there: Iterable[Any] = (
-            resident for resident in self._resident if resident.loader is loader
-        )
-        return self.shares.batches(next(iter(there), loader))
+        there = [resident for resident in self._resident if resident.loader is loader]
+        return self.shares.batches(there[0] if there else loader)
 
     def later(self, value: torch.Tensor | float | int, take: Callable[[float], Any]) -> None:
         """Hand the value to `take` as a number: now, or, for what a GPU computes, before the epoch
