@@ -33,7 +33,7 @@ class Resident:
     at the same moment. What the data set holds later than now isn't seen.
     """
 
-    def __init__(self, loader: DataLoader, device: torch.device) -> None:
+    def __init__(self, loader: Any, device: torch.device) -> None:
         """Raises NotResident with the reason why the loader's data are better read by it."""
         held, self.convert = arrays_of(loader)
         self.loader, self.device = loader, device
@@ -92,7 +92,7 @@ def arrays_of(loader: Any) -> tuple[list[Tensor], Convert]:
         return [*data.tensors], lambda *rows: rows
     if type(data) is Images and data.whole_batches:
         return [data.data, data.targets], lambda images, labels: (to_float(images), labels)
-    raise NotResident(f"its data set, a {type(data).__name__}, makes each example itself")
+    raise NotResident(f"its data set, {type(data).__name__}, makes each example itself")
 
 
 def free_bytes(device: torch.device) -> int | None:

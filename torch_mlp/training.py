@@ -177,7 +177,7 @@ class Trainer(HyperParameters):
                 self.history.interrupted = True
                 raise
             finally:
-                self.read()
+                self.read_figures()
                 self.unread, self._resident = None, []
         return self.history
 
@@ -214,7 +214,7 @@ class Trainer(HyperParameters):
         else:
             self.unread.put(value, take)
 
-    def read(self) -> None:
+    def read_figures(self) -> None:
         """Wait for all figures that were given to `later`."""
         if self.unread is not None:
             self.unread.read()
@@ -254,7 +254,7 @@ class Trainer(HyperParameters):
                 "can it be iterated over only once?"
             )
         if self.unread is not None:  # the time of what was given to the GPU, too
-            self.read()
+            self.read_figures()
             self.epoch_record.seconds = time.perf_counter() - start - (self._aside() - before)
         if not self.num_val_batches:
             return
@@ -265,7 +265,7 @@ class Trainer(HyperParameters):
             with torch.no_grad(), self.shares.summing(self.prepare_batch(batch)) as own:
                 self.model.validation_step(own)
             self.val_batch_idx += 1
-        self.read()
+        self.read_figures()
         self._validation = self.shares.joined(self._validation)
         # Set at once, so that an interrupted validation leaves no mean over part of the set.
         self.epoch_record.val = {key: total / n for key, (total, n) in self._validation.items()}
