@@ -1,4 +1,9 @@
-"""A compiled step as one CUDA graph, where that is faster: its kernels are started all at once."""
+"""A compiled step as one CUDA graph, where that is faster: its kernels are started all at once.
+
+Inductor's own graphs (`triton.cudagraphs`) copy whatever they aren't told to lie still, here all
+parameters, which make_fx has made inputs like others; and take back outputs at the next step, with
+gradients that an optimiser may have kept.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -17,14 +22,15 @@ def captured(call: Call, given: Sequence[Tensor]) -> tuple[Callable[[], None], S
 
     Raises RuntimeError for what can't be captured, as a step that waits for the device.
     """
-    side = torch.cuda.Stream()  # a first call on it gets what a library keeps for each stream
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        call(*given)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = call(*given)
+    with torch.cuda.device(given[0].device):
+        side = torch.cuda.Stream()  # a first call on it gets what a library keeps for each stream
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            call(*given)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            outputs = call(*given)
     return graph.replay, outputs
 
 
@@ -63,9 +69,9 @@ def faster(call: Call, params: Sequence[Tensor], batch: Sequence[Tensor]) -> tup
 def seconds(step: Call, *given: Tensor) -> float:
     """Of one step among many in a row, after a first one."""
     step(*given)
-    torch.cuda.synchronize()
+    torch.cuda.synchronize(given[0].device)
     start = time.perf_counter()
     for _ in range(ROUNDS):
         step(*given)
-    torch.cuda.synchronize()
+    torch.cuda.synchronize(given[0].device)
     return (time.perf_counter() - start) / ROUNDS

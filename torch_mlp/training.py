@@ -74,10 +74,12 @@ class Trainer(HyperParameters):
         at_nan: str = "warn",
     ) -> None:
         """num_gpus: 0, or 1 to train on CUDA; several take a process each, see torch_mlp.processes.
+        Data in memory are put on the GPU once a fit, see torch_mlp.resident.
         gradient_clip_val: largest global norm of the gradient; 0 clips nothing.
         arithmetic: "native" or "reproducible"; None leaves it to the model.
         compile: loss and gradient of a step in one graph of torch.compile, which rounds in other
-        places than the book's cells and needs a C++ compiler: faster, but not to the same bits.
+        places than the book's cells and needs a C++ compiler: faster, but not to the same bits. On
+        a GPU it is a CUDA graph where a few steps of each show that to be faster.
         processes: how many train together, see torch_mlp.processes; None: all that were launched.
         checkpoint: the folder to save to at the end of each epoch; Checkpoints(folder, every=N),
         also every N steps. at_nan: what a loss that isn't finite does: "warn" warns with its step
@@ -348,7 +350,7 @@ class Trainer(HyperParameters):
         what = f"{type(self.model).__name__}.training_step"
         check_unchanged(what, before, _not_kept(self.model), remedy)
         own = {name: p.detach().requires_grad_(name in trained) for name, p in params.items()}
-        with torch.random.fork_rng([gpu.index for gpu in self.gpus]):
+        with torch.random.fork_rng(indices := [gpu.index for gpu in self.gpus]):
             loss, _ = loss_of(own, {}, batch)
             grads = torch.autograd.grad(loss, [own[name] for name in trained], allow_unused=True)
         # A gradient of zeros isn't the same as none: with none an optimiser leaves a parameter
@@ -356,7 +358,10 @@ class Trainer(HyperParameters):
         used = [g is not None for g in grads]
         try:
             # Without Dynamo, whose look for changes costs a twentieth of a step.
-            with torch.no_grad():
+            with (
+                torch.no_grad(),
+                torch.random.fork_rng(indices),
+            ):  # a run that goes on compiles anew
                 graph = torch._inductor.compile(traced, flat)
                 graph(*flat)
                 if self.gpus:
