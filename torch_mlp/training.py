@@ -293,7 +293,9 @@ class Trainer(HyperParameters):
         kind = frozen, *((part.shape, part.stride(), part.dtype) for part in batch)
         if kind not in self._graphs:
             start = time.perf_counter()
-            self._graphs[kind] = self._compile(params, batch)
+            # A run that goes on from a checkpoint compiles anew, and must draw what this one does.
+            with torch.random.fork_rng([gpu.index for gpu in self.gpus]):
+                self._graphs[kind] = self._compile(params, batch)
             self.history.compile_seconds += time.perf_counter() - start
         graph, keys, trained, used = self._graphs[kind]
         with torch.no_grad():  # the gradient is part of the graph
@@ -350,18 +352,14 @@ class Trainer(HyperParameters):
         what = f"{type(self.model).__name__}.training_step"
         check_unchanged(what, before, _not_kept(self.model), remedy)
         own = {name: p.detach().requires_grad_(name in trained) for name, p in params.items()}
-        with torch.random.fork_rng(indices := [gpu.index for gpu in self.gpus]):
-            loss, _ = loss_of(own, {}, batch)
-            grads = torch.autograd.grad(loss, [own[name] for name in trained], allow_unused=True)
+        loss, _ = loss_of(own, {}, batch)
+        grads = torch.autograd.grad(loss, [own[name] for name in trained], allow_unused=True)
         # A gradient of zeros isn't the same as none: with none an optimiser leaves a parameter
         # alone, without decay or momentum.
         used = [g is not None for g in grads]
         try:
             # Without Dynamo, whose look for changes costs a twentieth of a step.
-            with (
-                torch.no_grad(),
-                torch.random.fork_rng(indices),
-            ):  # a run that goes on compiles anew
+            with torch.no_grad():
                 graph = torch._inductor.compile(traced, flat)
                 graph(*flat)
                 if self.gpus:
