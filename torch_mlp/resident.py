@@ -5,7 +5,8 @@
 The arrays go there once a fit, images as bytes; an epoch's order once an epoch.
 """
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,29 @@ class NotResident(Exception):
 
 class NoRoom(NotResident):
     """The device has too little memory."""
+
+
+def put_there(
+    loaders: Mapping[str, Any], device: torch.device, why_not: str = ""
+) -> tuple[list[Resident], dict[str, str]]:
+    """Those that can be, as Resident; and of each where its data lie, and why not there.
+
+    why_not: a reason for all of them. Warns of data that do not fit.
+    """
+    found, said = [], {}
+    for name, loader in loaders.items():
+        if loader is None:
+            continue
+        said[name] = "on the GPU"
+        try:
+            if why_not:
+                raise NotResident(why_not)
+            found.append(Resident(loader, device))
+        except NotResident as reason:
+            said[name] = f"on the host: {reason}"
+            if isinstance(reason, NoRoom):
+                warnings.warn(f"Trainer: {name}: {said[name]}", stacklevel=4)
+    return found, said
 
 
 def arrays_of(loader: Any) -> tuple[list[Tensor], Convert]:

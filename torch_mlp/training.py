@@ -3,7 +3,6 @@
 import contextlib
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ from mlp_core.resuming import checkpoints, keeping
 from mlp_core.shell import HyperParameters, progress_bar
 from torch_mlp import graphs
 from torch_mlp.reproducible import Arithmetic
-from torch_mlp.resident import NoRoom, NotResident, Resident
+from torch_mlp.resident import Resident, put_there
 from torch_mlp.resuming import State
 from torch_mlp.sharding import Shares, Step, examples, gpu_name, gpus
 from torch_mlp.unread import Unread
@@ -158,8 +157,6 @@ class Trainer(HyperParameters):
         self.epoch = self.train_batch_idx = self.val_batch_idx = 0
         device = gpu_name(self.gpus[0]) if self.gpus else "cpu"
         self.history = History(about=about("torch", model, data, self, device, ["torch"]))
-        self._resident = self._put_on_the_gpu()
-        self.unread = Unread() if self.gpus else None
         steps = self.max_epochs * self.num_train_batches
         with (
             torch.inference_mode(False),
@@ -168,6 +165,8 @@ class Trainer(HyperParameters):
             keeping(self, State(self), resume) as self.keeper,
         ):
             try:
+                self._resident = self._put_on_the_gpu() if self.gpus else []
+                self.unread = Unread() if self.gpus else None
                 for epoch in range(self.keeper.epoch, self.max_epochs):
                     self.epoch = epoch
                     self.keeper.epoch_begins()
@@ -184,24 +183,12 @@ class Trainer(HyperParameters):
         return self.history
 
     def _put_on_the_gpu(self) -> list[Resident]:
-        """The loaders whose data lie there while a fit lasts; of others `about` says why not."""
-        found: list[Resident] = []
-        if not self.gpus:
-            return found
+        """The loaders whose data lie there while a fit lasts."""
+        loaders = {"train data": self.train_dataloader, "val data": self.val_dataloader}
         own = type(self).prepare_batch is not Trainer.prepare_batch
-        for which in ("train", "val"):
-            loader = getattr(self, f"{which}_dataloader")
-            said = "on the GPU"
-            try:
-                if own:
-                    raise NotResident("prepare_batch is the Trainer's own, and gets the host's")
-                found.append(Resident(loader, self.gpus[0]))
-            except NotResident as reason:
-                said = f"on the host: {reason}"
-                if isinstance(reason, NoRoom):
-                    warnings.warn(f"Trainer: {which} data stay {said}", stacklevel=3)
-            if loader is not None:
-                self.history.about[f"{which} data"] = said
+        why_not = "prepare_batch is overridden, and gets the host's batches" if own else ""
+        found, said = put_there(loaders, self.gpus[0], why_not)
+        self.history.about |= said
         return found
 
     def _batches(self, loader: Any) -> Iterator[tuple[Any, int]]:

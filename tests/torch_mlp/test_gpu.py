@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Subset, TensorDataset, WeightedRandomSampler
@@ -13,6 +14,7 @@ import torch_mlp as d2l
 from mlp_core.checkpoint import Checkpoints
 from torch_mlp import graphs, resident, training
 from torch_mlp.resident import NotResident, Resident, arrays_of
+from torch_mlp.sharding import Shares
 from torch_mlp.unread import Unread
 
 
@@ -125,7 +127,7 @@ def test_data_that_do_not_fit_stay_on_the_host_with_the_reason(on, blobs, monkey
     on("cpu")
     monkeypatch.setattr(resident, "free_bytes", lambda device: 4_000)
     model = d2l.MLPScratch(6, 3, 5, lr=0.1)
-    with pytest.warns(UserWarning, match="train data stay on the host: the data are 0 MB, more"):
+    with pytest.warns(UserWarning, match="train data: on the host: the data are 0 MB, more"):
         history = d2l.Trainer(1, num_gpus=1).fit(model, blobs)  # 70 rows of 32 bytes, 20 of 32
     assert history.about["val data"] == "on the GPU" and len(history.train_loss) == 9
 
@@ -156,6 +158,19 @@ LOADERS = {
 def test_a_loader_that_may_do_something_of_its_own_is_asked_for_each_batch(reason):
     with pytest.raises(NotResident, match=reason):
         arrays_of(LOADERS[reason]())
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_each_of_several_processes_takes_its_rows_out_of_its_gpus_memory(blobs, rank):
+    shares = Shares(alone=True)
+    shares.count, shares.rank = 3, rank
+    found = []
+    for there in (False, True):
+        torch.manual_seed(2)
+        loader = blobs.train_dataloader()
+        loader = Resident(loader, torch.device("cpu")) if there else loader
+        found.append([[size, *map(Tensor.tolist, rows)] for rows, size in shares.batches(loader)])
+    assert found[0] == found[1] and len(found[0]) == 9
 
 
 def test_a_prepare_batch_of_ones_own_gets_the_batch_from_the_host(on, blobs):
@@ -292,6 +307,29 @@ def test_on_a_gpu_no_batch_is_waited_for():
     torch.cuda.set_sync_debug_mode("error")
     try:
         assert sum(len(y) for _, y in batches) == 5000
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.accelerator("torch")
+def test_on_a_gpu_no_step_is_waited_for(monkeypatch):
+    read = Unread.read
+
+    def reading(unread):
+        torch.cuda.set_sync_debug_mode("default")
+        read(unread)
+
+    class Strict(d2l.MLPScratch):
+        def training_step(self, batch):
+            torch.cuda.set_sync_debug_mode("error")  # the order has been copied
+            return super().training_step(batch)
+
+    monkeypatch.setattr(Unread, "read", reading)
+    data = images()
+    monkeypatch.setattr(data, "val_dataloader", lambda: None)
+    try:
+        trainer = d2l.Trainer(1, num_gpus=1, gradient_clip_val=0.1)
+        assert len(trainer.fit(Strict(784, 10, 4, lr=0.1), data).train_loss) == 6
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
