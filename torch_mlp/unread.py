@@ -20,8 +20,11 @@ class Unread:
     >>> losses = []
     >>> figures = Unread()
     >>> figures.put(torch.tensor(0.5), losses.append)
-    >>> losses, figures.read(), losses
-    ([], None, [0.5])
+    >>> losses
+    []
+    >>> figures.read()
+    >>> losses
+    [0.5]
     """
 
     def __init__(self) -> None:
