@@ -209,12 +209,12 @@ class Keeper:
         if self.state.rank():
             return
         start, trainer = time.perf_counter(), self.trainer
+        arrays, state = self.state.held()  # first: what is measured may wait for it
         board = getattr(trainer.model, "board", None)
         curves = {
             name: {label: [tuple(p) for p in line] for label, line in getattr(board, name).items()}
             for name in (BOARD if board is not None else ())
         }
-        arrays, state = self.state.held()
         arrays = _under("state", arrays) | _under("order", self._order[0])
         arrays |= _under("now", self._now())
         arrays["history/train_loss"] = np.array(trainer.history.train_loss, np.float64)

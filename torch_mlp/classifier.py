@@ -94,15 +94,15 @@ class Module(nn.Module, HyperParameters):
             trainer.tape[key, train] = torch.as_tensor(value)
             return
         self.board.xlabel = "epoch"
-        number = float(torch.as_tensor(value).detach())
         if train:
             x = trainer.train_batch_idx / trainer.num_train_batches
             every_n = trainer.num_train_batches / self.plot_train_per_epoch
         else:
             x = trainer.epoch + 1
             every_n = trainer.num_val_batches / self.plot_valid_per_epoch
-            trainer.record_validation(key, number)
-        self.board.draw(x, number, ("train_" if train else "val_") + key, every_n=int(every_n))
+            trainer.later(value, lambda number: trainer.record_validation(key, number))
+        label = ("train_" if train else "val_") + key
+        trainer.later(value, lambda number: self.board.draw(x, number, label, int(every_n)))
 
     @any_arithmetic
     def training_step(self, batch: Any) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
@@ -82,7 +82,7 @@ class Images(Reader):
             if not np.array_equal(found.numpy(), verified):
                 expected, got = f"the {what} that were verified", "others, read by torchvision"
                 raise DataError(self.raw_folder, expected, got, "do the files change?")
-        self._whole_batches = not resized
+        self.whole_batches = not resized
 
     @property
     def raw_folder(self) -> str:
@@ -94,9 +94,20 @@ class Images(Reader):
         # index_select copies rows: 10 us a batch of 256, where self.data[index] takes 200.
         rows = torch.from_numpy(np.asarray(index))
         labels = self.targets.index_select(0, rows)
-        if self._whole_batches:
-            return self.data.index_select(0, rows).unsqueeze(1).div(255), labels
+        if self.whole_batches:
+            return to_float(self.data.index_select(0, rows)), labels
         return torch.stack([super(Images, self).__getitem__(i)[0] for i in index]), labels
+
+
+def to_float(
+    images: UInt8[Tensor, "batch height width"],
+) -> Float[Tensor, "batch 1 height width"]:
+    """k / 255 for each byte k, rounded once: the bits that ToTensor gives, on every device.
+
+    On CUDA, Torch multiplies by the reciprocal of a divisor that is a number of the host's, which
+    rounds 126 of the 256 values otherwise; by a divisor that lies where the images lie it divides.
+    """
+    return images.unsqueeze(1).div(torch.full((), 255.0, device=images.device))
 
 
 class Shuffled(Sampler):

@@ -36,7 +36,8 @@ def softmax_cross_entropy(
 def clipped(grads: Params, clip: float | int) -> Params:
     """The gradients, scaled so that their global norm is at most clip."""
     norm = torch.sqrt(sum((torch.sum(g**2) for g in grads.values()), torch.zeros(())))
-    return {k: g * (clip / norm) for k, g in grads.items()} if norm > clip else grads
+    scale = torch.where(norm > clip, clip / norm, 1.0)  # `if` would wait for a GPU
+    return {k: g * scale for k, g in grads.items()}
 
 
 NATIVE = Arithmetic(

@@ -26,6 +26,7 @@ class State:
         self.trainer = trainer
 
     def held(self) -> tuple[Arrays, Facts]:
+        self.trainer.read_figures()  # the losses until now
         arrays: Arrays = {}
         model = self.trainer.model
         state = {k: v for k, v in model.state_dict().items() if not _is_lazy(v)}

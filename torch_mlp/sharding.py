@@ -183,6 +183,10 @@ def gpus(count: int) -> list[torch.device]:
     return [torch.device("cuda", own % torch.cuda.device_count())] if count else []
 
 
+def gpu_name(gpu: torch.device) -> str:
+    return torch.cuda.get_device_name(gpu) if gpu.type == "cuda" else str(gpu)
+
+
 class _Own(Sampler):
     """Of each batch of indices, this process's; keeps the sizes of the whole batches."""
 

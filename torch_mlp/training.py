@@ -20,9 +20,12 @@ from mlp_core.limits import check_trainer
 from mlp_core.processes import check as check_processes
 from mlp_core.resuming import checkpoints, keeping
 from mlp_core.shell import HyperParameters, progress_bar
+from torch_mlp import graphs
 from torch_mlp.reproducible import Arithmetic
+from torch_mlp.resident import Resident, put_there
 from torch_mlp.resuming import State
-from torch_mlp.sharding import Shares, Step, gpus
+from torch_mlp.sharding import Shares, Step, examples, gpu_name, gpus
+from torch_mlp.unread import Unread
 
 Tape = dict[tuple[str, bool], torch.Tensor]  # (key, train) -> what was plotted
 OF_EVERY_MODULE = {*vars(torch.nn.Module())} - {"training"}
@@ -55,6 +58,7 @@ class Trainer(HyperParameters):
     """
 
     tape: Tape | None = None  # what a step plots, while it is traced
+    unread: Unread | None = None  # what a GPU computes, while fit doesn't wait for it
     epoch, train_batch_idx, val_batch_idx = Counter(), Counter(), Counter()
 
     def __init__(
@@ -69,10 +73,12 @@ class Trainer(HyperParameters):
         at_nan: str = "warn",
     ) -> None:
         """num_gpus: 0, or 1 to train on CUDA; several take a process each, see torch_mlp.processes.
+        Data in memory are put on the GPU once a fit, see torch_mlp.resident.
         gradient_clip_val: largest global norm of the gradient; 0 clips nothing.
         arithmetic: "native" or "reproducible"; None leaves it to the model.
         compile: loss and gradient of a step in one graph of torch.compile, which rounds in other
-        places than the book's cells and needs a C++ compiler: faster, but not to the same bits.
+        places than the book's cells and needs a C++ compiler: faster, but not to the same bits. On
+        a GPU it is a CUDA graph where a few steps of each show that to be faster.
         processes: how many train together, see torch_mlp.processes; None: all that were launched.
         checkpoint: the folder to save to at the end of each epoch; Checkpoints(folder, every=N),
         also every N steps. at_nan: what a loss that isn't finite does: "warn" warns with its step
@@ -149,7 +155,7 @@ class Trainer(HyperParameters):
             raise NotReproducible(model, why)
         self._graphs: dict[Any, Graph] = {}  # by the kind of batch, and what trains
         self.epoch = self.train_batch_idx = self.val_batch_idx = 0
-        device = torch.cuda.get_device_name(self.gpus[0]) if self.gpus else "cpu"
+        device = gpu_name(self.gpus[0]) if self.gpus else "cpu"
         self.history = History(about=about("torch", model, data, self, device, ["torch"]))
         steps = self.max_epochs * self.num_train_batches
         with (
@@ -159,6 +165,8 @@ class Trainer(HyperParameters):
             keeping(self, State(self), resume) as self.keeper,
         ):
             try:
+                self._resident = self._put_on_the_gpu() if self.gpus else []
+                self.unread = Unread() if self.gpus else None
                 for epoch in range(self.keeper.epoch, self.max_epochs):
                     self.epoch = epoch
                     self.keeper.epoch_begins()
@@ -169,7 +177,36 @@ class Trainer(HyperParameters):
             except KeyboardInterrupt:
                 self.history.interrupted = True
                 raise
+            finally:
+                self.read_figures()
+                self.unread, self._resident = None, []
         return self.history
+
+    def _put_on_the_gpu(self) -> list[Resident]:
+        """The loaders whose data lie there while a fit lasts."""
+        loaders = {"train data": self.train_dataloader, "val data": self.val_dataloader}
+        own = type(self).prepare_batch is not Trainer.prepare_batch
+        why_not = "prepare_batch is overridden, and gets the host's batches" if own else ""
+        found, said = put_there(loaders, self.gpus[0], why_not)
+        self.history.about |= said
+        return found
+
+    def _batches(self, loader: Any) -> Iterator[tuple[Any, int]]:
+        there = [resident for resident in self._resident if resident.loader is loader]
+        return self.shares.batches(there[0] if there else loader)
+
+    def later(self, value: torch.Tensor | float | int, take: Callable[[float], Any]) -> None:
+        """Hand the value to `take` as a number: now, or, for what a GPU computes, before the epoch
+        ends; in the order of the calls."""
+        if self.unread is None:
+            take(float(torch.as_tensor(value).detach()))
+        else:
+            self.unread.put(value, take)
+
+    def read_figures(self) -> None:
+        """Wait for all figures that were given to `later`."""
+        if self.unread is not None:
+            self.unread.read()
 
     def make_shares(self, model: Any) -> Shares:
         """How batches are cut over processes. Raises ProcessesError for copies not connected."""
@@ -184,14 +221,16 @@ class Trainer(HyperParameters):
             self.history.epochs.append(Epoch(steps=0, samples=0, seconds=0.0))
         self.epoch_record = self.history.epochs[-1]
         start, before = time.perf_counter() - self.epoch_record.seconds, self._aside()
-        for batch, size in self.keeper.rest(self.shares.batches(self.train_dataloader)):
+        for batch, size in self.keeper.rest(self._batches(self.train_dataloader)):
             loss = self._backward(self.prepare_batch(batch))
             with torch.no_grad():
                 if self.gradient_clip_val > 0:
                     self.clip_gradients(self.gradient_clip_val, self.model)
                 self.optim.step()
             self.train_batch_idx += 1
-            self.history.train_loss.append(loss.item())
+            self.later(loss, self.history.train_loss.append)
+            if self.unread is not None:
+                self.unread.read_now_and_then()
             self.epoch_record.steps += 1
             self.epoch_record.samples += size
             self.epoch_record.seconds = time.perf_counter() - start - (self._aside() - before)
@@ -203,15 +242,19 @@ class Trainer(HyperParameters):
                 f"Trainer: the train loader gave no batches, expected {self.num_train_batches}; "
                 "can it be iterated over only once?"
             )
+        if self.unread is not None:  # the time of what was given to the GPU, too
+            self.read_figures()
+            self.epoch_record.seconds = time.perf_counter() - start - (self._aside() - before)
         if not self.num_val_batches:
             return
         self.model.eval()
         self._validation: dict[str, tuple[float, int]] = {}
-        for batch, size in self.shares.batches(self.val_dataloader):
-            self._batch_examples = self.shares.counted(size)
+        for batch, size in self._batches(self.val_dataloader):
+            self.later(self.shares.counted(size), self._of_examples)  # of the figures after it
             with torch.no_grad(), self.shares.summing(self.prepare_batch(batch)) as own:
                 self.model.validation_step(own)
             self.val_batch_idx += 1
+        self.read_figures()
         self._validation = self.shares.joined(self._validation)
         # Set at once, so that an interrupted validation leaves no mean over part of the set.
         self.epoch_record.val = {key: total / n for key, (total, n) in self._validation.items()}
@@ -237,7 +280,9 @@ class Trainer(HyperParameters):
         kind = frozen, *((part.shape, part.stride(), part.dtype) for part in batch)
         if kind not in self._graphs:
             start = time.perf_counter()
-            self._graphs[kind] = self._compile(params, batch)
+            # A run that goes on from a checkpoint compiles anew, and must draw what this one does.
+            with torch.random.fork_rng([gpu.index for gpu in self.gpus]):
+                self._graphs[kind] = self._compile(params, batch)
             self.history.compile_seconds += time.perf_counter() - start
         graph, keys, trained, used = self._graphs[kind]
         with torch.no_grad():  # the gradient is part of the graph
@@ -294,9 +339,8 @@ class Trainer(HyperParameters):
         what = f"{type(self.model).__name__}.training_step"
         check_unchanged(what, before, _not_kept(self.model), remedy)
         own = {name: p.detach().requires_grad_(name in trained) for name, p in params.items()}
-        with torch.random.fork_rng([gpu.index for gpu in self.gpus]):
-            loss, _ = loss_of(own, {}, batch)
-            grads = torch.autograd.grad(loss, [own[name] for name in trained], allow_unused=True)
+        loss, _ = loss_of(own, {}, batch)
+        grads = torch.autograd.grad(loss, [own[name] for name in trained], allow_unused=True)
         # A gradient of zeros isn't the same as none: with none an optimiser leaves a parameter
         # alone, without decay or momentum.
         used = [g is not None for g in grads]
@@ -305,6 +349,10 @@ class Trainer(HyperParameters):
             with torch.no_grad():
                 graph = torch._inductor.compile(traced, flat)
                 graph(*flat)
+                if self.gpus:
+                    graph, said = graphs.faster(graph, flat[: len(names)], flat[len(names) :])
+                    size = f"step of {examples(batch)} examples"
+                    self.history.about[size] = said
         except torch._inductor.exc.InductorError as error:
             raise RuntimeError(
                 "Trainer: torch.compile failed, which needs a C++ compiler (g++) on the CPU; "
@@ -327,6 +375,9 @@ class Trainer(HyperParameters):
         total, examples = self._validation.get(key, (0.0, 0))
         n = self._batch_examples
         self._validation[key] = (total + n * value, examples + n)
+
+    def _of_examples(self, count: float) -> None:
+        self._batch_examples = int(count)
 
     def clip_gradients(self, grad_clip_val: float | int, model: Any) -> None:
         """Scale all gradients so that their global norm is at most grad_clip_val.

@@ -207,7 +207,8 @@ def train(side: str, config: BitsConfig) -> Trained:
     if side == "jax":
         refusals += (importlib.import_module("jax_mlp.sharding").DevicesError,)
     try:
-        with on(config.device, side) as options, _arithmetic(side, config):
+        beside_jax = config.side == "both"
+        with on(config.device, side, beside_jax) as options, _arithmetic(side, config):
             trainer = _trainer(side, config, options | {"checkpoint": place})
             model, data = build(side, config)
             history = trainer.fit(model, data, config.resume)

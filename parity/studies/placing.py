@@ -4,18 +4,23 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from parity.device import Device
+from parity.device import Device, DeviceMissing
 
 
 @contextlib.contextmanager
-def on(device: Device | None, side: str) -> Iterator[dict[str, Any]]:
+def on(device: Device | None, side: str, beside_jax: bool = False) -> Iterator[dict[str, Any]]:
     """While it lasts "jax" or "torch" computes there; gives what its Trainer takes besides.
 
-    None: where it computes by itself, which for Torch is the CPU. Raises DeviceMissing.
+    None: where it computes by itself, which for Torch is the CPU. beside_jax: which computes on
+    the device, too; then Torch takes the CPU in place of a TPU. Raises DeviceMissing.
     """
     if side == "torch":
         from parity.sides.torch_device import torch_device
 
+        if device == "tpu" and not beside_jax:
+            raise DeviceMissing(
+                "device: 'tpu', but Torch has none: --device cpu or cuda, or JAX's side"
+            )
         yield {"num_gpus": 1} if device and torch_device(device).type == "cuda" else {}
     else:
         import jax

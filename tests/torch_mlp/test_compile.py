@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import torch_mlp as d2l
+from mlp_core.checkpoint import Checkpoints
 
 pytestmark = [
     pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler (g++)"),
@@ -92,3 +93,20 @@ def test_batches_that_lie_otherwise_in_memory_get_a_graph_of_their_own(blobs):
     d2l.manual_seed(1)
     turned = Turned(1, compile=True).fit(scratch(), blobs)
     np.testing.assert_allclose(turned.train_loss, plain.train_loss, rtol=2.0**-20)
+
+
+@pytest.mark.slow
+def test_compiling_draws_nothing_so_that_a_run_goes_on_to_the_same_bits(blobs, tmp_path):
+    class Dropped(d2l.Classifier):
+        def __init__(self):
+            super().__init__()
+            self.lr = 0.1
+            self.net = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3))
+
+    d2l.manual_seed(0)
+    place = Checkpoints(tmp_path, every=4, keep=99)
+    whole = d2l.Trainer(2, compile=True, checkpoint=place).fit(Dropped(), blobs)
+    (within,) = tmp_path.glob("*12*")
+    d2l.manual_seed(5)
+    going_on = d2l.Trainer(2, compile=True).fit(Dropped(), blobs, resume=within)
+    assert going_on.train_loss == whole.train_loss

@@ -16,6 +16,7 @@ import jax_mlp
 from jax_mlp.exact import integers_alone
 from mlp_core import fashion_mnist
 from mlp_core.schedule import Schedule
+from parity.device import Device
 from parity.studies.bench.pace import Pace
 from parity.studies.bench.timing import Size
 
@@ -187,7 +188,10 @@ ROWS: dict[str, Callable[..., None]] = {
 }
 
 
-def main(name: str, size: Size, data: str | None, precision: str, pace: Pace) -> None:
+def main(
+    name: str, size: Size, data: str | None, precision: str, device: Device | None, pace: Pace
+) -> None:
+    """device: the process was started with JAX on it, see parity.studies.bench.workers."""
     pace.device_bytes = device_bytes
     with jax.default_matmul_precision(PRECISIONS[precision]):
         ROWS[name](size, data, pace)

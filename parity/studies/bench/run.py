@@ -105,21 +105,24 @@ JOBS = {
     "import jax, one jit": "import jax; jax.jit(lambda x: x + 1)(1.0).block_until_ready()",
     "ten epochs in jax": "import jax_mlp as d2l; d2l.Trainer(10).fit("
     "d2l.MLPScratch(784, 10, 256, lr=0.1), d2l.FashionMNIST(256, data={data!r}))",
-    "ten epochs in torch": "import torch_mlp as d2l; d2l.Trainer(10).fit("
+    "ten epochs in torch": "import torch_mlp as d2l; d2l.Trainer(10, num_gpus={gpus}).fit("
     "d2l.MLPScratch(784, 10, 256, lr=0.1), d2l.FashionMNIST(256, data={data!r}))",
 }
 
 
 def _job(config: BenchConfig, tell: Callable[[str], None], rounds: int = 6) -> dict[str, Figure]:
     seconds: dict[str, list[float]] = {name: [] for name in JOBS}
+    env = os.environ | ({"JAX_PLATFORMS": config.device} if config.device else {})
+    gpus = int(config.device == "cuda")
     for i in range(rounds + 1):
         for name, code in JOBS.items():
             tell(f"{name}: whole process, {i + 1} of {rounds + 1} ...")
             start = time.perf_counter()
-            command = [sys.executable, "-c", code.format(data=config.data)]
-            done = subprocess.run(command, capture_output=True, env=os.environ, check=False)
+            command = [sys.executable, "-c", code.format(data=config.data, gpus=gpus)]
+            done = subprocess.run(command, capture_output=True, env=env, check=False)
             if done.returncode:
-                raise Missing(done.stderr.decode()[-500:])
+                said = done.stderr.decode().strip().splitlines()
+                raise Missing(f"{name}: {said[-1] if said else f'exit code {done.returncode}'}")
             if i:  # the first one fills the caches
                 seconds[name].append(time.perf_counter() - start)
     return {name: figure(values) for name, values in seconds.items()}

@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader
 
 import torch_mlp
 from mlp_core.schedule import Schedule
+from parity.device import Device
+from parity.sides.torch_device import torch_device
 from parity.studies.bench.pace import Pace
 from parity.studies.bench.timing import Size
 
@@ -92,7 +94,11 @@ ROWS: dict[str, Callable[..., None]] = {
 }
 
 
-def main(name: str, size: Size, data: str | None, precision: str, pace: Pace) -> None:
+def main(
+    name: str, size: Size, data: str | None, precision: str, device: Device | None, pace: Pace
+) -> None:
+    if device == "cuda":
+        torch_device(device)  # a row that runs on the CPU would stand among those of the GPU
     if gpus():
         pace.device_bytes = torch.cuda.max_memory_allocated
     torch.set_float32_matmul_precision(PRECISIONS[precision])

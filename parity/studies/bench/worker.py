@@ -5,6 +5,7 @@ import json
 import os
 import sys
 
+from parity.device import DeviceMissing
 from parity.studies.bench.pace import Pace
 from parity.studies.bench.timing import Size
 from parity.studies.orphans import end_with_parent
@@ -21,7 +22,10 @@ def main() -> None:
         room = importlib.import_module(f"parity.studies.bench.{given['room']}_rows")
         pace.tell(loaded=True)
         pace.wait()
-        room.main(given["name"], Size(**given["size"]), given["data"], given["precision"], pace)
+        size = Size(**given["size"])
+        room.main(given["name"], size, given["data"], given["precision"], given["device"], pace)
+    except DeviceMissing as error:
+        pace.tell(error=str(error))
     except ImportError as error:
         pace.tell(missing=error.name or str(error))
     except Exception as error:

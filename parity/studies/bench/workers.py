@@ -35,6 +35,7 @@ class Worker:
             "size": asdict(size),
             "data": data,
             "precision": precision,
+            "device": device,
         }
         # Compiling is measured, so nothing compiled before may help.
         env = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false", "KERAS_BACKEND": "jax"}

@@ -36,6 +36,14 @@ def test_a_device_that_is_not_there_is_one_line_and_exit_code_2(command, tmp_pat
     assert f"device: '{name}', but {'Torch' if torch_side else 'JAX'} " in last and "here" in last
 
 
+@pytest.mark.parametrize("command", ["train", "bits"])
+def test_torch_alone_has_no_tpu_and_does_not_train_on_the_cpu_instead(command, tmp_path, capsys):
+    options = ["--side", "torch", "--device", "tpu", "--data", "sample", "--out", str(tmp_path)]
+    assert main([command, *options]) == 2
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert said.startswith("mlp-parity: device: 'tpu', but Torch has none")
+
+
 def test_a_name_that_is_none_is_refused():
     data = np.zeros((4, 3), "float32"), np.zeros(4, "int32")
     pair = torch.nn.Linear(3, 2), nnx.Linear(3, 2, rngs=nnx.Rngs(0))

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -107,6 +108,16 @@ def test_a_device_that_is_not_there_is_named(tmp_path, capsys):
     assert main([*SMALL, "--device", "tpu", "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "on --device tpu: device: 'tpu', but JAX" in said and "finds none here" in said
+
+
+def test_a_torch_row_does_not_run_on_the_cpu_among_those_of_a_gpu():
+    if torch.cuda.is_available():
+        pytest.skip("Torch finds a GPU")
+    options = {"data": "sample", "precision": "highest", "device": "cuda"}
+    with workers.Worker("torch plain loop", Size(examples=256), **options) as worker:
+        worker.load()
+        with pytest.raises(workers.Missing, match="^device: 'cuda', but Torch .* finds none here"):
+            worker.warm_up()
 
 
 def test_an_interrupt_keeps_the_rounds_so_far(monkeypatch):
