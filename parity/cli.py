@@ -103,7 +103,6 @@ def run_train(config: TrainConfig) -> int:
 def _train(
     config: TrainConfig, side: Any, checkpoint: Any, where: dict[str, Any], tells: bool
 ) -> int:
-    from jax_mlp import device
     from mlp_core.checkpoint import Checkpoints
     from mlp_core.drawing import can_draw
     from mlp_core.files import taking_their_place
@@ -123,6 +122,8 @@ def _train(
         where["checkpoint"] = Checkpoints(config.checkpoint, config.checkpoint_every)
     where["at_nan"] = config.at_nan
     if config.side == "jax":
+        from jax_mlp import device
+
         where |= {"kernel": config.kernel, "images": config.images}
         if config.kernel == "fused" and device.platform() == "cpu":
             print("jax: a CPU interprets the fused kernels, which is slow", file=sys.stderr)
