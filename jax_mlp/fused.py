@@ -60,8 +60,8 @@ def _reasons(trainer: Any, model: Any, device: Any) -> Iterator[str]:
         yield f"expected a number as rate, got {type(model.lr).__name__}"
     if trainer.gradient_clip_val:
         yield f"no gradient is clipped, gradient_clip_val = {trainer.gradient_clip_val}"
-    if trainer.shares.mesh is not None and trainer.shares.mesh.size > 1:
-        yield f"expected one device, got {trainer.shares.mesh.size}"
+    if trainer.shares.count > 1:
+        yield f"expected one device, got {trainer.shares.count}"
     if trainer.checkpoint is not None and trainer.checkpoint.every:
         yield "an epoch is one call, after which checkpoints are saved, not every so many steps"
     loader = trainer.train_dataloader

@@ -108,6 +108,11 @@ class Shares:
         self._whole = jax.NamedSharding(self.mesh, jax.P())
         return self
 
+    @property
+    def count(self) -> int:
+        """Of devices."""
+        return 1 if self.mesh is None else self.mesh.size
+
     def cut(self, batch: Any) -> Any:
         """A batch, a part on each device. Traced."""
         return lax.with_sharding_constraint(batch, self._parts) if self.mesh else batch

@@ -380,7 +380,7 @@ class Trainer(HyperParameters):
 
     def compiler_options(self) -> dict[str, Any] | None:
         """What XLA is told beside the program."""
-        alone = self.shares.mesh is None or self.shares.mesh.size == 1
+        alone = self.shares.count == 1
         return programs.of_a_loop(self.target or default_device()) if alone else None
 
     def _check_labels(self, batch: Any, labels: Any) -> None:

@@ -100,9 +100,14 @@ class Module(nn.Module, HyperParameters):
         else:
             x = trainer.epoch + 1
             every_n = trainer.num_val_batches / self.plot_valid_per_epoch
-            trainer.later(value, lambda number: trainer.record_validation(key, number))
         label = ("train_" if train else "val_") + key
-        trainer.later(value, lambda number: self.board.draw(x, number, label, int(every_n)))
+
+        def take(number: float) -> None:
+            if not train:
+                trainer.record_validation(key, number)
+            self.board.draw(x, number, label, int(every_n))
+
+        trainer.later(value, take)
 
     @any_arithmetic
     def training_step(self, batch: Any) -> Tensor:

@@ -20,6 +20,7 @@ import numpy as np
 
 from jax_mlp import programs
 from mlp_core.files import write_json
+from mlp_core.history import History
 from parity.device import NAMES, Device, DeviceMissing, driver
 from parity.environment import environment
 from parity.exits import USAGE
@@ -186,29 +187,24 @@ def graph(device: Device) -> dict[str, Any]:
 
     The second time a graph is run is another path than the first: there are four.
     """
-    import jax_mlp
-    from jax_mlp.checkpoint import get_weights
-
     runs = []
     for what, asked in (("one graph", programs.of_a_loop), ("step by step", lambda device: None)):
-        with mock.patch.object(programs, "of_a_loop", asked), on(device, "jax") as options:
-            jax_mlp.manual_seed(0)
-            data = jax_mlp.FashionMNIST(256, data="sample", seed=0)
-            model = jax_mlp.MLPScratch(784, 10, HIDDEN, 0.1)
-            epochs = jax_mlp.Trainer(4, **options).fit(model, data).epochs
-            weights = b"".join(array.tobytes() for array in get_weights(model).values())
+        with mock.patch.object(programs, "of_a_loop", asked):
+            history, weights = _trained("jax", device, HIDDEN, epochs=4)
         told = asked(jax_device(device)) is not None
-        seconds = [epoch.seconds for epoch in epochs]
-        runs.append({"what": what, "told": told, "seconds": seconds, "weights": sha256(weights)})
+        seconds = [epoch.seconds for epoch in history.epochs]
+        digest = hashlib.sha256(weights).hexdigest()
+        runs.append({"what": what, "told": told, "seconds": seconds, "weights": digest})
     return {"runs": runs}
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _epoch(side: str, device: Device) -> bytes:
     """The weights after it."""
+    return _trained(side, device, hidden=64, epochs=1)[1]
+
+
+def _trained(side: str, device: Device, hidden: int, epochs: int) -> tuple[History, bytes]:
+    """What a run on the sample measured, and its weights."""
     import importlib
 
     room = importlib.import_module(f"{side}_mlp")
@@ -216,9 +212,9 @@ def _epoch(side: str, device: Device) -> bytes:
     with on(device, side) as options:
         room.manual_seed(0)
         data = room.FashionMNIST(256, data="sample", seed=0)
-        model = room.MLPScratch(784, 10, 64, 0.1)
-        room.Trainer(1, **options).fit(model, data)
-        return b"".join(array.tobytes() for array in get(model).values())
+        model = room.MLPScratch(784, 10, hidden, 0.1)
+        history = room.Trainer(epochs, **options).fit(model, data)
+        return history, b"".join(array.tobytes() for array in get(model).values())
 
 
 def _memory(device: Any) -> str:

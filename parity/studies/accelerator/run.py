@@ -20,7 +20,6 @@ from parity.report.page import rendered
 from parity.studies.accelerator.stages import FOUND, GRAPH, Stage, shown, stages
 from parity.studies.orphans import end_with_parent
 
-COMMAND_BUFFER = "xla_gpu_enable_command_buffer"  # an option of XLA's; nothing: no graphs
 GRACE = 15.0  # seconds from Ctrl-C, at which a command writes what it has, until it is killed
 NO_TIME = "no time left"
 SHARE = 0.5  # of the time left, which one stage may take: what hangs leaves as much to the others
@@ -119,10 +118,15 @@ def run(config: AcceleratorConfig, tell: Callable[[str], None]) -> Iterator[Trie
         tried.write(config.out)
         yield tried
         if stage.name == GRAPH and one.outcome != "ok":
-            flags = f"{environ.get('XLA_FLAGS', '')} --{COMMAND_BUFFER}="
-            environ["XLA_FLAGS"] = flags.strip()
+            environ["XLA_FLAGS"] = _without_graphs(environ.get("XLA_FLAGS", ""))
         if interrupted:
             return
+
+
+def _without_graphs(flags: str) -> str:
+    from jax_mlp.programs import COMMAND_BUFFER  # here: a run that has graphs needn't import JAX
+
+    return f"{flags} --{COMMAND_BUFFER}=".strip()
 
 
 def _tried(stage: Stage, folder: Path, limit: float, environ: dict[str, str]) -> tuple[Ended, bool]:

@@ -141,16 +141,6 @@ def test_ctrl_c_ends_work_that_does_not_listen_though_it_would_not_end_itself():
         os.kill(pid, 0)
 
 
-def test_a_process_that_does_not_end_when_it_is_told_to_is_killed(monkeypatch):
-    monkeypatch.setattr(Child.__module__ + ".GRACE", 0.2)
-    told = []
-    with pytest.raises(ZeroDivisionError), child("deaf", told=told):
-        pid = until(told)
-        raise ZeroDivisionError
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
-
-
 def test_ctrl_c_while_a_process_starts_leaves_none_behind(capfd, monkeypatch):
     started = []
     begin = multiprocessing.context.SpawnProcess.start
@@ -189,9 +179,12 @@ def test_a_process_that_dies_is_reported_with_the_signal(number):
         work.result()
 
 
-def test_no_process_is_left_when_its_parent_gives_up():
+@pytest.mark.parametrize("work, grace", [("stubborn", 2.0), ("deaf", 0.2)])
+def test_no_process_is_left_when_its_parent_gives_up(work, grace, monkeypatch):
+    """deaf: one that doesn't end when it is told to."""
+    monkeypatch.setattr(Child.__module__ + ".GRACE", grace)
     told = []
-    with pytest.raises(ZeroDivisionError), child("stubborn", told=told):
+    with pytest.raises(ZeroDivisionError), child(work, told=told):
         pid = until(told)
         raise ZeroDivisionError
     with pytest.raises(ProcessLookupError):
